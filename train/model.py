@@ -1,0 +1,217 @@
+"""Base model, tokenizer and adapter: the only place that loads weights."""
+
+import hashlib
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from .config import Config, Lora, Model
+from .errors import BaseError, MachineError, RunError
+from .runs import Run
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+TEMPLATE_FILE = "chat_template.jinja"  # transformers prefers it to the template inside tokenizer_config.json
+
+
+class Precision(NamedTuple):
+    """In which types a model is held and computed."""
+
+    weights: Any
+    """torch.dtype of the base weights; of what NF4 weights are unpacked to."""
+    autocast: Literal["bf16", "fp16"] | None
+
+
+def find_base(model: Model) -> Path:
+    """Local folder of the base: the given one, or the Hub's files in the local cache, downloaded if need be.
+
+    From here on only that folder is read, so that nothing later asks the network again.
+    """
+    folder = Path(model.name_or_path)
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.is_dir():
+        raise BaseError(f"{folder} is not a model folder: it has no config.json")
+    if model.name_or_path.count("/") != 1 or model.name_or_path.startswith((".", "/", "~")):
+        raise BaseError(f"{folder}: no such folder, and no Hub id either (owner/name)")
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        raise BaseError(
+            f"{model.name_or_path} is not in the local cache and {reason}: "
+            "download it where there is a network, or give a local folder as model.name_or_path"
+        ) from None
+    except Exception as error:  # repository not found, gated, revision unknown, no room, cut off, …
+        summary = str(error).strip().split("\n", 1)[0]
+        raise BaseError(f"{model.name_or_path} could not be fetched from the Hub: {summary}") from None
+
+
+def base_revision(base: Path) -> str | None:
+    """Commit of a base that came from the Hub: the name of its folder in the cache."""
+    return base.name if base.parent.name == "snapshots" else None
+
+
+def require_device(config: Config) -> None:
+    """MachineError where the config needs a GPU and there is none."""
+    import torch
+
+    if config.training.use_cpu or torch.cuda.is_available():
+        return
+    if torch.accelerator.is_available() and not config.model.load_in_4bit:
+        return
+    wanted = "NF4 (model.load_in_4bit) on a CUDA GPU" if config.model.load_in_4bit else "a GPU"
+    raise MachineError(
+        f"{config.name} wants {wanted}, and torch {torch.__version__} sees none: check nvidia-smi and that torch is a "
+        "CUDA build, or add training.use_cpu=true to train on the CPU (slow)"
+    )
+
+
+def resolve_precision(config: Config) -> Precision:
+    """The types that the config asks for, with `auto` settled for this machine."""
+    import torch
+
+    cpu = config.training.use_cpu or not torch.accelerator.is_available()
+    bf16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    sixteen = torch.bfloat16 if bf16 else torch.float16
+    if config.model.dtype != "auto":
+        weights = getattr(torch, config.model.dtype)
+    elif cpu or config.lora is None:  # full tuning: steps of 1e-5 are lost in 16-bit weights
+        weights = torch.float32
+    else:
+        weights = sixteen
+    if config.training.bf16 is not None or config.training.fp16 is not None:
+        return Precision(weights, "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else None)
+    if cpu:
+        return Precision(weights, None)
+    return Precision(weights, "bf16" if weights == torch.bfloat16 or (weights == torch.float32 and bf16) else "fp16")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a base or adapter folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise BaseError(f"{folder}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+
+
+def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, sharded: bool = False) -> Any:
+    """The base model from a local folder, on its device, in the given type, 4-bit if the config says so.
+
+    `sharded`: FSDP will place it, so it stays on the CPU.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantization = None
+    if model.load_in_4bit:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.weights,
+            bnb_4bit_quant_storage=precision.weights if sharded else None,  # FSDP shards tensors of one type only
+        )
+    device = "cpu" if use_cpu or not torch.accelerator.is_available() else int(os.environ.get("LOCAL_RANK", "0"))
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=precision.weights,
+            quantization_config=quantization,
+            attn_implementation=model.attn_implementation,
+            device_map=None if sharded else {"": device},
+            trust_remote_code=model.trust_remote_code,
+        )
+    except torch.OutOfMemoryError:
+        raise MachineError(f"{model.name_or_path} does not fit the GPU: try model.load_in_4bit=true") from None
+    except Exception as error:  # not a causal language model, damaged files, an attention that is not installed
+        raise BaseError(f"{model.name_or_path} cannot be loaded: {_first_line(error)}") from None
+
+
+def lora_config(lora: Lora) -> Any:
+    """PEFT's LoraConfig of the section."""
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump())
+
+
+def load_tuned(run: Run) -> tuple[Any, Any]:
+    """(model, tokenizer) of a finished run for inference: base + adapter as trained, or the fully tuned model."""
+    config = run.config()
+    precision = resolve_precision(config)
+    if not run.adapter.exists():
+        return load_merged(run), load_tokenizer(run.merged)
+    from peft import PeftModel
+
+    base = load_base(config.model, run_base(run), precision, use_cpu=config.training.use_cpu)
+    return PeftModel.from_pretrained(base, run.adapter).eval(), load_tokenizer(run.adapter)
+
+
+def load_merged(run: Run) -> Any:
+    """The run's whole model: merged, or fully tuned."""
+    config = run.config()
+    if not run.merged.exists():
+        raise RunError(f"{run.path} has no merged model yet: govor merge {run.path}")
+    whole = config.model.model_copy(update={"name_or_path": str(run.merged), "load_in_4bit": False})
+    return load_base(whole, run.merged, resolve_precision(config), use_cpu=config.training.use_cpu).eval()
+
+
+def run_base(run: Run) -> Path:
+    """The base that the run was trained on; BaseError where the one found now is another."""
+    model = run.config().model
+    trained_on = run.manifest()["base"]
+    base = find_base(model.model_copy(update={"revision": trained_on["revision"] or model.revision}))
+    if weights_fingerprint(base) != trained_on["weights"]:
+        raise BaseError(f"{model.name_or_path} has changed since {run.path} was trained on it: its weights differ")
+    return base
+
+
+def weights_fingerprint(base: Path) -> dict[str, str]:
+    """sha256 over size, first and last MiB of every weights file: tells one base from another."""
+    found = {}
+    for file in sorted(base.glob("*.safetensors")):
+        with file.open("rb") as handle:
+            length = handle.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(str(length).encode())
+            for start in (0, max(0, length - 2**20)):
+                handle.seek(start)
+                digest.update(handle.read(2**20))
+        found[file.name] = digest.hexdigest()
+    return found
+
+
+def copy_tokenizer(base: Path, tokenizer: Any, target: Path) -> None:
+    """The base's tokenizer files verbatim, and its chat template frozen beside them."""
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
+    (target / TEMPLATE_FILE).write_text(tokenizer.chat_template, encoding="utf-8")
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to us: no bars of the libraries, none of their notices to each other's developers."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers a package that would download kernels
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,213 @@
+"""The run folder: what training leaves on disk and every later verb reads.
+
+runs/NAME/
+    config.yaml      resolved, complete, re-runnable
+    manifest.json    versions, seed, base revision, data fingerprints, template hash, results
+    metrics.jsonl    a line a logging step
+    held_out.jsonl   the rows that were held out, so that later verbs need no other file
+    checkpoints/     complete or absent
+    adapter/         final adapter, tokenizer files of the base, frozen chat template
+    merged/          the whole model: written by `govor merge`, or by full tuning itself
+    samples.md  report.html
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .config import Config, dump_config, load_config
+from .errors import MachineError, RunError
+
+RUNS = Path("runs")
+LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Its attributes are the paths inside it."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def held_out_file(self) -> Path:
+        return self.path / "held_out.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def merged(self) -> Path:
+        return self.path / "merged"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.md"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    def config(self) -> Config:
+        return load_config(self.config_file)
+
+    def manifest(self) -> dict[str, Any]:
+        try:
+            manifest: dict[str, Any] = json.loads(self.manifest_file.read_bytes())
+        except ValueError as error:
+            raise RunError(f"{self.manifest_file}: damaged, not valid JSON: {error}") from None
+        return manifest
+
+    def update_manifest(self, **entries: Any) -> None:
+        write_atomically(self.manifest_file, _json({**self.manifest(), **entries}))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; empty before the first."""
+        if not self.metrics_file.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+
+    def append_metrics(self, entry: dict[str, Any]) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def require_free(name: str) -> Run:
+    """The folder that a new run would get, or a RunError where it holds another run."""
+    run = Run(RUNS / name)
+    if run.path.is_file() or any(path.is_file() for path in run.path.rglob("*")):
+        state = "a finished run" if run.adapter.exists() or run.merged.exists() else "an unfinished run"
+        if not run.manifest_file.exists():
+            state = "other files"
+        raise RunError(f"{run.path} already holds {state}: choose another name=… or move that folder away")
+    return run
+
+
+def create_run(config: Config, manifest: dict[str, Any]) -> Run:
+    """Make the folder with its config and manifest; RunError where it holds another run already."""
+    run = require_free(config.name)
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.config_file, dump_config(config))
+    started = {"status": "running", "started": now(), "versions": _versions(), "git_commit": _git_commit()}
+    write_atomically(run.manifest_file, _json({**started, **manifest}))
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """The finished run in a folder, or a RunError that says what is missing."""
+    run = Run(path)
+    if not path.exists():
+        known = ", ".join(str(p.parent) for p in sorted(RUNS.glob("*/config.yaml"))) or "none here yet"
+        raise RunError(f"{path}: no such run folder (runs: {known})")
+    if not run.config_file.exists() or not run.manifest_file.exists():
+        raise RunError(f"{path} is not a run folder: it has no config.yaml and manifest.json")
+    if not run.adapter.exists() and not run.merged.exists():
+        raise RunError(f"{path} is unfinished: training has left no adapter/ in it")
+    return run
+
+
+def now() -> str:
+    """Local time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text under this name, or what was there before."""
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+@contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill beside `path`; it takes that name, with everything on disk, when the block ends well."""
+    aside = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        settle_folder(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def settle_folder(aside: Path, path: Path) -> None:
+    """Flush every file below `aside` to disk, then give the folder its final name."""
+    for file in sorted(aside.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    aside.replace(path)
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """MachineError unless the disk under `folder` has `needed` bytes left."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise MachineError(f"{folder}: {what} needs {size(needed)} on disk, {size(free)} is free: make room first")
+
+
+def size(number: float) -> str:
+    """Bytes as people read them: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def _versions() -> dict[str, str | None]:
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    return {name: installed(name) for name in LIBRARIES}
+
+
+def _git_commit() -> str | None:
+    """Commit of govor's own source, where it runs from a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,339 @@
+"""The main job: tune a base model on chats, from the rows to a finished run folder.
+
+    accelerate launch train/sft.py configs/natasha.yaml [key=value …]
+
+`govor train` runs the same command. The same path serves a CPU, one GPU and several processes.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # run as a script: train/ stands first on the path and would shadow libraries
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from train.chats.checks import read_rows
+from train.chats.rows import Row, shared_system_message, to_json
+from train.chats.split import split_rows
+from train.config import Config, load_config
+from train.errors import ConfigError, DataError, MachineError, one_line_errors
+from train.model import (
+    Precision,
+    base_revision,
+    copy_tokenizer,
+    find_base,
+    load_base,
+    load_tokenizer,
+    lora_config,
+    quiet_libraries,
+    require_device,
+    resolve_precision,
+    weights_fingerprint,
+)
+from train.report import write_report
+from train.runs import Run, complete_folder, create_run, now, require_free, require_room, sha256, write_atomically
+from train.templates import IGNORED, Encoded, encode_row, template_hash
+
+
+def train(config: Config) -> Run:
+    """The whole story, top to bottom. Returns the finished run."""
+    run = require_free(config.name)
+    quiet_libraries()
+    require_device(config)
+    rows, held_out = read_data(config)
+
+    precision = resolve_precision(config)
+    arguments = sft_config(config, run, precision, evaluate=bool(held_out))
+    state = require_processes(arguments)
+    with state.main_process_first():  # the first one downloads, the others find the files
+        base = find_base(config.model)
+    tokenizer = load_tokenizer(base)
+    train_set = encode(tokenizer, rows, config)
+    eval_set = encode(tokenizer, held_out, config)
+
+    say(state, f"{len(rows)} rows to train on, {len(held_out)} held out; {describe(state, precision)}")
+    trainer = build_trainer(config, base, tokenizer, precision, arguments, train_set, eval_set)
+    if state.is_main_process:
+        manifest = describe_run(config, base, tokenizer, trainer, rows, held_out, train_set, eval_set)
+        require_room(run.path, checkpoint_bytes(trainer) * (2 + (config.training.save_total_limit or 10)), "training")
+        create_run(config, manifest)
+        write_atomically(run.held_out_file, "".join(to_json(row) + "\n" for row in held_out))
+    state.wait_for_everyone()
+
+    watch(trainer, run)
+    started = time.perf_counter()
+    try:
+        trainer.train()
+    except Exception as error:
+        raise_out_of_memory(error, config)
+        raise
+    save_result(trainer, run, base, tokenizer, config)
+    if state.is_main_process:
+        run.update_manifest(status="finished", finished=now(), seconds=round(time.perf_counter() - started, 1))
+        write_report(run)
+        print(summary(run))
+    state.wait_for_everyone()
+    return run
+
+
+def read_data(config: Config) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows), checked."""
+    rows = read_rows(config.data.train_file)
+    if config.data.eval_file is not None:
+        held_out = read_rows(config.data.eval_file)
+    else:
+        rows, held_out = split_rows(rows, config.data.eval_fraction, config.training.seed)
+    return rows, held_out
+
+
+def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool) -> Any:
+    """TRL's SFTConfig: the section `training`, and what govor settles itself."""
+    import warnings
+
+    from trl import SFTConfig
+
+    training = config.training
+    fields = {name: getattr(training, name) for name in (*type(training).model_fields,)}
+    given = {name: value for name, value in fields.items() if value is not None or name in training.model_fields_set}
+    given |= {
+        "output_dir": str(run.checkpoints),
+        "bf16": precision.autocast == "bf16",
+        "fp16": precision.autocast == "fp16",
+        "assistant_only_loss": False,  # the rows come with labels, see templates.py
+        "disable_tqdm": True,
+    }
+    if not evaluate:
+        given |= {"eval_strategy": "no", "eval_on_start": False}
+    if "activation_checkpointing" not in SFTConfig.__dataclass_fields__:  # transformers < 5.20
+        given["gradient_checkpointing"] = given.pop("activation_checkpointing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return SFTConfig(**given)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"training: {str(error).strip()}") from None
+
+
+def require_processes(arguments: Any) -> Any:
+    """accelerate's state; MachineError where it is not what the launcher was asked for."""
+    state = arguments.distributed_state
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and state.distributed_type != "FSDP":
+        raise MachineError(f"FSDP was asked for, but accelerate runs {state.distributed_type.value}: FSDP needs GPUs")
+    if int(os.environ.get("WORLD_SIZE", "1")) != state.num_processes:
+        started = os.environ["WORLD_SIZE"]
+        raise MachineError(f"{started} processes were started, accelerate joined {state.num_processes}")
+    if arguments.use_cpu and os.environ.get("OMP_NUM_THREADS") == "1":
+        import torch  # `accelerate launch` sets one thread a process, which leaves the other cores idle
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return state
+
+
+def encode(tokenizer: Any, rows: Sequence[Row], config: Config) -> list[Encoded]:
+    """The rows as ids and labels; DataError names those longer than max_length."""
+    limit = config.training.max_length
+    encoded = [encode_row(tokenizer, row, assistant_only_loss=config.training.assistant_only_loss) for row in rows]
+    long = [(row.line, len(e.input_ids)) for row, e in zip(rows, encoded, strict=True) if len(e.input_ids) > limit]
+    if long:
+        named = ", ".join(f"line {line} ({length})" for line, length in long[:5]) + (", …" if len(long) > 5 else "")
+        raise DataError(
+            f"{len(long)} rows are longer than training.max_length={limit} tokens: {named}; "
+            f"set training.max_length={max(length for _, length in long)} or shorten them"
+        )
+    return encoded
+
+
+def build_trainer(
+    config: Config,
+    base: Path,
+    tokenizer: Any,
+    precision: Precision,
+    arguments: Any,
+    train_set: list[Encoded],
+    eval_set: list[Encoded],
+) -> Any:
+    """Base, adapter and rows in TRL's trainer."""
+    import torch
+    from datasets import Dataset, disable_progress_bars
+
+    from train.trainer import Trainer
+
+    disable_progress_bars()
+
+    def dataset(encoded: list[Encoded]) -> Any:
+        return Dataset.from_dict({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]})
+
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
+    try:
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=dataset(train_set),
+            eval_dataset=dataset(eval_set) if eval_set else None,
+            processing_class=tokenizer,
+            peft_config=lora_config(config.lora) if config.lora else None,
+        )
+    except ValueError as error:  # no layer of that name, a combination that TRL refuses, …
+        raise ConfigError(str(error).strip().split("\n", 1)[0]) from None
+    if config.model.load_in_4bit:
+        if config.lora is None:
+            raise ConfigError("model.load_in_4bit: 4-bit weights cannot be tuned whole: give a lora section")
+        for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.float32)
+    return trainer
+
+
+def describe_run(
+    config: Config,
+    base: Path,
+    tokenizer: Any,
+    trainer: Any,
+    rows: list[Row],
+    held_out: list[Row],
+    train_set: list[Encoded],
+    eval_set: list[Encoded],
+) -> dict[str, Any]:
+    """What the manifest says before the first step."""
+    import numpy as np
+
+    def facts(path: Path | None, rows: list[Row], encoded: list[Encoded]) -> dict[str, Any]:
+        return {
+            "file": str(path or config.data.train_file),
+            "sha256": sha256(path or config.data.train_file),
+            "rows": len(rows),
+            "tokens": sum(len(e.input_ids) for e in encoded),
+            "trained_tokens": sum(label != IGNORED for e in encoded for label in e.labels),
+            "last_turn_only": sum(e.last_turn_only for e in encoded),
+        }
+
+    counts, edges = np.histogram([len(e.input_ids) for e in train_set], bins=30)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
+    state = trainer.accelerator.state
+    return {
+        "seed": config.training.seed,
+        "base": {
+            "name_or_path": config.model.name_or_path,
+            "revision": base_revision(base),
+            "weights": weights_fingerprint(base),
+        },
+        "data": {
+            "train": facts(None, rows, train_set),
+            "held_out": facts(config.data.eval_file, held_out, eval_set),
+            "system_message": shared_system_message(rows),
+        },
+        "template": {"sha256": template_hash(tokenizer), "end_of_turn": sorted({e.end_of_turn for e in train_set})},
+        "lengths": {"counts": counts.tolist(), "edges": edges.tolist()},
+        "parameters": {"trainable": sum(n for n, trained in sizes if trained), "all": sum(n for n, _ in sizes)},
+        "processes": {
+            "num_processes": state.num_processes,
+            "distributed_type": state.distributed_type.value,
+            "device": device_name(state.device),
+        },
+    }
+
+
+def checkpoint_bytes(trainer: Any) -> int:
+    """Trained weights and Adam's two sums, in float32."""
+    return 12 * sum(int(parameter.numel()) for parameter in trainer.model.parameters() if parameter.requires_grad)
+
+
+def watch(trainer: Any, run: Run) -> None:
+    """metrics.jsonl and the progress bar, in place of transformers' own output."""
+    from transformers import PrinterCallback
+
+    from train.trainer import MetricsLog, ProgressBar
+
+    trainer.remove_callback(PrinterCallback)
+    log = MetricsLog(run)
+    trainer.add_callback(log)
+    trainer.add_callback(ProgressBar(log))
+
+
+def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Config) -> None:
+    """adapter/, or merged/ after full tuning; complete or absent. Every process takes part, the first one writes."""
+    weights = trainer.accelerator.get_state_dict(trainer.model)  # gathers what FSDP has spread
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with complete_folder(run.adapter if config.lora else run.merged) as folder:
+        if config.lora:
+            for adapter in model.peft_config.values():
+                adapter.base_model_name_or_path = config.model.name_or_path
+            # PEFT would ask the Hub whether the base's vocabulary has grown; ours never does
+            model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is a form to fill in
+        else:
+            model.save_pretrained(folder, state_dict=weights)
+        copy_tokenizer(base, tokenizer, folder)
+
+
+def raise_out_of_memory(error: Exception, config: Config) -> None:
+    """MachineError with what to change, where the error is the GPU's memory."""
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError):
+        return
+    training = config.training
+    ways = []
+    if training.per_device_train_batch_size > 1:
+        half = training.per_device_train_batch_size // 2
+        accumulation = training.gradient_accumulation_steps * 2
+        ways.append(f"training.per_device_train_batch_size={half} training.gradient_accumulation_steps={accumulation}")
+    if not training.activation_checkpointing:
+        ways.append("training.activation_checkpointing=true")
+    if not config.model.load_in_4bit and config.lora:
+        ways.append("model.load_in_4bit=true")
+    ways.append(f"training.max_length={training.max_length // 2}")
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    raise MachineError(f"the GPU's {total:.0f} GiB ran out: try {', or '.join(ways)}") from None
+
+
+def describe(state: Any, precision: Precision) -> str:
+    """`1 process on NVIDIA H100 (NO), bfloat16 weights, bf16 autocast`."""
+    count = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
+    kind = f"{precision.weights} weights".removeprefix("torch.")
+    autocast = f", {precision.autocast} autocast" if precision.autocast else ""
+    return f"{count} on {device_name(state.device)} ({state.distributed_type.value}), {kind}{autocast}"
+
+
+def device_name(device: Any) -> str:
+    import torch
+
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else str(device.type)
+
+
+def summary(run: Run) -> str:
+    """Three lines about a finished run."""
+    metrics, manifest = run.metrics(), run.manifest()
+    losses = [entry["loss"] for entry in metrics if "loss" in entry]
+    held_out = [entry["eval_loss"] for entry in metrics if "eval_loss" in entry]
+    trained = f"{manifest['parameters']['trainable']:,} of {manifest['parameters']['all']:,} weights trained"
+    lines = [f"{metrics[-1]['step']} steps in {manifest['seconds']:.0f} s, {trained}"]
+    if losses:
+        lines[0] += f", training loss {losses[0]:.3f} → {losses[-1]:.3f}"
+    if held_out:
+        lines.append(f"held-out loss {held_out[0]:.3f} → {held_out[-1]:.3f}")
+    lines.append(f"saved in {run.path}, report in {run.report_file}")
+    return "\n".join(lines)
+
+
+def say(state: Any, text: str) -> None:
+    if state.is_main_process:
+        print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        raise SystemExit(0 if argv else 2)
+    with one_line_errors():
+        train(load_config(Path(argv[0]), argv[1:]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
