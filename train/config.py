@@ -245,12 +245,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         problems += _explain(error, places, path)
     else:
-        for name, why in OWNED.items():
-            if getattr(config.training, name) is not None:
-                problems.append(f"{_place_of(('training', name), places, path)}: training.{name} cannot be set: {why}")
+        problems += [f"{_place_of(at, places, path)}: {_dotted(at)}{text}" for at, text in _contradictions(config)]
     if problems or config is None:
         raise ConfigError("\n  ".join([f"{len(problems)} problems:", *problems] if len(problems) > 1 else problems))
     return config
+
+
+def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
+    """Options that are valid each by itself but not here."""
+    for name, why in OWNED.items():
+        if getattr(config.training, name) is not None:
+            yield ("training", name), f" cannot be set: {why}"
+    if config.model.load_in_4bit and config.lora is None:
+        yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
 
 
 def dump_config(config: Config) -> str:

@@ -31,7 +31,7 @@ def answer(
             if on_text is not None:
                 on_text(text)
 
-    prompt = render(tokenizer, messages, answer_next=True)
+    prompt = render(tokenizer, messages)
     context = model.config.get_text_config().max_position_embeddings
     room = context - len(prompt)
     if room < 1:

@@ -130,7 +130,7 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
         )
     device = "cpu" if use_cpu or not torch.accelerator.is_available() else int(os.environ.get("LOCAL_RANK", "0"))
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=precision.weights,
             quantization_config=quantization,
@@ -138,6 +138,12 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
             device_map=None if sharded else {"": device},
             trust_remote_code=model.trust_remote_code,
         )
+        for module in loaded.modules():
+            # bitsandbytes 0.50 repacks a CPU layer's weights when it first runs in eval mode, for a kernel that has no
+            # gradient: training after an evaluation would go on with wrong gradients. It asks this attribute first.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return loaded
     except torch.OutOfMemoryError:
         raise MachineError(f"{model.name_or_path} does not fit the GPU: try model.load_in_4bit=true") from None
     except Exception as error:  # not a causal language model, damaged files, an attention that is not installed

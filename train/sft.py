@@ -180,8 +180,6 @@ def build_trainer(
     except ValueError as error:  # no layer of that name, a combination that TRL refuses, …
         raise ConfigError(str(error).strip().split("\n", 1)[0]) from None
     if config.model.load_in_4bit:
-        if config.lora is None:
-            raise ConfigError("model.load_in_4bit: 4-bit weights cannot be tuned whole: give a lora section")
         for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.float32)

@@ -1,6 +1,6 @@
 """Any chat template → token ids and loss mask, by rendering prefixes of the conversation.
 
-For an answer at index i three renderings are compared as token ids:
+For an answer at index i three renderings are compared as text:
 
     prompt   messages[:i] with the generation prompt: exactly what a server feeds the model before it answers
     upto     messages[:i+1]
@@ -15,6 +15,7 @@ its last turn alone, where nothing comes after and the comparison holds again.
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from .chats.rows import Message, Row, is_trained, text_of
@@ -35,73 +36,91 @@ class Encoded(NamedTuple):
     """The template rewrites earlier turns, so only the last one is trained."""
 
 
-class _NotNestedError(Exception):
-    """Rendering more of the conversation changed what came before."""
-
-
 def encode_row(tokenizer: Any, row: Row, *, assistant_only_loss: bool = True) -> Encoded:
     """Ids and labels of one conversation; DataError names the row that the template cannot render."""
     messages = [_for_template(message) for message in row.messages]
+    answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
     try:
-        full = render(tokenizer, messages, tools=row.tools)
-        answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
-        try:
-            spans = [_span(tokenizer, messages, index, full, row.tools) for index in answers]
-            last_turn_only = False
-        except _NotNestedError:
-            answers = [index for index in answers if index == len(messages) - 1]
-            spans = [_span(tokenizer, messages, index, full, row.tools) for index in answers]
-            last_turn_only = True
-    except _NotNestedError:
-        raise DataError(
-            f"row at line {row.line}: the chat template renders the prompt of the last answer differently "
-            "once the answer follows, so training could not equal serving"
-        ) from None
+        full = _text(tokenizer, messages, tools=row.tools)
+        spans = [_span(tokenizer, messages, index, full, row.tools) for index in answers]
+        last_turn_only = None in spans
+        if last_turn_only:
+            spans = spans[-1:] if answers[-1] == len(messages) - 1 else [None]
     except BaseError:
         raise
     except Exception as error:  # jinja2, or whatever a template's own raise_exception throws
         raise DataError(f"row at line {row.line}: the chat template refuses it: {error}") from None
-    if not spans:
-        raise DataError(f"row at line {row.line}: only its last answer could be trained, and that one has weight 0")
-    labels = [IGNORED] * len(full)
-    for start, end in spans:
-        labels[start:end] = full[start:end]
-    end_of_turn = full[spans[-1][1] - 1]
-    return Encoded(full, labels if assistant_only_loss else list(full), end_of_turn, last_turn_only)
+    if None in spans:
+        raise DataError(
+            f"row at line {row.line}: the chat template renders its prompt differently once the last answer follows, "
+            "so training could not equal serving"
+        )
+    cuts = [cut for span in spans if span for cut in span]
+    ids, at = _tokenize(tokenizer, full, cuts, row)
+    labels = [IGNORED] * len(ids)
+    for start, end in zip(cuts[::2], cuts[1::2], strict=True):
+        last = _end_of_turn(tokenizer, ids, at[start], at[end])
+        labels[at[start] : last + 1] = ids[at[start] : last + 1]
+    return Encoded(ids, labels if assistant_only_loss else list(ids), ids[last], last_turn_only)
 
 
-def render(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool = False, tools: Any = None) -> list[int]:
-    """Token ids of a conversation; with `answer_next` up to where the assistant's answer begins.
-
-    The text is rendered first and tokenized as a whole, as servers do.
-    """
-    if not tokenizer.chat_template:
-        raise BaseError(f"{tokenizer.name_or_path} has no chat template: choose an instruct model, or its chat version")
-    text = tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=answer_next)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+def render(tokenizer: Any, messages: Sequence[Message], *, tools: Any = None) -> list[int]:
+    """Token ids of the prompt to the next answer, tokenized as a whole, as servers do."""
+    return _ids(tokenizer, _text(tokenizer, messages, answer_next=True, tools=tools))
 
 
 def template_hash(tokenizer: Any) -> str:
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 
-def _span(tokenizer: Any, messages: list[Message], index: int, full: list[int], tools: Any) -> tuple[int, int]:
-    """[start, end) of the trained tokens of the answer at `index`."""
-    prompt = render(tokenizer, messages[:index], answer_next=True, tools=tools)
-    last = index == len(messages) - 1
-    upto = full if last else render(tokenizer, messages[: index + 1], tools=tools)
-    if full[: len(upto)] != upto or upto[: len(prompt)] != prompt:
-        raise _NotNestedError
+def _text(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool = False, tools: Any = None) -> str:
+    """The conversation in the template; with `answer_next` up to where the assistant's answer begins."""
+    if not tokenizer.chat_template:
+        raise BaseError(f"{tokenizer.name_or_path} has no chat template: choose an instruct model, or its chat version")
+    text: str = tokenizer.apply_chat_template(
+        list(messages), tools=tools, tokenize=False, add_generation_prompt=answer_next
+    )
+    return text
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _span(tokenizer: Any, messages: list[Message], index: int, full: str, tools: Any) -> tuple[int, int] | None:
+    """[start, end) of the answer at `index` in the characters of `full`; None where the renderings do not nest."""
+    prompt = _text(tokenizer, messages[:index], answer_next=True, tools=tools)
+    upto = full if index == len(messages) - 1 else _text(tokenizer, messages[: index + 1], tools=tools)
+    return (len(prompt), len(upto)) if full.startswith(upto) and upto.startswith(prompt) else None
+
+
+def _tokenize(tokenizer: Any, text: str, cuts: Sequence[int], row: Row) -> tuple[list[int], dict[int, int]]:
+    """Ids of the text, and for every cut between two characters the index of the token that begins there."""
+    ids = _ids(tokenizer, text)
+    heads = {cut: _ids(tokenizer, text[:cut]) for cut in cuts if cut < len(text)} | {len(text): ids}
+    if all(ids[: len(head)] == head for head in heads.values()):
+        return ids, {cut: len(head) for cut, head in heads.items()}
+    # A token lies across a cut, as where an answer begins with a line break. The model gets the prompt's tokens first
+    # and can only answer after them, so the pieces are tokenized apart.
+    pieces = [_ids(tokenizer, text[a:b]) for a, b in pairwise([0, *heads])]
+    apart = [token for piece in pieces for token in piece]
+    if tokenizer.decode(apart) != tokenizer.decode(ids):
+        raise DataError(f"row at line {row.line}: an answer cannot be told from its prompt in tokens: trim its spaces")
+    return apart, dict(zip(heads, accumulate(map(len, pieces)), strict=True))
+
+
+def _end_of_turn(tokenizer: Any, ids: list[int], start: int, end: int) -> int:
+    """Index of the last special token in ids[start:end]; what a template writes after it is not the model's to say."""
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
-    end = next((at for at in range(len(upto), len(prompt), -1) if upto[at - 1] in special), None)
-    if end is None:
-        raise BaseError(
-            f"{tokenizer.name_or_path}: its chat template ends the assistant's turn with no special token, "
-            "so the model would never learn to stop"
-        )
-    return len(prompt), end
+    for index in range(end - 1, start - 1, -1):
+        if ids[index] in special:
+            return index
+    raise BaseError(
+        f"{tokenizer.name_or_path}: its chat template ends the assistant's turn with no special token, "
+        "so the model would never learn to stop"
+    )
 
 
 def _for_template(message: Message) -> Message:

@@ -1,0 +1,108 @@
+"""Models and rows made on the spot; every test works in a folder of its own, without a network."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> Path:
+    """24 of the shipped dialogues, single and multi-turn, cut to short answers."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    lines = (REPOSITORY / "data/natasha.jsonl").read_text(encoding="utf-8").split("\n")[:24]
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            messages = [{**m, "content": m["content"][:60].strip()} for m in json.loads(line)["messages"]]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory, rows_file) -> Path:
+    """A Qwen3 of two layers with random weights; tests only read it."""
+    from make_tiny_base import make_tiny_base
+
+    folder = tmp_path_factory.mktemp("bases") / "base"
+    make_tiny_base(folder, rows_file, vocab_size=600, hidden_size=64, layers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    from train.model import load_tokenizer
+
+    return load_tokenizer(base)
+
+
+@pytest.fixture
+def write_config(base, rows_file, working_folder):
+    """Writes a config for the tiny base and returns its path; keyword arguments replace whole sections' entries."""
+
+    def write(**sections) -> Path:
+        tree = {
+            "name": "x",
+            "model": {"name_or_path": str(base), "dtype": "float32"},
+            "data": {"train_file": str(rows_file), "eval_fraction": 0.2},
+            "lora": {"r": 4, "lora_alpha": 8},
+            "training": {
+                "use_cpu": True,
+                "learning_rate": 0.01,
+                "max_steps": 4,
+                "per_device_train_batch_size": 4,
+                "activation_checkpointing": False,
+                "logging_steps": 1,
+                "max_length": 512,
+            },
+            "generation": {"max_new_tokens": 8},
+            "prompts": ["Кто я?", [{"role": "user", "content": "Я устал."}]],
+        }
+        for name, value in sections.items():
+            tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
+        path = working_folder / f"{tree['name']}.yaml"
+        path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, base, rows_file):
+    """A trained run (LoRA, float32) that tests only read; its config's paths are absolute."""
+    from train.config import load_config
+    from train.sft import train
+
+    folder = tmp_path_factory.mktemp("finished")
+    tree = {
+        "name": "done",
+        "model": {"name_or_path": str(base), "dtype": "float32"},
+        "data": {"train_file": str(rows_file), "eval_fraction": 0.2},
+        "training": {"use_cpu": True, "learning_rate": 0.02, "max_steps": 6, "logging_steps": 2, "max_length": 512},
+        "generation": {"max_new_tokens": 8},
+        "prompts": ["Кто я?", [{"role": "user", "content": "Я устал."}, {"role": "assistant", "content": "От чего?"},
+                               {"role": "user", "content": "От себя."}]],
+    }  # fmt: skip
+    config = folder / "done.yaml"
+    config.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        run = train(load_config(config))
+    finally:
+        os.chdir(before)
+    return type(run)(folder / run.path)
