@@ -1,0 +1,264 @@
+"""merge, eval, chat and train as a person uses them, on a finished run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import REPOSITORY
+from safetensors.torch import load_file
+
+from train.chats.checks import read_rows
+from train.cli import main
+from train.config import load_config
+from train.errors import BaseError, MachineError, RunError
+from train.evaluate import held_out_loss
+from train.merge import merge
+from train.model import load_merged, load_tuned
+from train.runs import Run, open_run
+from train.sft import train
+from train.templates import encode_row
+
+
+@pytest.fixture
+def run(finished_run, working_folder) -> Run:
+    """A copy of the finished run that the test may change."""
+    shutil.copytree(finished_run.path, "runs/done")
+    return Run(Path("runs/done"))
+
+
+def govor(*arguments: str, **kwargs):
+    return CliRunner().invoke(main, arguments, catch_exceptions=False, **kwargs)
+
+
+def logits(model, run: Run, tokenizer) -> torch.Tensor:
+    ids = encode_row(tokenizer, read_rows(run.held_out_file)[0]).input_ids
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits
+
+
+class TestMerge:
+    def test_merged_logits_equal_base_plus_adapter(self, run):
+        merge(run)
+        model, tokenizer = load_tuned(run)
+        merged = load_merged(run)
+        assert type(merged).__name__ == "Qwen3ForCausalLM"
+        assert torch.allclose(logits(model, run, tokenizer), logits(merged, run, tokenizer), atol=1e-5)
+        with model.disable_adapter():
+            assert (logits(model, run, tokenizer) - logits(merged, run, tokenizer)).abs().max() > 1e-2
+
+    def test_weights_are_w_plus_scaled_b_a(self, run, base):
+        merge(run)
+        before, after = load_file(base / "model.safetensors"), load_file(run.merged / "model.safetensors")
+        adapter = load_file(run.adapter / "adapter_model.safetensors")
+        name = "model.layers.0.mlp.up_proj"
+        a, b = (adapter[f"base_model.model.{name}.lora_{x}.weight"] for x in "AB")
+        lora = run.config().lora
+        expected = before[f"{name}.weight"] + lora.lora_alpha / lora.r * b @ a
+        assert torch.allclose(after[f"{name}.weight"], expected, atol=1e-6)
+        assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+
+    @pytest.mark.parametrize(
+        "lora", [{"use_rslora": True}, {"use_dora": True}, {"target_modules": ["q_proj", "v_proj"]}]
+    )
+    def test_variants(self, write_config, lora):
+        run = train(load_config(write_config(lora=lora, training={"max_steps": 2})))
+        merge(run)
+        model, tokenizer = load_tuned(run)
+        assert torch.allclose(logits(model, run, tokenizer), logits(load_merged(run), run, tokenizer), atol=1e-5)
+
+    def test_qlora_merges_into_the_16_bit_base(self, write_config, base):
+        run = train(load_config(write_config(model={"load_in_4bit": True}, training={"max_steps": 2})))
+        merge(run)
+        before, after = load_file(base / "model.safetensors"), load_file(run.merged / "model.safetensors")
+        assert before.keys() == after.keys()
+        assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
+
+    def test_tokenizer_files_are_the_base_s(self, run, base):
+        merge(run)
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
+            assert (run.merged / name).read_bytes() == (base / name).read_bytes()
+
+    def test_it_does_not_overwrite(self, run):
+        merge(run)
+        result = govor("merge", str(run.path))
+        assert (result.exit_code, result.stderr) == (
+            2, "error: runs/done/merged is there already: move it away to merge again\n",
+        )  # fmt: skip
+
+    def test_disk_too_small(self, run, monkeypatch):
+        usage = shutil.disk_usage(".")
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(MachineError, match="the merged model needs"):
+            merge(run)
+        assert not run.merged.exists()
+
+    def test_base_that_has_changed(self, write_config, base):
+        shutil.copytree(base, "mine")
+        run = train(load_config(write_config(model={"name_or_path": "mine"}, training={"max_steps": 1})))
+        weights = Path("mine/model.safetensors")
+        changed = bytearray(weights.read_bytes())
+        changed[-1] ^= 1
+        weights.write_bytes(changed)
+        with pytest.raises(BaseError, match="mine has changed since runs/x was trained on it"):
+            merge(run)
+
+
+class TestEval:
+    def test_losses_samples_and_report(self, run):
+        result = govor("eval", str(run.path))
+        assert result.exit_code == 0, result.output
+        found = re.search(r"held-out loss: ([\d.]+) before, ([\d.]+) after", result.stdout)
+        assert float(found[2]) < float(found[1])
+        samples = run.samples_file.read_text(encoding="utf-8")
+        assert samples.count("**Base**") == samples.count("**Tuned**") == 2
+        assert "Кто я?" in samples
+        assert "От себя." in samples
+        report = run.report_file.read_text(encoding="utf-8")
+        assert report.count("<svg") == 2
+        assert "Кто я?" in report
+        assert not re.search(r"<(script|link|img)|src=|url\(http", report), "one page, nothing to fetch"
+        assert run.manifest()["evaluation"]["rows"] == 5
+
+    def test_loss_is_that_of_every_trained_token(self, run):
+        """Against transformers' own loss, row by row, weighted by tokens."""
+        model, tokenizer = load_tuned(run)
+        rows = read_rows(run.held_out_file)
+        total, count = 0.0, 0
+        for row in rows:
+            encoded = encode_row(tokenizer, row)
+            ids, labels = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])
+            n = int((labels != -100).sum())
+            with torch.inference_mode():
+                total += model(input_ids=ids, labels=labels).loss.item() * n
+            count += n
+        assert held_out_loss(model, tokenizer, rows, run.config()) == pytest.approx(total / count, rel=1e-5)
+
+    def test_same_answers_every_time(self, run):
+        govor("eval", str(run.path))
+        first = run.samples_file.read_text(encoding="utf-8").split("\n", 3)[3]
+        govor("eval", str(run.path))
+        assert run.samples_file.read_text(encoding="utf-8").split("\n", 3)[3] == first
+
+    def test_fully_tuned_run(self, write_config):
+        training = {"max_steps": 3, "learning_rate": 1e-3}
+        run = train(load_config(write_config(lora=None, training=training)))
+        assert govor("eval", str(run.path)).exit_code == 0
+        assert run.manifest()["evaluation"]["tuned_loss"] < run.manifest()["evaluation"]["base_loss"]
+
+
+class TestChat:
+    def test_one_answer_is_all_that_stands_on_stdout(self, run):
+        merge(run)
+        plain = govor("chat", str(run.path), "--prompt", "Кто я?")
+        merged = govor("chat", str(run.path), "--prompt", "Кто я?", "--merged")
+        assert plain.exit_code == 0
+        assert plain.stdout.strip()
+        assert plain.stdout == merged.stdout
+        assert "<|im_end|>" not in plain.stdout
+
+    def test_conversation(self, run):
+        result = govor("chat", str(run.path), input="Кто я?\n/reset\n/nonsense\n\nА ты?\n/exit\nне дойдёт\n")
+        assert result.exit_code == 0
+        assert result.stdout.count("› ") == 6
+        assert result.stderr.count("/reset") == 2
+
+    def test_end_of_input_leaves(self, run):
+        assert govor("chat", str(run.path), input="").exit_code == 0
+
+    def test_prompt_beyond_the_context(self, run):
+        result = govor("chat", str(run.path), "--prompt", "слово " * 2000)
+        assert result.exit_code == 2
+        assert re.fullmatch(
+            r"error: the conversation has \d+ tokens, the model reads 1024: begin a new one\n", result.stderr
+        )
+
+    def test_merged_before_merging(self, run):
+        result = govor("chat", str(run.path), "--merged", "--prompt", "а")
+        assert result.stderr == "error: runs/done has no merged model yet: govor merge runs/done\n"
+
+
+class TestBadRunFolders:
+    @pytest.mark.parametrize("verb", ["eval", "merge", "chat"])
+    def test_not_there(self, verb):
+        result = govor(verb, "runs/nowhere")
+        assert (result.exit_code, result.stderr) == (
+            2, "error: runs/nowhere: no such run folder (runs: none here yet)\n",
+        )  # fmt: skip
+
+    def test_not_a_run(self):
+        Path("folder").mkdir()
+        with pytest.raises(RunError, match=r"^folder is not a run folder"):
+            open_run(Path("folder"))
+
+    def test_unfinished(self, run):
+        shutil.rmtree(run.adapter)
+        with pytest.raises(RunError, match=r"unfinished: training has left no adapter"):
+            open_run(run.path)
+
+
+class TestTrain:
+    def test_prints_the_command_and_runs_it(self, write_config):
+        path = write_config(name="cli", training={"max_steps": 1})
+        command = [str(Path(sys.executable).with_name("govor")), "train", str(path), "lora.r=2"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        first = result.stderr.splitlines()[0]
+        assert re.search(r"accelerate launch --quiet .*train/sft\.py .*cli\.yaml lora\.r=2$", first)
+        assert open_run(Path("runs/cli")).config().lora.r == 2
+
+    def test_failure_is_one_line_and_exit_2(self, write_config):
+        path = write_config(model={"name_or_path": "nowhere"})
+        command = [str(Path(sys.executable).with_name("govor")), "train", str(path)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 2
+        assert result.stderr.splitlines()[1:] == ["error: nowhere: no such folder, and no Hub id either (owner/name)"]
+
+    def test_bad_config_shows_before_the_launcher_starts(self, write_config):
+        result = govor("train", str(write_config()), "lora.rnk=1")
+        assert result.exit_code == 2
+        assert result.stderr == "error: override 'lora.rnk=1': lora.rnk: unknown option; did you mean lora.r?\n"
+
+
+class TestStartUp:
+    def test_help_is_fast(self):
+        """The median of five; 0.25 s is what a person takes for at once."""
+        command = [str(Path(sys.executable).with_name("govor")), "--help"]
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            times.append(time.perf_counter() - started)
+        times.sort()
+        assert times[2] < 0.25
+
+    def test_validate_imports_no_torch(self):
+        check = "\n".join(
+            [
+                "import sys",
+                "from train.cli import main",
+                "try: main(['validate', sys.argv[1]])",
+                "except SystemExit: print('torch' in sys.modules)",
+            ]
+        )
+        rows = str(REPOSITORY / "data/natasha.jsonl")
+        output = subprocess.check_output([sys.executable, "-c", check, rows], text=True)
+        assert output.splitlines()[-1] == "False"
+
+    def test_no_telemetry(self):
+        code = "import train, os; print(os.environ['HF_HUB_DISABLE_TELEMETRY'])"
+        environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_TELEMETRY"}
+        assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "1"
+
+    def test_an_unexpected_error_is_one_line_too(self, monkeypatch):
+        monkeypatch.setattr("train.chats.checks.check_file", lambda _: 1 / 0)
+        result = CliRunner().invoke(main, ["validate", "x"])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: ZeroDivisionError: division by zero (unexpected")
+        assert len(result.stderr.splitlines()) == 1
