@@ -21,7 +21,8 @@ def answer(
 ) -> str:
     """The assistant's next turn. `on_text` receives it in pieces; the same seed gives the same answer.
 
-    `stop`: ids of the tokens that end a turn. GovorError where the conversation fills the model's whole context.
+    `stop`: ids of the tokens that end a turn, besides those that the base itself names.
+    GovorError where the conversation fills the model's whole context.
     """
     import torch
     from transformers import GenerationConfig, TextStreamer, set_seed
@@ -40,6 +41,8 @@ def answer(
     if not generation.do_sample:
         del settings["temperature"], settings["top_p"]
     settings["max_new_tokens"] = min(generation.max_new_tokens, room)
+    ends = model.generation_config.eos_token_id or []
+    stop = sorted({*stop, *(ends if isinstance(ends, list) else [ends])})
     ids = torch.tensor([prompt], device=model.device)
     if seed is not None:
         set_seed(seed)
@@ -49,7 +52,7 @@ def answer(
             attention_mask=torch.ones_like(ids),
             generation_config=GenerationConfig(
                 **settings,
-                eos_token_id=list(stop),
+                eos_token_id=stop,
                 pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0],
             ),
             streamer=Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True) if on_text else None,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SINGLE = (
-    *("--num_processes", "1", "--gpu_ids", "0", "--num_machines", "1"),
+    *("--num_processes", "1", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no"),
 )
-"""One process on the first GPU. Mixed precision is the config's affair, train/model.py resolves it."""
+"""One process; train/sft.py gives it one GPU. Mixed precision is the config's affair, train/model.py resolves it."""
 
 
 def launch_command(config: Path, overrides: Sequence[str], accelerate_flags: Sequence[str]) -> list[str]:

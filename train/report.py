@@ -48,7 +48,7 @@ def write_report(run: Run, samples: Sequence[Sample] = ()) -> None:
     page = PAGE.format(
         name=_text(run.path.name),
         facts=facts,
-        loss=_loss_curve(run.metrics()),
+        loss=loss_curve(run.metrics()),
         lengths=_histogram(manifest["lengths"]),
         samples=f"{head}{answers}</table>" if samples else "",
         config=_text(run.config_file.read_text(encoding="utf-8")),
@@ -71,7 +71,7 @@ def _facts(manifest: dict[str, Any]) -> list[tuple[str, object]]:
     return facts
 
 
-def _loss_curve(metrics: Sequence[dict[str, Any]]) -> str:
+def loss_curve(metrics: Sequence[dict[str, Any]]) -> str:
     """SVG of training and held-out loss over steps."""
     from matplotlib.figure import Figure
 

@@ -163,7 +163,7 @@ def settle_folder(aside: Path, path: Path) -> None:
     """Flush every file below `aside` to disk, then give the folder its final name."""
     for file in sorted(aside.rglob("*")):
         if file.is_file():
-            with file.open("rb") as handle:
+            with file.open("r+b") as handle:  # Windows flushes only what is open for writing
                 os.fsync(handle.fileno())
     aside.replace(path)
 

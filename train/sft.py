@@ -320,6 +320,13 @@ def summary(run: Run) -> str:
     return "\n".join(lines)
 
 
+def see_one_gpu() -> None:
+    """Hide the other GPUs from a process that works alone; the trainer would refuse to run beside them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
 def say(state: Any, text: str) -> None:
     if state.is_main_process:
         print(text, file=sys.stderr, flush=True)
@@ -330,6 +337,7 @@ def main(argv: Sequence[str]) -> None:
         print(__doc__)
         raise SystemExit(0 if argv else 2)
     with one_line_errors():
+        see_one_gpu()
         train(load_config(Path(argv[0]), argv[1:]))
 
 
