@@ -75,11 +75,14 @@ def test_lora_moves_the_adapter_and_leaves_the_base(finished_run, base):
     assert all(weight.dtype == torch.float32 for weight in adapter(finished_run).values())
 
 
-def test_qlora_trains_over_nf4(write_config):
+def test_qlora_trains_over_nf4(write_config, base):
     run = train(load_config(write_config(name="q", model={"load_in_4bit": True}, training={"max_steps": 2})))
     model, _ = load_tuned(run)
     kinds = {type(module).__name__ for name, module in model.named_modules() if name.endswith("base_layer")}
     assert kinds == {"Linear4bit"}
+    parameters = run.manifest()["parameters"]
+    whole = sum(weight.numel() for weight in load_file(base / "model.safetensors").values())
+    assert parameters["all"] == whole + parameters["trainable"]
     quantization = model.config.quantization_config
     assert (quantization.bnb_4bit_quant_type, quantization.bnb_4bit_use_double_quant) == ("nf4", True)
     assert all(weight.dtype == torch.float32 for weight in adapter(run).values()), "Adam's sums would be in bfloat16"
@@ -213,6 +216,10 @@ class TestBadInput:
 
     def test_base_that_is_not_there(self, write_config):
         self.refuse(BaseError, "^nowhere: no such folder", write_config(), "model.name_or_path=nowhere")
+
+    def test_local_base_that_looks_like_a_hub_id(self, write_config):
+        Path("models").mkdir()
+        self.refuse(BaseError, "^models/nowhere: no such folder", write_config(), "model.name_or_path=models/nowhere")
 
     def test_base_that_is_no_model(self, write_config):
         Path("notes").mkdir()

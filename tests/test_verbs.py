@@ -169,6 +169,14 @@ class TestChat:
         assert result.stdout.count("› ") == 6
         assert result.stderr.count("/reset") == 2
 
+    def test_from_another_folder(self, write_config, base, monkeypatch):
+        shutil.copytree(base, "near")
+        run = train(load_config(write_config(model={"name_or_path": "near"}, training={"max_steps": 1})))
+        elsewhere = Path("elsewhere")
+        elsewhere.mkdir()
+        monkeypatch.chdir(elsewhere)
+        assert govor("chat", str(".." / run.path), "--prompt", "а").exit_code == 0
+
     def test_end_of_input_leaves(self, run):
         assert govor("chat", str(run.path), input="").exit_code == 0
 
@@ -218,7 +226,7 @@ class TestTrain:
         command = [str(Path(sys.executable).with_name("govor")), "train", str(path)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert result.returncode == 2
-        assert result.stderr.splitlines()[1:] == ["error: nowhere: no such folder, and no Hub id either (owner/name)"]
+        assert result.stderr.splitlines()[1:] == ["error: nowhere: no such folder, and no Hub id (owner/name) either"]
 
     def test_bad_config_shows_before_the_launcher_starts(self, write_config):
         result = govor("train", str(write_config()), "lora.rnk=1")

@@ -42,8 +42,8 @@ def find_base(model: Model) -> Path:
         return folder
     if folder.is_dir():
         raise BaseError(f"{folder} is not a model folder: it has no config.json")
-    if model.name_or_path.count("/") != 1 or model.name_or_path.startswith((".", "/", "~")):
-        raise BaseError(f"{folder}: no such folder, and no Hub id either (owner/name)")
+    if model.name_or_path.count("/") != 1 or folder.parent.is_dir():
+        raise BaseError(f"{folder}: no such folder, and no Hub id (owner/name) either")
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -182,7 +182,9 @@ def run_base(run: Run) -> Path:
     """The base that the run was trained on; BaseError where the one found now is another."""
     model = run.config().model
     trained_on = run.manifest()["base"]
-    base = find_base(model.model_copy(update={"revision": trained_on["revision"] or model.revision}))
+    base = Path(trained_on["path"])
+    if not (base / "config.json").is_file():  # the run has moved to another machine, or the cache was emptied
+        base = find_base(model.model_copy(update={"revision": trained_on["revision"] or model.revision}))
     if weights_fingerprint(base) != trained_on["weights"]:
         raise BaseError(f"{model.name_or_path} has changed since {run.path} was trained on it: its weights differ")
     return base

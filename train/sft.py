@@ -19,15 +19,13 @@ from train.chats.checks import read_rows
 from train.chats.rows import Row, shared_system_message, to_json
 from train.chats.split import split_rows
 from train.config import Config, load_config
-from train.errors import ConfigError, DataError, MachineError, one_line_errors
+from train.errors import DataError, MachineError, one_line_errors
 from train.model import (
     Precision,
     base_revision,
     copy_tokenizer,
     find_base,
-    load_base,
     load_tokenizer,
-    lora_config,
     quiet_libraries,
     require_device,
     resolve_precision,
@@ -45,6 +43,9 @@ def train(config: Config) -> Run:
     require_device(config)
     rows, held_out = read_data(config)
 
+    from train.progress import watch
+    from train.trainer import build_trainer, raise_out_of_memory, sft_config
+
     precision = resolve_precision(config)
     arguments = sft_config(config, run, precision, evaluate=bool(held_out))
     state = require_processes(arguments)
@@ -55,6 +56,8 @@ def train(config: Config) -> Run:
     eval_set = encode(tokenizer, held_out, config)
 
     say(state, f"{len(rows)} rows to train on, {len(held_out)} held out; {describe(state, precision)}")
+    if last_turns := sum(e.last_turn_only for e in train_set):
+        say(state, f"{last_turns} rows train their last turn alone: the chat template rewrites earlier turns")
     trainer = build_trainer(config, base, tokenizer, precision, arguments, train_set, eval_set)
     if state.is_main_process:
         manifest = describe_run(config, base, tokenizer, trainer, rows, held_out, train_set, eval_set)
@@ -89,34 +92,6 @@ def read_data(config: Config) -> tuple[list[Row], list[Row]]:
     return rows, held_out
 
 
-def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool) -> Any:
-    """TRL's SFTConfig: the section `training`, and what govor settles itself."""
-    import warnings
-
-    from trl import SFTConfig
-
-    training = config.training
-    fields = {name: getattr(training, name) for name in (*type(training).model_fields,)}
-    given = {name: value for name, value in fields.items() if value is not None or name in training.model_fields_set}
-    given |= {
-        "output_dir": str(run.checkpoints),
-        "bf16": precision.autocast == "bf16",
-        "fp16": precision.autocast == "fp16",
-        "assistant_only_loss": False,  # the rows come with labels, see templates.py
-        "disable_tqdm": True,
-    }
-    if not evaluate:
-        given |= {"eval_strategy": "no", "eval_on_start": False}
-    if "activation_checkpointing" not in SFTConfig.__dataclass_fields__:  # transformers < 5.20
-        given["gradient_checkpointing"] = given.pop("activation_checkpointing")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return SFTConfig(**given)
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"training: {str(error).strip()}") from None
-
-
 def require_processes(arguments: Any) -> Any:
     """accelerate's state; MachineError where it is not what the launcher was asked for."""
     state = arguments.distributed_state
@@ -146,46 +121,6 @@ def encode(tokenizer: Any, rows: Sequence[Row], config: Config) -> list[Encoded]
     return encoded
 
 
-def build_trainer(
-    config: Config,
-    base: Path,
-    tokenizer: Any,
-    precision: Precision,
-    arguments: Any,
-    train_set: list[Encoded],
-    eval_set: list[Encoded],
-) -> Any:
-    """Base, adapter and rows in TRL's trainer."""
-    import torch
-    from datasets import Dataset, disable_progress_bars
-
-    from train.trainer import Trainer
-
-    disable_progress_bars()
-
-    def dataset(encoded: list[Encoded]) -> Any:
-        return Dataset.from_dict({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]})
-
-    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
-    try:
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=dataset(train_set),
-            eval_dataset=dataset(eval_set) if eval_set else None,
-            processing_class=tokenizer,
-            peft_config=lora_config(config.lora) if config.lora else None,
-        )
-    except ValueError as error:  # no layer of that name, a combination that TRL refuses, …
-        raise ConfigError(str(error).strip().split("\n", 1)[0]) from None
-    if config.model.load_in_4bit:
-        for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.float32)
-    return trainer
-
-
 def describe_run(
     config: Config,
     base: Path,
@@ -210,12 +145,16 @@ def describe_run(
         }
 
     counts, edges = np.histogram([len(e.input_ids) for e in train_set], bins=30)
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
+    if config.lora:
+        trainable, total = trainer.model.get_nb_trainable_parameters()  # counts two weights a byte of NF4
+    else:
+        trainable = total = trainer.model.num_parameters()
     state = trainer.accelerator.state
     return {
         "seed": config.training.seed,
         "base": {
             "name_or_path": config.model.name_or_path,
+            "path": str(base.resolve()),
             "revision": base_revision(base),
             "weights": weights_fingerprint(base),
         },
@@ -226,7 +165,7 @@ def describe_run(
         },
         "template": {"sha256": template_hash(tokenizer), "end_of_turn": sorted({e.end_of_turn for e in train_set})},
         "lengths": {"counts": counts.tolist(), "edges": edges.tolist()},
-        "parameters": {"trainable": sum(n for n, trained in sizes if trained), "all": sum(n for n, _ in sizes)},
+        "parameters": {"trainable": trainable, "all": total},
         "processes": {
             "num_processes": state.num_processes,
             "distributed_type": state.distributed_type.value,
@@ -238,18 +177,6 @@ def describe_run(
 def checkpoint_bytes(trainer: Any) -> int:
     """Trained weights and Adam's two sums, in float32."""
     return 12 * sum(int(parameter.numel()) for parameter in trainer.model.parameters() if parameter.requires_grad)
-
-
-def watch(trainer: Any, run: Run) -> None:
-    """metrics.jsonl and the progress bar, in place of transformers' own output."""
-    from transformers import PrinterCallback
-
-    from train.trainer import MetricsLog, ProgressBar
-
-    trainer.remove_callback(PrinterCallback)
-    log = MetricsLog(run)
-    trainer.add_callback(log)
-    trainer.add_callback(ProgressBar(log))
 
 
 def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Config) -> None:
@@ -268,27 +195,6 @@ def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Conf
         else:
             model.save_pretrained(folder, state_dict=weights)
         copy_tokenizer(base, tokenizer, folder)
-
-
-def raise_out_of_memory(error: Exception, config: Config) -> None:
-    """MachineError with what to change, where the error is the GPU's memory."""
-    import torch
-
-    if not isinstance(error, torch.OutOfMemoryError):
-        return
-    training = config.training
-    ways = []
-    if training.per_device_train_batch_size > 1:
-        half = training.per_device_train_batch_size // 2
-        accumulation = training.gradient_accumulation_steps * 2
-        ways.append(f"training.per_device_train_batch_size={half} training.gradient_accumulation_steps={accumulation}")
-    if not training.activation_checkpointing:
-        ways.append("training.activation_checkpointing=true")
-    if not config.model.load_in_4bit and config.lora:
-        ways.append("model.load_in_4bit=true")
-    ways.append(f"training.max_length={training.max_length // 2}")
-    total = torch.cuda.get_device_properties(0).total_memory / 2**30
-    raise MachineError(f"the GPU's {total:.0f} GiB ran out: try {', or '.join(ways)}") from None
 
 
 def describe(state: Any, precision: Precision) -> str:

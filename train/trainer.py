@@ -1,21 +1,21 @@
-"""TRL's SFTTrainer with checkpoints that are complete or absent, and what a person sees while it works."""
+"""TRL's SFTTrainer as govor sets it up."""
 
-import math
 import os
 import shutil
-import sys
-import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback
+from datasets import Dataset, disable_progress_bars
 from transformers.trainer_utils import rotate_checkpoints
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
+from .config import Config
+from .errors import ConfigError, MachineError
+from .model import Precision, load_base, lora_config
 from .runs import Run, settle_folder
+from .templates import Encoded
 
 
 class Trainer(SFTTrainer):
@@ -55,92 +55,79 @@ class Trainer(SFTTrainer):
         """None: TRL would write one into the checkpoint folder at every save."""
 
 
-class MetricsLog(TrainerCallback):
-    """Writes metrics.jsonl; on the main process only.
-
-    Units: `tokens_per_second` counts all tokens but padding since the last line; `memory_gib` is the peak so far of the
-    GPU's allocated memory, on a CPU of the process.
-    """
-
-    NAMES = ("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens")
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.since = time.perf_counter()
-        self.tokens = 0.0
-        self.rate: float | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.since = time.perf_counter()
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.since = time.perf_counter()  # time spent evaluating is not training time
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        logs = logs or {}
-        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
-            return
-        entry = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
-        entry |= {name: logs[name] for name in self.NAMES if isinstance(logs.get(name), int | float)}
-        if "loss" in logs:
-            now = time.perf_counter()
-            self.rate = (logs["num_tokens"] - self.tokens) / max(now - self.since, 1e-9)
-            self.since, self.tokens = now, logs["num_tokens"]
-            entry |= {"tokens_per_second": round(self.rate, 1)}
-        self.run.append_metrics(entry | {"memory_gib": round(_peak_memory(), 3)})
+def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool) -> Any:
+    """TRL's SFTConfig: the section `training`, and what govor settles itself."""
+    training = config.training
+    fields = {name: getattr(training, name) for name in type(training).model_fields}
+    given = {name: value for name, value in fields.items() if value is not None or name in training.model_fields_set}
+    given |= {
+        "output_dir": str(run.checkpoints),
+        "bf16": precision.autocast == "bf16",
+        "fp16": precision.autocast == "fp16",
+        "assistant_only_loss": False,  # the rows come with labels, see templates.py
+        "disable_tqdm": True,
+    }
+    if not evaluate:
+        given |= {"eval_strategy": "no", "eval_on_start": False}
+    if "activation_checkpointing" not in SFTConfig.__dataclass_fields__:  # transformers < 5.20
+        given["gradient_checkpointing"] = given.pop("activation_checkpointing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return SFTConfig(**given)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"training: {str(error).strip()}") from None
 
 
-class ProgressBar(TrainerCallback):
-    """One bar with loss, tokens/s and time left on a terminal; a line a logging step where nobody watches."""
+def build_trainer(
+    config: Config,
+    base: Path,
+    tokenizer: Any,
+    precision: Precision,
+    arguments: Any,
+    train_set: list[Encoded],
+    eval_set: list[Encoded],
+) -> Any:
+    """Base, adapter and rows in TRL's trainer."""
+    disable_progress_bars()
 
-    def __init__(self, log: MetricsLog) -> None:
-        self.log = log
-        self.console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+    def dataset(encoded: list[Encoded]) -> Any:
+        return Dataset.from_dict({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]})
+
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
+    try:
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=dataset(train_set),
+            eval_dataset=dataset(eval_set) if eval_set else None,
+            processing_class=tokenizer,
+            peft_config=lora_config(config.lora) if config.lora else None,
         )
-        self.loss = self.eval_loss = math.nan
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar.start()
-            self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step, numbers="")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar.update(self.task, completed=state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        logs = logs or {}
-        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
-            return
-        self.loss, self.eval_loss = logs.get("loss", self.loss), logs.get("eval_loss", self.eval_loss)
-        parts = [f"loss {self.loss:.3f}"] if math.isfinite(self.loss) else []
-        parts += [f"held-out {self.eval_loss:.3f}"] if math.isfinite(self.eval_loss) else []
-        parts += [f"{self.log.rate:,.0f} tokens/s"] if self.log.rate else []
-        if self.bar.disable:
-            self.console.print(f"step {state.global_step}/{state.max_steps}: {', '.join(parts)}", highlight=False)
-        else:
-            self.bar.update(self.task, numbers=", ".join(parts))
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar.stop()
+    except ValueError as error:  # no layer of that name, a combination that TRL refuses, …
+        raise ConfigError(str(error).strip().split("\n", 1)[0]) from None
+    if config.model.load_in_4bit:
+        for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.float32)
+    return trainer
 
 
-def _peak_memory() -> float:
-    """GiB."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated()) / 2**30
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux, bytes on macOS
-    return peak / (2**30 if os.uname().sysname == "Darwin" else 2**20)
+def raise_out_of_memory(error: Exception, config: Config) -> None:
+    """MachineError with what to change, where the error is the GPU's memory."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return
+    training = config.training
+    ways = []
+    if training.per_device_train_batch_size > 1:
+        half = training.per_device_train_batch_size // 2
+        accumulation = training.gradient_accumulation_steps * 2
+        ways.append(f"training.per_device_train_batch_size={half} training.gradient_accumulation_steps={accumulation}")
+    if not training.activation_checkpointing:
+        ways.append("training.activation_checkpointing=true")
+    if not config.model.load_in_4bit and config.lora:
+        ways.append("model.load_in_4bit=true")
+    ways.append(f"training.max_length={training.max_length // 2}")
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    raise MachineError(f"the GPU's {total:.0f} GiB ran out: try {', or '.join(ways)}") from None
