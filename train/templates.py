@@ -84,7 +84,7 @@ def _text(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool = Fa
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
