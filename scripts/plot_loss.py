@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from train.errors import one_line_errors
+from train.files import write_atomically
 from train.report import loss_curve
-from train.runs import open_run, write_atomically
+from train.runs import open_run
 
 
 @click.command()

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
 
-from train.chats.checks import check_file, read_rows
+from train.chats.checks import check_file
+from train.chats.readers import read_rows
 from train.cli import main
 from train.errors import DataError, GovorError
 
@@ -23,11 +24,15 @@ ANSWER = {"role": "assistant", "content": "б"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
+def filling(count: int) -> list[bytes]:
+    return [GOOD.replace("а", f"а{number}").encode() for number in range(count)]
+
+
 def write(*lines: str | bytes, fill: int = 10) -> Path:
     """A file that begins with the lines and is filled up with good ones."""
     path = Path("rows.jsonl")
     encoded = [line if isinstance(line, bytes) else line.encode() for line in lines]
-    path.write_bytes(b"\n".join([*encoded, *[GOOD.encode()] * fill]) + b"\n")
+    path.write_bytes(b"\n".join([*encoded, *filling(fill)]) + b"\n")
     return path
 
 
@@ -118,7 +123,7 @@ def test_whole_file_problems(content, kind):
 
 
 def test_byte_order_mark_and_crlf():
-    Path("rows.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([GOOD.encode()] * 10))
+    Path("rows.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(filling(10)))
     report = check_file(Path("rows.jsonl"))
     assert (report.examples, report.errors, [w.kind for w in report.warnings]) == (10, [], ["byte_order_mark"])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 LAYERS = [
     {"errors"},
-    {"config"},
+    {"config", "files"},
     {"runs", "chats", "launch"},
     {"templates", "report"},
     {"model"},

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 
-from train.chats.checks import read_rows
+from train.chats.readers import read_rows
 from train.cli import main
 from train.config import load_config
 from train.errors import BaseError, MachineError, RunError

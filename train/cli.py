@@ -9,7 +9,10 @@ from typing import Any
 
 import click
 
-from .errors import GovorError, one_line_errors
+from .errors import DataError, GovorError, one_line_errors
+
+TARGETS = ("openai", "alpaca", "sharegpt", "gemini")
+SHOWN = 100  # problems printed of a file; all are counted
 
 
 class Govor(click.Group):
@@ -46,7 +49,6 @@ def validate(files: tuple[Path, ...], as_json: bool) -> None:
     """Check JSONL files of chat rows: every problem with its line."""
     from .chats.checks import check_file, place
 
-    shown = 100
     reports = [(path, check_file(path)) for path in files]
     valid = not any(report.errors for _, report in reports)
     examples = sum(report.examples for _, report in reports)
@@ -60,18 +62,58 @@ def validate(files: tuple[Path, ...], as_json: bool) -> None:
                 for p in getattr(report, kind)
             ]
 
-        result = {"valid": valid, "examples": examples, "errors": listed("errors"), "warnings": listed("warnings")}
+        result: dict[str, object] = {"valid": valid, "examples": examples}
+        result |= {name: listed(name) for name in ("errors", "warnings")}
+        for name in ("error_count", "warning_count"):
+            result[name] = sum(getattr(report, name) for _, report in reports)
         print(json.dumps(result, ensure_ascii=False))
     else:
         for path, report in reports:
-            for label, problems in (("", report.errors), ("warning: ", report.warnings)):
-                for problem in problems[:shown]:
+            for label, problems, count in (
+                ("", report.errors, report.error_count),
+                ("warning: ", report.warnings, report.warning_count),
+            ):
+                for problem in problems:
                     print(f"{place(path, problem)}: {label}{problem.message} [{problem.kind}]")
-                if len(problems) > shown:
-                    print(f"{path}: {label}and {len(problems) - shown} more")
-        errors = sum(len(report.errors) for _, report in reports)
+                if count > len(problems):
+                    print(f"{path}: {label}and {count - len(problems)} more")
+        errors = sum(report.error_count for _, report in reports)
         print(f"✅ Validation passed: {examples} training examples" if valid else f"❌ {errors} errors")
     raise SystemExit(0 if valid else 1)
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@click.option("--to", "target", required=True, type=click.Choice(TARGETS), help="Format to write.")
+@click.option("-o", "--output", required=True, type=PATH, help="File to write.")
+@click.option(
+    "--when-lossy",
+    type=click.Choice(["refuse", "drop", "split"]),
+    default="refuse",
+    show_default=True,
+    help="What the format cannot say: refuse; drop it and count; split into one row for each trained answer.",
+)
+@click.option("--force", is_flag=True, help="Replace the file.")
+def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool) -> None:
+    """Rows of any known format, written in another.
+
+    Reads OpenAI chat, ShareGPT, Alpaca, prompt-completion and query-response rows as JSONL, JSON array, CSV or TSV,
+    also gzip and zstd.
+    """
+    from .chats.readers import read_records
+    from .chats.writers import convert as to_target
+    from .files import require_new, write_whole
+
+    require_new(output, force)
+    found, rows = read_records(file)
+    result = to_target(rows, target, when_lossy)
+    if result.refused:
+        shown = [f"{file}:{line}: {target} has no place for: {why}" for line, why in result.refused[:SHOWN]]
+        hint = "" if when_lossy == "drop" else "; --when-lossy drop or split says what to do"
+        raise DataError("\n  ".join([f"{len(result.refused)} rows cannot be written{hint}:", *shown]))
+    write_whole(output, (json.dumps(record, ensure_ascii=False) + "\n" for record in result.records))
+    lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(result.lost.items()))
+    print(f"{output}: {len(result.records)} rows, read as {found}, written as {target}{lost}")
 
 
 @main.command()

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from .chats.checks import read_rows
+from .chats.readers import read_rows
 from .chats.rows import Message, Row, text_of
 from .config import Config, Generation
+from .files import write_atomically
 from .generate import answer
 from .model import load_base, load_tuned, quiet_libraries, resolve_precision, run_base
 from .report import Sample, write_report
-from .runs import Run, now, write_atomically
+from .runs import Run, now
 from .templates import IGNORED, encode_row
 
 

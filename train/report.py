@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .runs import Run, write_atomically
+from .files import write_atomically
+from .runs import Run
 
 
 class Sample(NamedTuple):

@@ -26,6 +26,7 @@ from typing import Any
 
 from .config import Config, dump_config, load_config
 from .errors import MachineError, RunError
+from .files import write_atomically
 
 RUNS = Path("runs")
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
@@ -134,16 +135,6 @@ def open_run(path: Path) -> Run:
 def now() -> str:
     """Local time with its zone, to the second."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text under this name, or what was there before."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: train/ stands first on the path and would shadow libraries
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from train.chats.checks import read_rows
+from train.chats.readers import read_rows
 from train.chats.rows import Row, shared_system_message, to_json
 from train.chats.split import split_rows
 from train.config import Config, load_config
 from train.errors import DataError, MachineError, one_line_errors
+from train.files import write_atomically
 from train.model import (
     Precision,
     base_revision,
@@ -32,7 +33,7 @@ from train.model import (
     weights_fingerprint,
 )
 from train.report import write_report
-from train.runs import Run, complete_folder, create_run, now, require_free, require_room, sha256, write_atomically
+from train.runs import Run, complete_folder, create_run, now, require_free, require_room, sha256
 from train.templates import IGNORED, Encoded, encode_row, template_hash
 
 

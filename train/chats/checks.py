@@ -1,67 +1,91 @@
-"""Checks a JSONL file of chat rows line by line and names every problem with its line and kind.
+"""Checks a JSONL file of chat rows: every problem with its line and kind, at the speed of the parser.
 
-The rules are those of OpenAI's fine-tuning files, FineTuneChatRequestInput (openai-openapi, 2025-03-21); where OpenAI
-publishes nothing the stricter reading holds, so that a file which passes here passes there.
+A block of lines is parsed at once into the type of a right row; only where that fails is a line looked at by itself
+and its problems put into words. Memory stays that of one block, plus 16 bytes a row to find rows that occur twice.
 """
 
-import re
-from collections.abc import Iterator
-from itertools import pairwise
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ..errors import DataError, GovorError
-from .rows import Message, Row, is_trained, text_of
+from .rows import Row, row_of_openai
+from .rules import PlainRow, Problem, is_right, row_problems, turn_warnings
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-ROW_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
-MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal"}
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
+SHOWN = 100  # problems kept in full; all are counted
+BLOCK = 1 << 20  # bytes read at once
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
 
-
-class Problem(NamedTuple):
-    line: int
-    """Physical line, from 1; 0 for the file as a whole."""
-    kind: str
-    message: str
+_plain = msgspec.json.Decoder(PlainRow)
+_any = msgspec.json.Decoder()
 
 
 class Report(NamedTuple):
     examples: int
+    """Rows, good or bad."""
     errors: list[Problem]
+    """The first 100."""
     warnings: list[Problem]
+    """The first 100."""
+    error_count: int
+    warning_count: int
 
 
 def check_file(path: Path) -> Report:
-    """Every problem of the file; `examples` counts its rows, good or bad."""
-    errors: list[Problem] = []
-    warnings: list[Problem] = []
-    examples = 0
-    for row, found, noticed in _scan(path):
-        examples += row is not None or bool(found and found[0].line)
-        errors += found
-        warnings += noticed
-    if 0 < examples < MIN_EXAMPLES:
-        text = f"{examples} examples, at least {MIN_EXAMPLES} are needed: add rows"
-        errors.append(Problem(0, "too_few_examples", text))
-    return Report(examples, errors, warnings)
+    """Every problem of the file, to the rules of OpenAI's fine-tuning files."""
+    errors, warnings = _Tally(), _Tally()
+    hashes = array("q")
+    for problem in _foreign(path):
+        errors.add([problem])
+    if not errors.count:
+        for first, lines in _blocks(path):
+            _check_block(first, lines, errors, warnings)
+            hashes.extend(hash(line) for line in lines if line and not line.isspace())
+        if not hashes and not errors.count:
+            errors.add([Problem(0, "empty_file", "no rows in it: expected one JSON object a line")])
+        elif len(hashes) < MIN_EXAMPLES:
+            text = f"{len(hashes)} examples, at least {MIN_EXAMPLES} are needed: add rows"
+            errors.add([Problem(0, "too_few_examples", text)])
+        warnings.add(_repeated(path, hashes))
+        with path.open("rb") as file:
+            if file.read(3) == BYTE_ORDER_MARK:
+                warnings.add([Problem(1, "byte_order_mark", "begins with a byte order mark: save without it")])
+    return Report(len(hashes), errors.problems, warnings.problems, errors.count, warnings.count)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_jsonl(path: Path) -> list[Row]:
     """The file's rows, or a DataError with the first problems where any row is bad."""
     rows: list[Row] = []
-    errors: list[Problem] = []
-    for row, found, _ in _scan(path):
-        errors += found
-        if row is not None:
-            rows.append(row)
-    if errors:
-        shown = [f"{place(path, problem)}: {problem.message}" for problem in errors[:3]]
-        more = f"{len(errors)} problems, all shown by: govor validate {path}"
-        raise DataError("\n  ".join(shown if len(errors) == 1 else [more, *shown]))
+    errors = _Tally()
+    errors.add(_foreign(path))
+    for first, lines in () if errors.count else _blocks(path):
+        for number, line in enumerate(lines, first):
+            if line and not line.isspace():
+                value, found = _parse(number, line)
+                found += [] if found else row_problems(number, value)
+                errors.add(found)
+                if not found:
+                    rows.append(row_of_openai(number, value))
+    if not rows and not errors.count:
+        errors.add([Problem(0, "empty_file", "no rows in it: expected one JSON object a line")])
+    raise_problems(path, errors.problems, errors.count)
     return rows
+
+
+def raise_problems(path: Path, problems: list[Problem], count: int) -> None:
+    """DataError with the first problems, if there are any."""
+    if count:
+        shown = [f"{place(path, problem)}: {problem.message}" for problem in problems[:3]]
+        more = f"{path}: {count} problems, the first of them (all: govor validate {path}):"
+        raise DataError("\n  ".join(shown if count == 1 else [more, *shown]))
 
 
 def place(path: Path, problem: Problem) -> str:
@@ -69,177 +93,166 @@ def place(path: Path, problem: Problem) -> str:
     return f"{path}:{problem.line}" if problem.line else str(path)
 
 
-def _scan(path: Path) -> Iterator[tuple[Row | None, list[Problem], list[Problem]]]:
-    """Each row, or its errors; and warnings. Lines end at LF alone: Unicode has more line breaks, JSON has not."""
+@dataclass
+class _Tally:
+    """Problems, counted to the last and kept to the hundredth."""
+
+    problems: list[Problem] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, found: Iterable[Problem]) -> None:
+        for problem in found:
+            self.count += 1
+            if len(self.problems) < SHOWN:
+                self.problems.append(problem)
+
+
+def _foreign(path: Path) -> Iterator[Problem]:
+    """What the first bytes show to be no JSONL at all."""
     if not path.is_file():
         raise GovorError(f"{path}: no such file" if not path.exists() else f"{path}: a folder, expected a JSONL file")
-    seen = False
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if number == 1:
-                kind = _foreign_kind(raw)
-                if kind is not None:
-                    yield None, [Problem(0, *kind)], []
-                    return
-                if raw.startswith(b"\xef\xbb\xbf"):
-                    raw = raw[3:]
-                    yield None, [], [Problem(1, "byte_order_mark", "begins with a byte order mark: save without it")]
-            if not raw.strip():
-                yield None, [], [Problem(number, "blank_line", "blank line, skipped")]
-                continue
-            seen = True
-            value, error = _parse(number, raw)
-            if error is not None:
-                yield None, [error], []
-                continue
-            errors = list(_check_row(number, value))
-            if errors:
-                yield None, errors, []
-            else:
-                yield Row(number, value["messages"], value.get("tools")), [], list(_notice(number, value["messages"]))
-    if not seen:
-        yield None, [Problem(0, "empty_file", "no rows in it: expected one JSON object a line")], []
-
-
-def _foreign_kind(start: bytes) -> tuple[str, str] | None:
-    """Kind and message where the first line shows that this is no JSONL at all."""
+        start = file.read(4096)
     if start.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
-        return "binary_file", "compressed: unpack it first"
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "binary_file", "UTF-16 text: save it as UTF-8"
-    if b"\x00" in start:
-        return "binary_file", "binary data: expected JSONL, one JSON object a line"
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        return "json_array", "a JSON array: expected JSONL, one object a line without commas between them"
-    return None
+        yield Problem(0, "binary_file", f"compressed: govor convert {path} --to openai -o rows.jsonl unpacks it")
+    elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        yield Problem(0, "binary_file", "UTF-16 text: save it as UTF-8")
+    elif b"\x00" in start:
+        yield Problem(0, "binary_file", "binary data: expected JSONL, one JSON object a line")
+    elif start.lstrip(BYTE_ORDER_MARK + b" \t\r\n").startswith(b"["):
+        text = f"a JSON array, expected one object a line: govor convert {path} --to openai -o rows.jsonl"
+        yield Problem(0, "json_array", text)
 
 
-def _parse(line: int, raw: bytes) -> tuple[Any, Problem | None]:
+def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """(number of the first line, lines) of about 1 MiB each; a line ends at LF alone, as Unicode has other breaks.
+
+    A line beyond LONGEST_LINE is handed on cut, which no parser accepts.
+    """
+    number, rest, skipping = 1, b"", False
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            if file.tell() == len(block):
+                block = block.removeprefix(BYTE_ORDER_MARK)
+            if skipping:
+                end = block.find(b"\n")
+                if end < 0:
+                    continue
+                block, skipping = block[end:], False
+            lines = (rest + block).split(b"\n")
+            rest = lines.pop()
+            if lines:
+                yield number, lines
+                number += len(lines)
+            if len(rest) > LONGEST_LINE:
+                rest, skipping = rest[: LONGEST_LINE + 1], True
+    if rest:
+        yield number, [rest]
+
+
+def _check_block(first: int, lines: list[bytes], errors: _Tally, warnings: _Tally) -> None:
+    rows = _parse_block(lines)
+    for at, line in enumerate(lines):
+        row = rows[at] if rows else _parse_plain(line)
+        if row is not None and is_right(row):
+            found = _warnings_of(tuple(map(type, row.messages)))
+            if found:
+                warnings.add(Problem(first + at, *warning) for warning in found)
+        elif not line or line.isspace():
+            warnings.add([Problem(first + at, "blank_line", "blank line, skipped")])
+            continue
+        else:
+            _judge(first + at, line, errors, warnings)
+        if b"\\u0000" in line:
+            warnings.add(_null_characters(first + at, line))
+
+
+def _parse_block(lines: list[bytes]) -> list[PlainRow] | None:
+    """A row a line, or None where any line is not a plain row by itself."""
+    if not all(map(bytes.strip, lines)):
+        return None
     try:
-        raw.decode("utf-8")  # first: a JSON reader may let broken UTF-8 through
-        return msgspec.json.decode(raw), None
+        rows = _plain.decode_lines(b"\n".join(lines))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return rows if len(rows) == len(lines) else None
+
+
+def _parse_plain(line: bytes) -> PlainRow | None:
+    try:
+        return _plain.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _judge(number: int, line: bytes, errors: _Tally, warnings: _Tally) -> None:
+    """A line that is no plain right row, in words."""
+    value, found = _parse(number, line)
+    found += [] if found else row_problems(number, value)
+    errors.add(found)
+    if not found:
+        roles = tuple(message["role"] for message in value["messages"])
+        warnings.add(Problem(number, *warning) for warning in turn_warnings(roles))
+
+
+def _parse(number: int, line: bytes) -> tuple[Any, list[Problem]]:
+    """The JSON value of a line, or why it has none."""
+    if len(line) > LONGEST_LINE:
+        text = f"longer than {LONGEST_LINE >> 20} MiB: is this really one row? One object a line, lines end with LF"
+        return None, [Problem(number, "line_too_long", text)]
+    try:
+        line.decode("utf-8")  # first: the parser names a byte of the string, not of the line
+        return _any.decode(line), []
     except UnicodeDecodeError as error:
-        return None, Problem(line, "invalid_utf8", f"byte {error.start + 1} is not UTF-8: save the file as UTF-8")
+        text = f"byte {error.start + 1} is not UTF-8: save the file as UTF-8"
+        return None, [Problem(number, "invalid_utf8", text)]
     except RecursionError:
-        return None, Problem(line, "nesting_too_deep", "nested too deep: a row is messages with text")
+        return None, [Problem(number, "nesting_too_deep", "nested too deep: a row is messages with text")]
     except msgspec.DecodeError as error:
-        if "surrogate" in str(error):
-            text = "half of a \\ud83d\\ude00 pair: remove it or write the whole character"
-            return None, Problem(line, "lone_surrogate", text)
-        return None, Problem(line, "invalid_json", f"not valid JSON: {error}")
+        if _has_lone_surrogate(line):
+            text = "half of a surrogate pair such as \\ud83d: remove it or write the whole character"
+            return None, [Problem(number, "lone_surrogate", text)]
+        return None, [Problem(number, "invalid_json", f"not valid JSON: {error}")]
 
 
-def _check_row(line: int, row: Any) -> Iterator[Problem]:
-    if not isinstance(row, dict):
-        yield Problem(line, "not_an_object", f'expected an object {{"messages": […]}}, found {_json_kind(row)}')
-        return
-    if "messages" not in row:
-        yield Problem(line, "missing_messages", f"no `messages`; found {', '.join(map(repr, row)) or 'no keys'}")
-        return
-    for key in row.keys() - ROW_KEYS:
-        yield Problem(line, "extra_key", f"unknown key {key!r} beside `messages`: remove it")
-    messages = row["messages"]
-    if not isinstance(messages, list):
-        yield Problem(line, "messages_not_list", f"`messages` is {_json_kind(messages)}: expected a list")
-        return
-    if not messages:
-        yield Problem(line, "empty_messages", "`messages` is empty")
-        return
-    sound = True
-    for index, message in enumerate(messages, 1):
-        for kind, text in _check_message(message):
-            sound = False
-            yield Problem(line, kind, f"message {index}: {text}")
-    if sound:
-        yield from _check_turns(line, messages)
-
-
-def _check_message(message: Any) -> Iterator[tuple[str, str]]:
-    if not isinstance(message, dict):
-        yield "message_not_object", f"expected an object, found {_json_kind(message)}"
-        return
-    role = message.get("role")
-    if role is None:
-        yield "missing_role", f"no `role`: one of {', '.join(ROLES)}"
-    elif role not in ROLES:
-        yield "unrecognized_role", f"unknown role {role!r}: one of {', '.join(ROLES)}"
-    for key in message.keys() - MESSAGE_KEYS:
-        yield "extra_message_key", f"unknown key {key!r}: remove it"
-    calls = role == "assistant" and ("tool_calls" in message or "function_call" in message)
-    content = message.get("content")
-    if content is None and not calls and not (role == "assistant" and message.get("refusal")):
-        yield "missing_content", "no `content`"
-    elif content is not None and not _is_content(content):
-        yield "invalid_content", f"`content` is {_json_kind(content)}: expected text, or a list of text parts"
-    elif role == "assistant" and not calls and not text_of(message).strip() and not message.get("refusal"):
-        yield "missing_content", "the assistant's `content` is empty: it would learn to say nothing"
-    weight = message.get("weight", 1)
-    if type(weight) is not int or weight not in (0, 1) or ("weight" in message and role != "assistant"):
-        yield "invalid_weight", f"`weight` {weight!r}: 0 or 1, on the assistant's messages only"
-    yield from _check_calls(message, role)
-
-
-def _check_calls(message: Message, role: Any) -> Iterator[tuple[str, str]]:
-    """Tool calls and answers to them, each by itself."""
-    if role == "tool" and not isinstance(message.get("tool_call_id"), str):
-        yield "unmatched_tool_call_id", "a tool's answer needs `tool_call_id`"
-    if "tool_calls" not in message:
-        return
-    calls = message["tool_calls"]
-    if role != "assistant" or not isinstance(calls, list) or not calls:
-        yield "invalid_tool_call", "`tool_calls` is a list, on the assistant's messages only"
-        return
-    for call in calls:
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(call.get("id"), str) or call.get("type") != "function":
-            text = 'a call is {"id": …, "type": "function", "function": {"name": …, "arguments": …}}'
-            yield "invalid_tool_call", text
-        elif not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(function.get("name"))):
-            yield "invalid_tool_call", f"function name {function.get('name')!r}: letters, digits, `_`, `-`, at most 64"
-        elif not isinstance(function.get("arguments"), str):
-            yield "invalid_tool_call", "`arguments` must be text that holds JSON"
-
-
-def _check_turns(line: int, messages: list[Message]) -> Iterator[Problem]:
-    """What only the whole conversation shows."""
-    if not any(message["role"] == "assistant" for message in messages):
-        yield Problem(line, "no_assistant_message", "no assistant message: there is nothing to learn")
-    elif messages[-1]["role"] != "assistant":
-        text = f"the last message is the {messages[-1]['role']}'s: end on an answer of the assistant"
-        yield Problem(line, "last_message_not_assistant", text)
-    elif not any(map(is_trained, messages)):
-        yield Problem(line, "no_trainable_message", "every assistant message has weight 0: there is nothing to learn")
-    open_calls: set[str] = set()
-    for index, message in enumerate(messages, 1):
-        if message["role"] == "tool":
-            if message["tool_call_id"] not in open_calls:
-                text = f"message {index}: tool_call_id {message['tool_call_id']!r} answers no earlier call"
-                yield Problem(line, "unmatched_tool_call_id", text)
-            open_calls.discard(message["tool_call_id"])
-        open_calls |= {call["id"] for call in message.get("tool_calls", ())}
-
-
-def _notice(line: int, messages: list[Message]) -> Iterator[Problem]:
-    roles = [message["role"] for message in messages]
-    if "user" not in roles:
-        yield Problem(line, "no_user_message", "no user message")
-    if "system" in roles[1:]:
-        yield Problem(line, "system_not_first", "a system message after the first: many chat templates refuse it")
-    if ("user", "user") in pairwise(roles):
-        yield Problem(line, "repeated_user", "two user messages in a row: many chat templates refuse them")
-
-
-def _is_content(content: Any) -> bool:
-    if isinstance(content, str):
+def _has_lone_surrogate(line: bytes) -> bool:
+    """Whether Python's own parser, which lets them pass, reads one here."""
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
         return True
-    if not isinstance(content, list) or not content:
-        return False
-    return all(
-        isinstance(part, dict) and part.get("type") in ("text", "refusal") and isinstance(part.get(part["type"]), str)
-        for part in content
-    )
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
-def _json_kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+@lru_cache(maxsize=4096)
+def _warnings_of(types: tuple[type, ...]) -> list[tuple[str, str]]:
+    return turn_warnings(tuple(str(kind.__struct_config__.tag) for kind in types))  # type: ignore[attr-defined]
+
+
+def _null_characters(number: int, line: bytes) -> list[Problem]:
+    try:
+        text = msgspec.json.encode(_any.decode(line))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    found = b"\\u0000" in text.replace(b"\\\\", b"")
+    return [Problem(number, "null_character", "holds the character \\u0000: remove it")] if found else []
+
+
+def _repeated(path: Path, hashes: "array[int]") -> Iterator[Problem]:
+    """A warning for every line that is equal to an earlier one. The file is read again only if there is any."""
+    import numpy as np
+
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64)) if hashes else np.zeros(0, dtype=np.int64)
+    twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not twice:
+        return
+    seen: dict[int, int] = {}
+    for first, lines in _blocks(path):
+        for number, line in enumerate(lines, first):
+            key = hash(line)
+            if key in twice and line and not line.isspace():
+                if key in seen:
+                    yield Problem(number, "duplicate_row", f"the same as line {seen[key]}")
+                seen.setdefault(key, number)

@@ -10,26 +10,52 @@ Message = dict[str, Any]
 
 class Row(NamedTuple):
     line: int
-    """Physical line in its file, from 1."""
+    """Physical line in its file, from 1; in a JSON array or a table the number of the element."""
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     """Functions that the assistant could call, in OpenAI's form."""
+    parallel_tool_calls: bool | None = None
+    """Whether several may be called at once; kept, not trained."""
+
+
+def row_of_openai(line: int, record: dict[str, Any]) -> Row:
+    """A checked record in OpenAI's format; functions of 2023 become tools."""
+    tools = record.get("tools")
+    if "functions" in record:
+        tools = [*(tools or []), *({"type": "function", "function": function} for function in record["functions"])]
+    messages: list[Message] = []
+    for number, message in enumerate(record["messages"], 1):
+        message = dict(message)
+        if "function_call" in message:
+            call = {"id": f"call_{number}", "type": "function", "function": message.pop("function_call")}
+            message["tool_calls"] = [*message.get("tool_calls", []), call]
+        if message["role"] == "function":
+            message |= {"role": "tool", "tool_call_id": f"call_{number - 1}"}
+        messages.append(message)
+    return Row(line, messages, tools, record.get("parallel_tool_calls"))
+
+
+def to_object(row: Row) -> dict[str, Any]:
+    """The row as OpenAI's files hold it."""
+    content: dict[str, Any] = {"messages": row.messages}
+    if row.tools is not None:
+        content["tools"] = row.tools
+    if row.parallel_tool_calls is not None:
+        content["parallel_tool_calls"] = row.parallel_tool_calls
+    return content
 
 
 def to_json(row: Row) -> str:
     """The row as one line of JSONL, without the line break."""
-    content: dict[str, Any] = {"messages": row.messages}
-    if row.tools is not None:
-        content["tools"] = row.tools
-    return json.dumps(content, ensure_ascii=False)
+    return json.dumps(to_object(row), ensure_ascii=False)
 
 
 def text_of(message: Message) -> str:
-    """The message's text; text parts are joined, no content at all is empty."""
+    """The message's text: parts are joined, a refusal is text like any other, no content at all is empty."""
     content = message.get("content")
     if isinstance(content, list):
         return "".join(part.get("text") or part.get("refusal") or "" for part in content)
-    return content or ""
+    return content or message.get("refusal") or ""
 
 
 def is_trained(message: Message) -> bool:

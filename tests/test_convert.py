@@ -1,0 +1,233 @@
+"""Readers and writers: any format in, rows the same; there and back is the identity where the format can say it."""
+
+import contextlib
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train.chats.readers import read_records, read_rows
+from train.chats.rows import Row, to_object
+from train.chats.writers import convert
+from train.cli import main
+from train.errors import DataError, GovorError
+
+PAIR = [{"role": "user", "content": "Кто я?"}, {"role": "assistant", "content": "А кто спрашивает?"}]
+ALPACA = {"instruction": "Кто я?", "input": "", "output": "А кто спрашивает?"}
+SHAREGPT = [{"from": "human", "value": "Кто я?"}, {"from": "gpt", "value": "А кто спрашивает?"}]
+CALL = {"id": "call_2_1", "type": "function", "function": {"name": "now", "arguments": '{"zone": "МСК"}'}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "now", "parameters": {"type": "object", "additionalProperties": False}},
+}
+WITH_TOOL = Row(1, [PAIR[0], {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                    {"role": "tool", "tool_call_id": "call_2_1", "content": "12:00"}, PAIR[1]], [TOOL])  # fmt: skip
+
+
+def write(content: str | bytes, name: str = "file.json") -> Path:
+    path = Path(name)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def dumps(value) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"messages": PAIR}, "openai"),
+        ({"conversations": SHAREGPT}, "sharegpt"),
+        (ALPACA | {"id": 7, "source": "x"}, "alpaca"),
+        ({"instruction": "Кто", "input": "я?", "output": "А кто спрашивает?"}, "alpaca"),
+        ({"prompt": "Кто я?", "completion": "А кто спрашивает?"}, "prompt-completion"),
+        ({"query": "Кто я?", "response": "А кто спрашивает?"}, "query-response"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("packing", ["jsonl", "array", "pretty", "gzip", "zstd"])
+def test_every_format_in_every_packing(record, name, packing):
+    records = [record, record]
+    text = "\n".join(map(dumps, records))
+    content = {
+        "jsonl": text,
+        "array": dumps(records),
+        "pretty": "\ufeff\n" + json.dumps(records, indent=2),
+        "gzip": gzip.compress(text.encode()),
+        "zstd": zstandard.compress(dumps(records).encode()),
+    }[packing]
+    found, rows = read_records(write(content))
+    assert found == name
+    question = "Кто\nя?" if record.get("input") else "Кто я?"
+    assert [row.messages for row in rows] == [[{"role": "user", "content": question}, PAIR[1]]] * 2
+    assert [row.line for row in rows] == [1, 2]
+    assert read_rows(Path("file.json")) == rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt,completion\nКто я?,А кто спрашивает?\n",
+        "Prompt;Completion\r\nКто я?;А кто спрашивает?\r\n",
+        "id\tprompt\tcompletion\n1\tКто я?\tА кто спрашивает?\n",
+        'instruction,input,output\n"Кто я?",,"А кто спрашивает?"\n',
+    ],
+)
+def test_tables(text):
+    assert [row.messages for row in read_rows(write(text, "t.csv"))] == [PAIR]
+
+
+def test_table_cells_over_several_lines_keep_physical_lines():
+    rows = read_rows(write('query,response\n"а\nб",в\nг,д\n', "t.csv"))
+    assert rows[0].messages[0]["content"] == "а\nб"
+    assert [row.line for row in rows] == [3, 4]
+
+
+def test_alpaca_history_and_system():
+    record = ALPACA | {"history": [["Привет", "Здравствуй"]], "system": "Ты Наташа."}
+    [row] = read_rows(write(dumps([record])))
+    assert [m["content"] for m in row.messages] == ["Ты Наташа.", "Привет", "Здравствуй", "Кто я?", "А кто спрашивает?"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (dumps(ALPACA | {"prompt": "a", "completion": "b"}), r"file\.json:1: fits alpaca and prompt-completion"),
+        (dumps([{"text": "а"}]), r"file\.json:1: its keys \('text'\) are those of no known format"),
+        (f"{dumps(ALPACA)}\n{dumps({'messages': PAIR})}", r"file\.json:2: the file began in alpaca format"),
+        (dumps([ALPACA, {**ALPACA, "output": 3}]), r"file\.json:2: not a whole row in alpaca format: `output`"),
+        (dumps([ALPACA, {**ALPACA, "output": " "}]), r"file\.json:2: message 2: the assistant's `content` is empty"),
+        (dumps([{"conversations": [{"from": "кот", "value": "мяу"}]}]), "turn 1: unknown speaker 'кот'"),
+        (f"{dumps(ALPACA)}\n{{", r"file\.json:2: not valid JSON"),
+        ("[]", "no rows in it"),
+        ("[1]", "expected an object, found a number"),
+        ("просто текст", "neither JSON nor a table"),
+        ("prompt,completion\nа\n", "row 1 has not the columns"),
+        (b"\x1f\x8b\x08\x00damaged", "cannot be unpacked"),
+        (b"\x28\xb5\x2f\xfddamaged", "cannot be unpacked"),
+        ('prompt,completion\n"а'.encode(), "not a valid table|has not the columns"),
+        (b"[" + "а".encode("cp1251"), r"file\.json:1: not UTF-8"),
+    ],
+)
+def test_bad_files_are_named(content, message):
+    with pytest.raises(DataError, match=message):
+        read_rows(write(content))
+
+
+def test_tools_survive_sharegpt_and_openai():
+    for target in ("openai", "sharegpt"):
+        [record] = convert([WITH_TOOL], target).records
+        [row] = read_rows(write(dumps([record])))
+        assert row == WITH_TOOL
+
+
+def test_gemini():
+    rows = [
+        Row(1, [{"role": "system", "content": "а"}, {"role": "developer", "content": "б"}, *WITH_TOOL.messages], [TOOL])
+    ]
+    [record] = convert(rows, "gemini", "drop").records
+    assert record["systemInstruction"]["parts"] == [{"text": "а\n\nб"}]
+    assert [content["role"] for content in record["contents"]] == ["user", "model", "user", "model"]
+    assert record["contents"][1]["parts"] == [{"functionCall": {"name": "now", "args": {"zone": "МСК"}}}]
+    assert record["contents"][2]["parts"] == [{"functionResponse": {"name": "now", "response": {"result": "12:00"}}}]
+    assert record["tools"] == [{"functionDeclarations": [{"name": "now", "parameters": {"type": "object"}}]}]
+
+
+WEIGHTED = Row(3, [*PAIR[:1], {**PAIR[1], "weight": 0}, {"role": "user", "content": "Я."}, PAIR[1]])
+
+
+@pytest.mark.parametrize("target", ["alpaca", "sharegpt", "gemini"])
+def test_weights(target):
+    refused = convert([WEIGHTED], target)
+    assert (refused.records, refused.refused) == ([], [(3, "weights")])
+    dropped = convert([WEIGHTED], target, "drop")
+    assert (len(dropped.records), dict(dropped.lost), dropped.refused) == (1, {"weights": 1}, [])
+    both = Row(4, [*WEIGHTED.messages, {"role": "user", "content": "Ты."}, PAIR[1]])
+    split = convert([both], target, "split")
+    assert (len(split.records), dict(split.lost), split.refused) == (2, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("row", "target", "why"),
+    [
+        (WITH_TOOL, "alpaca", "tool calls, tools"),
+        (Row(1, [{**PAIR[0], "name": "Оля"}, PAIR[1]]), "sharegpt", "names"),
+        (Row(1, [PAIR[0], PAIR[0], PAIR[1]]), "alpaca", "turns that do not go"),
+        (Row(1, [*PAIR, {"role": "system", "content": "а"}, *PAIR]), "sharegpt", "a system message after the first"),
+        (Row(1, [PAIR[1]]), "gemini", "does not go from the user to the model"),
+    ],
+)
+def test_what_a_target_cannot_say_is_refused(row, target, why):
+    [(line, reason)] = convert([row], target).refused
+    assert line == 1
+    assert why in reason
+
+
+TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text.strip())
+ROWS = st.lists(
+    st.builds(
+        lambda system, pairs: Row(
+            1,
+            ([{"role": "system", "content": system}] if system else [])
+            + [m for u, a in pairs for m in ({"role": "user", "content": u}, {"role": "assistant", "content": a})],
+        ),
+        st.one_of(st.none(), TEXT),
+        st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(ROWS, st.sampled_from(["openai", "alpaca", "sharegpt"]), st.sampled_from(["jsonl", "array"]))
+@settings(max_examples=150, deadline=None)
+def test_there_and_back_is_the_identity(tmp_path_factory, rows, target, packing):
+    converted = convert(rows, target)
+    assert not converted.refused
+    path = tmp_path_factory.getbasetemp() / "there.json"
+    text = "\n".join(map(dumps, converted.records)) if packing == "jsonl" else dumps(converted.records)
+    path.write_text(text, encoding="utf-8")
+    assert [row.messages for row in read_rows(path)] == [row.messages for row in rows]
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_make_a_traceback(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any"
+    for start in (b"", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"[", b'{"messages": ', b"prompt,completion\n"):
+        path.write_bytes(start + content)
+        with contextlib.suppress(GovorError):
+            read_rows(path)
+
+
+def govor(*arguments: str):
+    return CliRunner().invoke(main, ["convert", *arguments], catch_exceptions=False)
+
+
+class TestCommand:
+    def test_writes_and_says_what(self):
+        path = write(dumps([ALPACA, ALPACA]))
+        result = govor(str(path), "--to", "openai", "-o", "rows.jsonl")
+        assert result.output == "rows.jsonl: 2 rows, read as alpaca, written as openai\n"
+        assert [row.messages for row in read_rows(Path("rows.jsonl"))] == [PAIR, PAIR]
+
+    def test_refuses_to_overwrite(self):
+        path = write(dumps([ALPACA]))
+        write("мои строки", "rows.jsonl")
+        result = govor(str(path), "--to", "openai", "-o", "rows.jsonl")
+        assert (result.exit_code, result.stderr) == (2, "error: rows.jsonl is there already: --force replaces it\n")
+        assert govor(str(path), "--to", "openai", "-o", "rows.jsonl", "--force").exit_code == 0
+
+    def test_refuses_to_lose_and_counts_what_it_drops(self):
+        path = write("\n".join(dumps(to_object(row)) for row in (WEIGHTED, Row(2, PAIR))), "in.jsonl")
+        result = govor(str(path), "--to", "gemini", "-o", "out.jsonl")
+        assert result.exit_code == 1
+        assert "in.jsonl:1: gemini has no place for: weights" in result.stderr
+        assert not Path("out.jsonl").exists()
+        result = govor(str(path), "--to", "gemini", "-o", "out.jsonl", "--when-lossy", "drop")
+        assert "2 rows, read as openai, written as gemini; dropped: weights in 1 rows" in result.output

@@ -1,0 +1,248 @@
+"""Reads whatever people have into rows: the format is told by the content, and where it fits two it is refused.
+
+    OpenAI chat         {"messages": […]}
+    ShareGPT            {"conversations": [{"from": …, "value": …}], "system", "tools"}
+    Alpaca              {"instruction", "input", "output", "system", "history"}
+    prompt–completion   {"prompt", "completion"}
+    query–response      {"query", "response", "system", "history"}
+
+as JSONL, as a JSON array, or as a table (CSV or TSV) with those names in its first line; plain, gzip or zstd.
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import msgspec
+
+from ..errors import DataError
+from .checks import raise_problems, read_jsonl
+from .rows import Message, Row, row_of_openai
+from .rules import FORMATS, Problem, format_of, json_kind, row_problems
+
+SHAREGPT_ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "function_call": "call",
+    "tool": "tool",
+    "observation": "tool",
+}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The file's rows in any format that govor knows; DataError with the first problems where any row is bad."""
+    if _is_plain_openai(path):
+        return read_jsonl(path)
+    return read_records(path)[1]
+
+
+def read_records(path: Path) -> tuple[str, list[Row]]:
+    """(name of the format, rows) of a file in any format."""
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    format_name = None
+    for line, record in _records(path):
+        if not isinstance(record, dict):
+            problems.append(Problem(line, "not_an_object", f"expected an object, found {json_kind(record)}"))
+            continue
+        format_name = format_name or _format(path, line, record)
+        found = [Problem(line, "mixed_formats", text)] if (text := _misfit(record, format_name)) else []
+        try:
+            row = None if found else _row_of(line, record, format_name)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            found.append(Problem(line, "invalid_row", f"not a whole row in {format_name} format: {error}"))
+            row = None
+        if row is not None:
+            found += row_problems(line, {"messages": row.messages, **_given(tools=row.tools)})
+            rows.append(row)
+        problems += found
+    raise_problems(path, problems, len(problems))
+    if format_name is None:
+        raise DataError(f"{path}: no rows in it")
+    return format_name, rows
+
+
+def _is_plain_openai(path: Path) -> bool:
+    """Whether the first row is OpenAI's in plain JSONL, or nothing that can be read otherwise: the fast reader's."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        start = file.read(65536)
+    if start[:4] in (b"\x1f\x8b\x08\x08", b"\x28\xb5\x2f\xfd") or start[:2] == b"\x1f\x8b":
+        return False
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return not start or (start.startswith(b"{") and not _foreign_keys(start.split(b"\n", 1)[0]))
+
+
+def _foreign_keys(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and bool(set(format_of(record)) - {"openai"})
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic[:2] == b"\x1f\x8b":
+        return cast(IO[bytes], gzip.open(path))
+    if magic == b"\x28\xb5\x2f\xfd":
+        import zstandard
+
+        return cast(IO[bytes], zstandard.open(path))
+    return path.open("rb")
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, or number of the element, parsed record) of every record."""
+    try:
+        with _open(path) as file:
+            content = file.read()
+    except Exception as error:  # cut off or damaged inside the packing; each library has errors of its own
+        raise DataError(f"{path}: cannot be unpacked: {error}") from None
+    try:
+        text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{where}: not UTF-8: save the file as UTF-8") from None
+    start = text.lstrip()[:1]
+    if start == "[":
+        yield from enumerate(_json(path, 1, text), 1)
+    elif start == "{":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield number, _json(path, number, line)
+    else:
+        yield from _table(path, text)
+
+
+def _json(path: Path, line: int, text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DataError(f"{path}:{line}: not valid JSON: {error}") from None
+
+
+def _table(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Records of a table; its first line names the columns."""
+    head = text.lstrip().split("\n", 1)[0]
+    delimiter = max("\t;,", key=head.count)
+    if head.count(delimiter) == 0 and not any({head.strip()} == keys for keys in FORMATS.values()):
+        raise DataError(f"{path}: neither JSON nor a table with named columns; formats: {', '.join(FORMATS)}")
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for number, record in enumerate(reader, 1):
+            if None in record or None in record.values():  # cells beyond the first line's columns, or too few
+                raise DataError(f"{path}:{reader.line_num}: row {number} has not the columns of the first line")
+            yield reader.line_num, {key.strip().lower(): value for key, value in record.items() if value}
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not a valid table: {error}") from None
+
+
+def _format(path: Path, line: int, record: dict[str, Any]) -> str:
+    """The one format of the first record."""
+    names = format_of(record)
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise DataError(f"{path}:{line}: fits {' and '.join(names)}: remove the keys of one")
+    keys = ", ".join(map(repr, list(record)[:8])) or "none"
+    raise DataError(f"{path}:{line}: its keys ({keys}) are those of no known format: {', '.join(FORMATS)}")
+
+
+def _misfit(record: dict[str, Any], format_name: str) -> str | None:
+    if FORMATS[format_name] <= record.keys():
+        return None
+    missing = ", ".join(sorted(FORMATS[format_name] - record.keys()))
+    return f"the file began in {format_name} format, this row has no {missing}"
+
+
+def _row_of(line: int, record: dict[str, Any], format_name: str) -> Row:
+    """The record as a row; KeyError, TypeError or ValueError where it is not whole."""
+    if format_name == "openai":
+        problems = list(row_problems(line, record))
+        if problems:
+            raise ValueError("; ".join(problem.message for problem in problems[:3]))
+        return row_of_openai(line, record)
+    if format_name == "sharegpt":
+        return _row_of_sharegpt(line, record)
+    question, answer = {
+        "alpaca": ("instruction", "output"),
+        "prompt-completion": ("prompt", "completion"),
+        "query-response": ("query", "response"),
+    }[format_name]
+    messages: list[Message] = []
+    if record.get("system"):
+        messages.append({"role": "system", "content": _text(record, "system")})
+    history = record.get("history") or []
+    if isinstance(history, str):  # a cell of a table
+        history = json.loads(history)
+    for asked, answered in history:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    prompt = _text(record, question)
+    if record.get("input"):
+        prompt = f"{prompt}\n{_text(record, 'input')}" if prompt else _text(record, "input")
+    messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": _text(record, answer)}]
+    return Row(line, messages)
+
+
+def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
+    messages: list[Message] = []
+    if record.get("system"):
+        messages.append({"role": "system", "content": _text(record, "system")})
+    for number, turn in enumerate(record["conversations"], 1):
+        role = SHAREGPT_ROLES.get(str(turn["from"]))
+        if role is None:
+            raise ValueError(f"turn {number}: unknown speaker {turn['from']!r}")
+        value = _text(turn, "value")
+        if role == "call":
+            calls = json.loads(value)
+            messages.append({"role": "assistant", "content": None, "tool_calls": _calls(calls, number)})
+        elif role == "tool":
+            waiting = [c["id"] for m in messages for c in m.get("tool_calls", ())]
+            answered = {m["tool_call_id"] for m in messages if m["role"] == "tool"}
+            left = [call_id for call_id in waiting if call_id not in answered]
+            messages.append({"role": "tool", "tool_call_id": left[0] if left else "", "content": value})
+        else:
+            messages.append({"role": role, "content": value})
+    tools = record.get("tools") or None
+    if isinstance(tools, str):
+        tools = json.loads(tools)
+    if tools:
+        tools = [t if "function" in t else {"type": "function", "function": t} for t in tools]
+    return Row(line, messages, tools or None)
+
+
+def _calls(calls: Any, turn: int) -> list[dict[str, Any]]:
+    """ShareGPT's call or calls, {"name", "arguments"}, as OpenAI's."""
+    return [
+        {
+            "id": f"call_{turn}_{number}",
+            "type": "function",
+            "function": {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)},
+        }
+        for number, call in enumerate(calls if isinstance(calls, list) else [calls], 1)
+    ]
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise TypeError(f"`{key}` is {json_kind(value)}, expected text")
+    return value
+
+
+def _given(**entries: Any) -> dict[str, Any]:
+    return {key: value for key, value in entries.items() if value is not None}

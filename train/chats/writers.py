@@ -1,0 +1,175 @@
+"""Writes rows in the formats of other tools. What a target cannot say is refused, or given up by an explicit choice."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from .rows import Message, Row, is_trained, text_of, to_object
+
+
+class Converted(NamedTuple):
+    records: list[dict[str, Any]]
+    lost: Counter[str]
+    """What was given up → rows that had it."""
+    refused: list[tuple[int, str]]
+    """(line, why) of the rows that the target cannot say."""
+
+
+def convert(rows: Iterable[Row], target: str, when_lossy: str = "refuse") -> Converted:
+    """The rows as the target's records.
+
+    refuse: a row that would lose anything is not written but named. drop: weights, names, tools and the like are left
+    out and counted. split: a row with untrained answers becomes one row for each trained answer, the rest is refused.
+    """
+    result = Converted([], Counter(), [])
+    for row in rows:
+        for part in _split(row) if when_lossy == "split" and target != "openai" else [row]:
+            losses = sorted(set(_losses(part, target)))
+            if losses and when_lossy != "drop":
+                result.refused.append((row.line, ", ".join(losses)))
+                continue
+            try:
+                record = _WRITERS[target](part)
+            except ValueError as error:
+                result.refused.append((row.line, str(error)))
+                continue
+            result.lost.update(losses)
+            result.records.append(record)
+    return result
+
+
+def _split(row: Row) -> Iterator[Row]:
+    """One row for each trained answer, with what went before it as context; the row itself where all are trained."""
+    answers = [index for index, message in enumerate(row.messages) if message["role"] == "assistant"]
+    if all(is_trained(row.messages[index]) for index in answers):
+        yield row
+        return
+    for index in answers:
+        if is_trained(row.messages[index]):
+            messages = [{k: v for k, v in message.items() if k != "weight"} for message in row.messages[: index + 1]]
+            yield row._replace(messages=messages)
+
+
+def _losses(row: Row, target: str) -> Iterator[str]:
+    """What the target has no place for, apart from the order of the turns."""
+    if target == "openai":
+        return
+    for message in row.messages:
+        if "weight" in message and message["weight"] != 1:
+            yield "weights"
+        if "name" in message:
+            yield "names"
+        if "refusal" in message or isinstance(message.get("content"), list):
+            yield "content parts"
+        if message["role"] == "developer":
+            yield "developer role"
+        if target == "alpaca" and ("tool_calls" in message or message["role"] == "tool"):
+            yield "tool calls"
+        if target == "sharegpt" and "tool_calls" in message and text_of(message):
+            yield "text beside a tool call"
+    if target == "alpaca" and row.tools:
+        yield "tools"
+    if row.parallel_tool_calls is not None:
+        yield "parallel_tool_calls"
+
+
+def _plain(row: Row) -> tuple[str, list[Message]]:
+    """(system text, the other messages); ValueError where a system message stands later than the first."""
+    system, rest = "", row.messages
+    if rest[0]["role"] in ("system", "developer"):
+        system, rest = text_of(rest[0]), rest[1:]
+    if any(message["role"] in ("system", "developer") for message in rest):
+        raise ValueError("a system message after the first")
+    return system, rest
+
+
+def _to_alpaca(row: Row) -> dict[str, Any]:
+    """history + instruction → output. LLaMA-Factory learns the answers in `history` too."""
+    system, rest = _plain(row)
+    rest = [message for message in rest if message["role"] in ("user", "assistant") and text_of(message)]
+    if [message["role"] for message in rest] != ["user", "assistant"] * (len(rest) // 2):
+        raise ValueError("turns that do not go user, assistant, user, …")
+    pairs = [[text_of(rest[i]), text_of(rest[i + 1])] for i in range(0, len(rest), 2)]
+    record: dict[str, Any] = {"instruction": pairs[-1][0], "input": "", "output": pairs[-1][1]}
+    if system:
+        record["system"] = system
+    if pairs[:-1]:
+        record["history"] = pairs[:-1]
+    return record
+
+
+def _to_sharegpt(row: Row) -> dict[str, Any]:
+    """Speakers as LLaMA-Factory names them: human, gpt, function_call, observation."""
+    system, rest = _plain(row)
+    turns = []
+    for message in rest:
+        if "tool_calls" in message:
+            calls = [_call(call) for call in message["tool_calls"]]
+            value = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
+            turns.append({"from": "function_call", "value": value})
+        else:
+            speaker = {"user": "human", "assistant": "gpt", "tool": "observation"}[message["role"]]
+            turns.append({"from": speaker, "value": text_of(message)})
+    record: dict[str, Any] = {"conversations": turns}
+    if system:
+        record["system"] = system
+    if row.tools:
+        record["tools"] = json.dumps([tool["function"] for tool in row.tools], ensure_ascii=False)
+    return record
+
+
+def _to_gemini(row: Row) -> dict[str, Any]:
+    """Gemini's tuning format: systemInstruction, contents of user and model, functions as objects."""
+    system = "\n\n".join(text_of(m) for m in row.messages if m["role"] in ("system", "developer"))
+    names = {call["id"]: call["function"]["name"] for m in row.messages for call in m.get("tool_calls", ())}
+    contents: list[dict[str, Any]] = []
+    for message in row.messages:
+        if message["role"] in ("system", "developer"):
+            continue
+        role = "model" if message["role"] == "assistant" else "user"
+        if not contents or contents[-1]["role"] != role:
+            contents.append({"role": role, "parts": []})
+        contents[-1]["parts"] += _parts(message, names)
+    if not contents or contents[0]["role"] != "user" or contents[-1]["role"] != "model":
+        raise ValueError("a conversation that does not go from the user to the model")
+    record: dict[str, Any] = {"contents": contents}
+    if system:
+        record["systemInstruction"] = {"role": "system", "parts": [{"text": system}]}
+    if row.tools:
+        functions = [{k: v for k, v in tool["function"].items() if k != "strict"} for tool in row.tools]
+        record["tools"] = [{"functionDeclarations": [_without_additional(function) for function in functions]}]
+    return record
+
+
+def _parts(message: Message, names: dict[str, str]) -> list[dict[str, Any]]:
+    if message["role"] == "tool":
+        return [{"functionResponse": {"name": names[message["tool_call_id"]], "response": _object(text_of(message))}}]
+    parts: list[dict[str, Any]] = [{"text": text_of(message)}] if text_of(message) else []
+    for call in message.get("tool_calls", ()):
+        parts.append({"functionCall": {"name": (found := _call(call))["name"], "args": found["arguments"]}})
+    return parts or [{"text": ""}]
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {"name": function["name"], "arguments": json.loads(function["arguments"])}
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A tool's answer as an object: parsed where it is one, else {"result": text}."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    return value if isinstance(value, dict) else {"result": value}
+
+
+def _without_additional(schema: Any) -> Any:
+    """A JSON schema without `additionalProperties`, which Gemini does not take."""
+    if isinstance(schema, dict):
+        return {k: _without_additional(v) for k, v in schema.items() if k != "additionalProperties"}
+    return [_without_additional(item) for item in schema] if isinstance(schema, list) else schema
+
+
+_WRITERS = {"openai": to_object, "alpaca": _to_alpaca, "sharegpt": _to_sharegpt, "gemini": _to_gemini}
