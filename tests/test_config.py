@@ -28,7 +28,9 @@ def test_every_shipped_config_loads(path):
     config = load_config(path)
     assert config.name == path.stem
     assert len(config.prompts) == 5
-    assert {p[0].content for p in config.prompts} >= {"Я чувствую себя потерянным в жизни", "Как начать свой бизнес?"}
+    if "natasha" in str(config.data.train_file):
+        asked = {prompt[0].content for prompt in config.prompts}
+        assert asked >= {"Я чувствую себя потерянным в жизни", "Как начать свой бизнес?"}
     assert any(len(prompt) > 1 for prompt in config.prompts), "one prompt needs context"
     assert (REPOSITORY / config.data.train_file).is_file()
 

@@ -10,7 +10,7 @@ LAYERS = [
     {"templates", "report"},
     {"model"},
     {"generate", "trainer", "progress"},
-    {"sft", "evaluate", "merge", "chat"},
+    {"sft", "evaluate", "merge", "chat", "analyze", "preview"},
     {"cli"},
 ]
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"}

@@ -56,7 +56,7 @@ def test_both_forms_agree(row):
         fast = False
     assert not fast or in_words, "the fast form lets through what the words refuse"
     plain = in_words and row.keys() == {"messages"} and all(
-        isinstance(m["content"], str) and m.keys() <= {"role", "content", "name", "weight"} and m["role"] != "tool"
+        m["role"] != "tool" and m.keys() <= {"role", "content", "name", "weight"} and "refusal" not in str(m["content"])
         for m in row["messages"]
     )  # fmt: skip
     assert fast or not plain, "the fast form refuses a plain row that is right"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from train.config import load_config
 from train.errors import BaseError, ConfigError, DataError, MachineError, RunError
 from train.model import load_base, load_tuned, resolve_precision, weights_fingerprint
-from train.runs import open_run
+from train.runs import open_run, sha256
 from train.sft import train
 
 LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--quiet"]
@@ -176,8 +176,27 @@ def test_launch_with_a_bad_config_prints_one_line(write_config):
 
 
 def test_held_out_rows_in_a_file_of_their_own(write_config, rows_file):
-    run = train(load_config(write_config(data={"eval_file": str(rows_file)}, training={"max_steps": 1})))
-    assert run.manifest()["data"]["train"]["rows"] == run.manifest()["data"]["held_out"]["rows"] == 24
+    lines = rows_file.read_bytes().splitlines(keepends=True)
+    Path("train.jsonl").write_bytes(b"".join(lines[:20]))
+    Path("eval.jsonl").write_bytes(b"".join(lines[20:]))
+    files = {"train_file": "train.jsonl", "eval_file": "eval.jsonl"}
+    run = train(load_config(write_config(data=files, training={"max_steps": 1})))
+    data = run.manifest()["data"]
+    assert (data["train"]["rows"], data["held_out"]["rows"]) == (20, 4)
+    assert data["held_out"]["sha256"] == sha256(Path("eval.jsonl"))
+
+
+def test_eval_file_that_overlaps_the_training_rows(write_config, rows_file):
+    config = load_config(write_config(data={"eval_file": str(rows_file)}))
+    with pytest.raises(DataError, match=r"24 of 24 rows to evaluate on equal .*rows\.jsonl:1 like .*rows\.jsonl:1"):
+        train(config)
+
+
+def test_alpaca_rows_train_as_they_are(write_config):
+    data = {"train_file": str(REPOSITORY / "data/medical.jsonl"), "eval_fraction": 0.2}
+    run = train(load_config(write_config(data=data, training={"max_steps": 1, "max_length": 1024})))
+    found = run.manifest()["data"]
+    assert (found["train"]["rows"], found["held_out"]["rows"]) == (22, 6)
 
 
 def test_without_held_out_rows(write_config):

@@ -139,6 +139,30 @@ def train(config: Path, words: tuple[str, ...]) -> None:
         raise SystemExit(2)  # sft.py has said why
 
 
+@main.command()
+@click.argument("config", type=PATH)
+@click.argument("overrides", nargs=-1, metavar="[key=value …]")
+@click.option("--row", type=int, help="The row at this line of the training file; without it the first three.")
+@click.option("--json", "as_json", is_flag=True, help="Ids, labels and tokens as JSON; of every row without --row.")
+def inspect(config: Path, overrides: tuple[str, ...], row: int | None, as_json: bool) -> None:
+    """Show rows as the model sees them: trained tokens, context, what is cut, what the template adds."""
+    from rich.console import Console
+
+    from .config import load_config
+    from .preview import preview, to_json, to_plain, to_terminal
+
+    shown = preview(load_config(config, overrides), row, None if as_json else 3)
+    console = Console()
+    if as_json:
+        print(json.dumps(to_json(shown), ensure_ascii=False))
+        return
+    for item in shown:
+        if console.is_terminal:
+            console.print(to_terminal(item), end="\n\n")
+        else:
+            print(to_plain(item), end="\n\n")
+
+
 @main.command(name="eval")
 @click.argument("run", type=PATH)
 def evaluate(run: Path) -> None:

@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run as a script: train/ stands first on the path a
 
 from train.chats.readers import read_rows
 from train.chats.rows import Row, shared_system_message, to_json
-from train.chats.split import split_rows
+from train.chats.split import require_disjoint, split_rows
 from train.config import Config, load_config
 from train.errors import DataError, MachineError, one_line_errors
 from train.files import write_atomically
@@ -88,6 +88,7 @@ def read_data(config: Config) -> tuple[list[Row], list[Row]]:
     rows = read_rows(config.data.train_file)
     if config.data.eval_file is not None:
         held_out = read_rows(config.data.eval_file)
+        require_disjoint(rows, held_out, config.data.train_file, config.data.eval_file)
     else:
         rows, held_out = split_rows(rows, config.data.eval_fraction, config.training.seed)
     return rows, held_out

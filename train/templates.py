@@ -6,10 +6,10 @@ For an answer at index i three renderings are compared as text:
     upto     messages[:i+1]
     full     the whole conversation
 
-Where full begins with upto and upto with prompt, the trained tokens are those between prompt and the end-of-turn
-token, that one included. No template is known by name and none is edited, so training equals serving by construction.
-A template that rewrites earlier turns (one that strips old thinking, say) breaks the nesting; such a row is trained on
-its last turn alone, where nothing comes after and the comparison holds again.
+Where upto begins with prompt, and full with upto as far as its end-of-turn token, the trained tokens are those from
+the end of prompt to that token, it included. No template is known by name and none is edited, so training equals
+serving by construction. A template that rewrites earlier turns (one that strips old thinking, say) breaks the nesting;
+such a row is trained on its last turn alone, where nothing comes after and the comparison holds again.
 """
 
 import hashlib
@@ -59,9 +59,8 @@ def encode_row(tokenizer: Any, row: Row, *, assistant_only_loss: bool = True) ->
     ids, at = _tokenize(tokenizer, full, cuts, row)
     labels = [IGNORED] * len(ids)
     for start, end in zip(cuts[::2], cuts[1::2], strict=True):
-        last = _end_of_turn(tokenizer, ids, at[start], at[end])
-        labels[at[start] : last + 1] = ids[at[start] : last + 1]
-    return Encoded(ids, labels if assistant_only_loss else list(ids), ids[last], last_turn_only)
+        labels[at[start] : at[end]] = ids[at[start] : at[end]]
+    return Encoded(ids, labels if assistant_only_loss else list(ids), ids[at[cuts[-1]] - 1], last_turn_only)
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, tools: Any = None) -> list[int]:
@@ -89,10 +88,40 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _span(tokenizer: Any, messages: list[Message], index: int, full: str, tools: Any) -> tuple[int, int] | None:
-    """[start, end) of the answer at `index` in the characters of `full`; None where the renderings do not nest."""
+    """[start, end) of the answer at `index` and its end of turn in the characters of `full`.
+
+    None where the renderings do not nest.
+    """
     prompt = _text(tokenizer, messages[:index], answer_next=True, tools=tools)
     upto = full if index == len(messages) - 1 else _text(tokenizer, messages[: index + 1], tools=tools)
-    return (len(prompt), len(upto)) if full.startswith(upto) and upto.startswith(prompt) else None
+    if not upto.startswith(prompt):
+        return None
+    end = len(prompt) + _end_of_turn(tokenizer, upto[len(prompt) :])
+    return (len(prompt), end) if full.startswith(upto[:end]) else None
+
+
+def _end_of_turn(tokenizer: Any, turn: str) -> int:
+    """Where in a rendered answer its end-of-turn token ends.
+
+    That is the first special token after the last word, with those that follow it at once. What comes later (a line
+    break, the end of the whole conversation) is the template's to write and not the model's.
+    """
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special.update(tokenizer.all_special_ids)
+    encoded = tokenizer(turn, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    words = [at for at, token in enumerate(ids) if token not in special and turn[slice(*offsets[at])].strip()]
+    end = words[-1] + 1 if words else 0
+    while end < len(ids) and ids[end] not in special:  # white space that the answer itself ends on
+        end += 1
+    if end == len(ids):
+        raise BaseError(
+            f"{tokenizer.name_or_path}: its chat template ends the assistant's turn with no special token, "
+            "so the model would never learn to stop"
+        )
+    while end < len(ids) and ids[end] in special:
+        end += 1
+    return int(offsets[end - 1][1])
 
 
 def _tokenize(tokenizer: Any, text: str, cuts: Sequence[int], row: Row) -> tuple[list[int], dict[int, int]]:
@@ -108,19 +137,6 @@ def _tokenize(tokenizer: Any, text: str, cuts: Sequence[int], row: Row) -> tuple
     if tokenizer.decode(apart) != tokenizer.decode(ids):
         raise DataError(f"row at line {row.line}: an answer cannot be told from its prompt in tokens: trim its spaces")
     return apart, dict(zip(heads, accumulate(map(len, pieces)), strict=True))
-
-
-def _end_of_turn(tokenizer: Any, ids: list[int], start: int, end: int) -> int:
-    """Index of the last special token in ids[start:end]; what a template writes after it is not the model's to say."""
-    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special.update(tokenizer.all_special_ids)
-    for index in range(end - 1, start - 1, -1):
-        if ids[index] in special:
-            return index
-    raise BaseError(
-        f"{tokenizer.name_or_path}: its chat template ends the assistant's turn with no special token, "
-        "so the model would never learn to stop"
-    )
 
 
 def _for_template(message: Message) -> Message:

@@ -71,8 +71,10 @@ def is_right(row: PlainRow) -> bool:
     for message in row.messages:
         if type(message) is Assistant:
             content = message.content
-            if not isinstance(content, str) or not content or content.isspace():
-                return False  # text parts: seldom, and judged in words
+            if not isinstance(content, str):
+                content = "".join(part.text for part in content)
+            if not content or content.isspace():
+                return False
             trained = trained or message.weight == 1
     return trained
 

@@ -1,0 +1,204 @@
+"""Words by their dictionary form: which topics rows are about, by lists that anybody can edit, and the vocabulary."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+from unicodedata import normalize
+
+import yaml
+from msgspec import Struct
+
+from ..errors import GovorError
+from .rows import Message, text_of
+
+SHIPPED = Path(__file__).with_name("topics.yaml")
+NO_TOPIC = "без темы"
+CONTENT = {"NOUN", "VERB", "INFN", "ADJF", "ADJS", "PRTF", "PRTS", "GRND"}
+EMPTY_VERBS = {"быть", "есть", "мочь", "стать"}  # content by their form, grammar by their use
+RUSSIAN = re.compile("[а-яё-]{1,40}")
+RATIO_WORDS = 10_000  # the type/token ratio falls as a text grows, so that only equal lengths compare
+FREQUENT = 50  # content lemmas listed
+
+
+class Word(NamedTuple):
+    form: str
+    """As written, in lower case."""
+    lemma: str
+    """Dictionary form, with е for ё; the form itself where the word is not Russian."""
+    is_content: bool
+    """Russian noun, verb, adjective or participle; pronouns, ordinals and auxiliary verbs are none."""
+
+
+Phrase = tuple[str, ...]
+"""Lemmas that stand one after another; most often just one."""
+
+
+class Vocabulary(Struct, frozen=True):
+    """Of the assistant's messages."""
+
+    words: int
+    distinct_lemmas: int
+    ratio_words: int
+    """Words, from the first on, that the ratio below was measured on."""
+    type_token_ratio: float | None
+    """Distinct word forms to words."""
+    content_lemmas: list[tuple[str, int]]
+    """The most frequent Russian nouns, verbs and adjectives with their counts."""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """What `load_topics` read."""
+
+    phrases: dict[str, list[Phrase]]
+    """Topic → what points to it."""
+    min_hits: int
+    """Words that must point to a topic before a row has it: one met twice counts twice, a phrase counts its words."""
+
+    @cached_property
+    def _by_first_lemma(self) -> dict[str, list[tuple[Phrase, str]]]:
+        index = defaultdict(list)
+        for topic, phrases in self.phrases.items():
+            for phrase in phrases:
+                index[phrase[0]].append((phrase, topic))
+        return dict(index)
+
+    def of(self, lemmas: Sequence[str]) -> list[str]:
+        """Topics of a text, in the order of the file; none may be found."""
+        hits: Counter[str] = Counter()
+        for at, lemma in enumerate(lemmas):
+            for phrase, topic in self._by_first_lemma.get(lemma, ()):
+                if len(phrase) == 1 or tuple(lemmas[at : at + len(phrase)]) == phrase:
+                    hits[topic] += len(phrase)
+        return [topic for topic in self.phrases if hits[topic] >= self.min_hits]
+
+
+def words(text: str) -> list[Word]:
+    """The text's words; numbers, punctuation and emoji are none."""
+    from razdel import tokenize
+
+    tokens = tokenize(normalize("NFC", text))  # else й may be и and a mark
+    return [_word(token.text.lower()) for token in tokens if any(map(str.isalpha, token.text))]
+
+
+@lru_cache(maxsize=100_000)  # words come back: 17 of 18 in plays of 1.7 million words
+def _word(form: str) -> Word:
+    if not RUSSIAN.fullmatch(form):  # pymorphy3 recurses with the length of a word and fails on rare scripts
+        return Word(form, form, False)
+    parse = _morphology().parse(form)[0]
+    lemma = parse.normal_form.replace("ё", "е")
+    tag = parse.tag
+    is_content = tag.POS in CONTENT and not {"Apro", "Anum"} & tag.grammemes and lemma not in EMPTY_VERBS
+    return Word(form, lemma, is_content)
+
+
+@cache
+def _morphology() -> Any:
+    import pymorphy3
+
+    return pymorphy3.MorphAnalyzer()
+
+
+def load_topics(path: Path | None = None) -> Topics:
+    """Topics of a YAML file, by default the shipped one; GovorError with every problem and its line."""
+    path = path or SHIPPED
+    root = _compose(path)
+    if not isinstance(root, yaml.MappingNode):
+        raise GovorError(f"{path}:1: expected `min_hits: 2` and `topics:`, see {SHIPPED}")
+    problems: list[str] = []
+    phrases: dict[str, list[Phrase]] = {}
+    min_hits = 2
+    for key, value in root.value:
+        place = f"{path}:{key.start_mark.line + 1}"
+        if key.value == "min_hits":
+            if isinstance(value, yaml.ScalarNode) and re.fullmatch("[1-9][0-9]{0,3}", value.value):
+                min_hits = int(value.value)
+            else:
+                problems.append(f"{place}: min_hits: expected a whole number from 1 to 9999")
+        elif key.value == "topics" and isinstance(value, yaml.MappingNode):
+            for name, entries in value.value:
+                _add_topic(phrases, path, name, entries, problems)
+        elif key.value == "topics":
+            problems.append(f"{place}: topics: expected topic names, each with a list of words")
+        else:
+            problems.append(f"{place}: unknown key {key.value!r}: expected min_hits and topics")
+    if not phrases and not problems:
+        problems.append(f"{path}: no topics in it: expected `topics:` with topic names, each with a list of words")
+    if problems:
+        raise GovorError("\n  ".join(problems))
+    return Topics(phrases, min_hits)
+
+
+def _compose(path: Path) -> yaml.Node | None:
+    """The file as YAML nodes, which know their lines, and keep `да`, `no` or `1984` as they are written."""
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except FileNotFoundError:
+        raise GovorError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise GovorError(f"{path}: a folder, expected a YAML file") from None
+    except UnicodeDecodeError:
+        raise GovorError(f"{path}: not UTF-8: save the file as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise GovorError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise GovorError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _add_topic(
+    phrases: dict[str, list[Phrase]], path: Path, name: yaml.Node, entries: yaml.Node, problems: list[str]
+) -> None:
+    """Read one topic into `phrases`, or say what is wrong with it."""
+    place = f"{path}:{name.start_mark.line + 1}"
+    if not isinstance(name, yaml.ScalarNode) or not name.value.strip() or not name.value.isprintable():
+        problems.append(f"{place}: expected a topic's name, on one line")
+    elif name.value in phrases:
+        problems.append(f"{place}: topic {name.value!r} stands here again: join the two lists")
+    elif name.value == NO_TOPIC:
+        problems.append(f"{place}: {NO_TOPIC!r} is the name for rows without any topic: choose another")
+    elif not isinstance(entries, yaml.SequenceNode) or not entries.value:
+        problems.append(f"{place}: topic {name.value!r}: expected a list of words")
+    else:
+        found = phrases[name.value] = []
+        for entry in entries.value:
+            phrase = tuple(word.lemma for word in words(entry.value)) if isinstance(entry, yaml.ScalarNode) else ()
+            if phrase:
+                found.append(phrase)
+            else:
+                line = f"{path}:{entry.start_mark.line + 1}"
+                problems.append(f"{line}: topic {name.value!r}: expected a word or a phrase, in quotes where needed")
+        phrases[name.value] = list(dict.fromkeys(found))
+
+
+def topics_and_vocabulary(talk: Iterable[list[Message]], topics: Topics) -> tuple[dict[str, int], Vocabulary]:
+    """(rows by topic, the assistant's vocabulary): one pass, because reading words is what costs time here."""
+    by_topic = dict.fromkeys([*topics.phrases, NO_TOPIC], 0)
+    known: Counter[Word] = Counter()
+    first: list[str] = []
+    for messages in talk:
+        lemmas: list[str] = []
+        for message in messages:
+            if message["role"] in ("user", "assistant"):
+                found = words(text_of(message))
+                lemmas += (word.lemma for word in found)
+                if message["role"] == "assistant":
+                    known.update(found)
+                    first += (word.form for word in islice(found, RATIO_WORDS - len(first)))
+        for topic in topics.of(lemmas) or [NO_TOPIC]:
+            by_topic[topic] += 1
+    content: Counter[str] = Counter()
+    for word, count in known.items():
+        content[word.lemma] += count * word.is_content
+    return by_topic, Vocabulary(
+        words=known.total(),
+        distinct_lemmas=len(content),
+        ratio_words=len(first),
+        type_token_ratio=len(set(first)) / len(first) if first else None,
+        content_lemmas=[(lemma, count) for lemma, count in content.most_common(FREQUENT) if count],
+    )

@@ -1,0 +1,157 @@
+"""Rows as the model sees them: tokens, which of them are trained, what the chat template added."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from rich.text import Text
+
+from .chats.readers import read_rows
+from .chats.rows import Row, text_of
+from .config import Config
+from .errors import GovorError
+from .model import find_base, load_tokenizer, quiet_libraries
+from .templates import IGNORED, encode_row
+
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+"""Control characters drawn as symbols: a row must not steer the terminal."""
+
+
+class Shown(NamedTuple):
+    """One row after the chat template and the tokenizer."""
+
+    row: int
+    """Physical line in the file, from 1."""
+    input_ids: list[int]
+    labels: list[int]
+    """Equal to input_ids where trained, -100 elsewhere; same length."""
+    tokens: list[str]
+    """The text of each token; joined they are the whole. A character that spans tokens stands in its last, the others
+    are empty."""
+    trained: int
+    """Tokens the loss counts."""
+    last_turn_only: bool
+    """The template rewrites earlier turns, so only the last one is trained."""
+    truncated: int
+    """Tokens beyond training.max_length."""
+    added: int
+    """Tokens that hold nothing of any message's text: the template's own, tools and calls among them."""
+
+
+def preview(config: Config, row: int | None, limit: int | None) -> list[Shown]:
+    """The row at that line of the training file, or the first `limit` rows (None: all). Loads no weights."""
+    rows = read_rows(config.data.train_file)
+    if row is None:
+        chosen = rows[:limit]
+    else:
+        chosen = [r for r in rows if r.line == row]
+        if not chosen:
+            last = f", the last at line {rows[-1].line}" if rows[-1].line != len(rows) else ""
+            raise GovorError(f"{config.data.train_file} has no row at line {row}: it has {len(rows)} rows{last}")
+    quiet_libraries()
+    tokenizer = load_tokenizer(find_base(config.model))
+    return [_show(tokenizer, r, config) for r in chosen]
+
+
+def to_terminal(shown: Shown) -> Text:
+    """The row in colours under a line of counts."""
+    legend = [("trained", "green"), ("  context", "dim"), ("  beyond max_length", "red strike")]
+    text = Text.assemble((_counts(shown), "bold"), "\n", *legend[: 3 if shown.truncated else 2], "\n\n")
+    for trained, cut, piece in _stretches(shown):
+        text.append(piece, "red strike" if cut else "green" if trained else "dim")
+    return text
+
+
+def to_plain(shown: Shown) -> str:
+    """The row under its counts; ⟦…⟧ encloses what is trained, ✂ stands where max_length ends."""
+    parts, cut_before = [], False
+    for trained, cut, piece in _stretches(shown):
+        if cut and not cut_before:
+            parts.append("✂")
+        cut_before = cut
+        parts.append(f"⟦{piece}⟧" if trained else piece)
+    legend = "⟦trained⟧ context" + (" ✂ beyond max_length" if shown.truncated else "")
+    return f"{_counts(shown)}\n{legend}\n\n{''.join(parts)}"
+
+
+def to_json(rows: Sequence[Shown]) -> dict[str, Any]:
+    keys = ("row", "input_ids", "labels", "tokens")
+    return {"rows": [{key: getattr(shown, key) for key in keys} for shown in rows]}
+
+
+def _show(tokenizer: Any, row: Row, config: Config) -> Shown:
+    encoded = encode_row(tokenizer, row, assistant_only_loss=config.training.assistant_only_loss)
+    tokens = list(_pieces(tokenizer, encoded.input_ids))
+    return Shown(
+        row=row.line,
+        input_ids=encoded.input_ids,
+        labels=encoded.labels,
+        tokens=tokens,
+        trained=sum(label != IGNORED for label in encoded.labels),
+        last_turn_only=encoded.last_turn_only,
+        truncated=max(0, len(encoded.input_ids) - config.training.max_length),
+        added=_added(tokens, [text_of(message) for message in row.messages]),
+    )
+
+
+def _pieces(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
+    """The text that each token adds, decoded after the tokens before it; empty within a character."""
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    start = end = 0  # ids[start:end]: the last tokens that gave whole characters, kept for the decoder's spacing
+    before = ""
+    for index in range(len(ids)):
+        text = decode(ids[start : index + 1])
+        if text.endswith("\ufffd"):  # the character is not whole yet
+            yield ""
+            continue
+        yield text[len(before) :]
+        start, end = end, index + 1
+        before = decode(ids[start:end])
+
+
+def _added(tokens: Sequence[str], contents: Sequence[str]) -> int:
+    """Tokens that overlap none of the contents, which stand in the joined tokens in this order.
+
+    Templates trim contents and drop thinking from their beginning, so the longest end that is there counts.
+    """
+    text = "".join(tokens)
+    said = bytearray(len(text) + 1)  # a character each: 1 where it is a message's
+    at = 0
+    for content in contents:
+        lines = content.splitlines(keepends=True)
+        for first in range(len(lines)):
+            part = "".join(lines[first:]).strip()
+            found = text.find(part, at)
+            if found >= 0:
+                at = found + len(part)
+                said[found:at] = b"\1" * len(part)
+                break
+    count = start = 0
+    for token in tokens:
+        end = start + len(token)
+        count += not any(said[start : max(end, start + 1)])
+        start = end
+    return count
+
+
+def _stretches(shown: Shown) -> Iterator[tuple[bool, bool, str]]:
+    """(trained, beyond max_length, text) of neighbouring tokens alike in both."""
+    kept = len(shown.tokens) - shown.truncated
+    marked = zip(shown.labels, range(len(shown.tokens)), shown.tokens, strict=True)
+    kinds = ((label != IGNORED, index >= kept, token) for label, index, token in marked)
+    for (trained, cut), group in groupby(kinds, key=lambda kind: kind[:2]):
+        yield trained, cut, "".join(token for *_, token in group).translate(CONTROLS)
+
+
+def _counts(shown: Shown) -> str:
+    parts = [
+        f"row {shown.row}: {len(shown.input_ids)} tokens",
+        f"{shown.trained} trained",
+        f"{shown.added} added by the chat template",
+    ]
+    if shown.last_turn_only:
+        parts.append("the template rewrites earlier turns, so only the last one is trained")
+    if shown.truncated:
+        parts.append(f"{shown.truncated} beyond training.max_length: training refuses the row")
+    return ", ".join(parts)
