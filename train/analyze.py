@@ -1,7 +1,8 @@
 """Statistics of rows for people and programs: tables in the terminal, one self-contained page, JSON."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .chats.rows import Row
 from .chats.statistics import CRITERIA, Share, Side, Spread, Statistics
+from .errors import GovorError
 from .files import require_new, write_atomically
 
 PAGE = """<!doctype html>
@@ -52,6 +55,28 @@ def to_terminal(stats: Statistics) -> RenderableType:
             table.add_row(*map(Text, row))  # Text: square brackets in a topic's name are no markup
         parts += [table, Text(f"{section.note}\n" if section.note else "")]
     return Group(*parts)
+
+
+def token_counter(base: str) -> Callable[[Row], int]:
+    """Counts a row's tokens as the base's chat template and tokenizer make them. Loads no weights."""
+    from .config import Model
+    from .model import find_base, load_tokenizer, quiet_libraries
+    from .templates import encode_row
+
+    quiet_libraries()
+    tokenizer = load_tokenizer(find_base(Model(name_or_path=base)))
+    return lambda row: len(encode_row(tokenizer, row).input_ids)
+
+
+def channels_of(rows_file: Path) -> dict[str, int] | None:
+    """Dialogues a channel, from the file that `govor collect` wrote beside the rows; None where there is none."""
+    beside = rows_file.with_name(rows_file.name.replace("_finetuning_", "_dialogs_dataset_")).with_suffix(".json")
+    if beside == rows_file or not beside.is_file():
+        return None
+    try:
+        return dict(Counter(dialogue["channel"] for dialogue in msgspec.json.decode(beside.read_bytes())))
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise GovorError(f"{beside}: not as govor collect wrote it: {error}") from None
 
 
 def write_json(stats: Statistics, path: Path, *, force: bool = False) -> None:

@@ -1,15 +1,21 @@
 """The command line: parse, import the verb, call it."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import DataError, GovorError, one_line_errors
+
+if TYPE_CHECKING:
+    from .chats.dialogues import Account
+    from .chats.privacy import Scrubber
 
 TARGETS = ("openai", "alpaca", "sharegpt", "gemini")
 SHOWN = 100  # problems printed of a file; all are counted
@@ -140,6 +146,110 @@ def train(config: Path, words: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("export", type=PATH)
+@click.option("--persona", required=True, metavar="NAME|ID", help="Whose answers are to be learned.")
+@click.option("--name", help="Beginning of the files' names.  [default: the persona's first name]")
+@click.option("--gap-hours", default=6.0, show_default=True, help="Silence after which a new dialogue begins.")
+@click.option("--system", help="System message put before every row.")
+@click.option("--scrub/--no-scrub", default=True, show_default=True, help="Replace personal data by placeholders.")
+@click.option("-o", "--output", type=PATH, default=Path(), help="Folder for the files.")
+@click.option("--force", is_flag=True, help="Replace the files.")
+def collect(
+    export: Path,
+    persona: str,
+    name: str | None,
+    gap_hours: float,
+    system: str | None,
+    scrub: bool,
+    output: Path,
+    force: bool,
+) -> None:
+    """Make training rows from a Telegram Desktop export (result.json)."""
+    from .chats.dialogues import collect as collect_dialogues
+    from .chats.dialogues import write_collected
+    from .chats.participants import find_persona, survey
+    from .chats.privacy import Scrubber
+
+    found = survey(export)
+    speaker = find_persona(found, persona)
+    others = [name for who in found.participants if who.id != speaker.id for name in who.names]
+    scrubber = Scrubber(names=others, keep=speaker.names)
+    replace = scrubber.scrub if scrub else None
+    collected = collect_dialogues(export, speaker, survey=found, gap_hours=gap_hours, scrub=replace, system=system)
+    if not collected.rows:
+        raise DataError(f"{export}: {persona} answers nobody in what is left; {_account(collected.account)}")
+    written = write_collected(collected, output, name or _file_name(speaker.names, speaker.id), force=force)
+    if scrub:
+        written.append(_write_table(scrubber, written[0], force=True))
+    print(_account(collected.account))
+    for path in written:
+        print(f"wrote {path}")
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@click.option("--name", "names", multiple=True, help="A name to replace in all its forms; may be repeated.")
+@click.option("--keep", multiple=True, help="A name that stays, such as the persona's; may be repeated.")
+@click.option("-o", "--output", type=PATH, help="File to write.  [default: FILE_scrubbed.jsonl]")
+@click.option("--force", is_flag=True, help="Replace the file.")
+def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Path | None, force: bool) -> None:
+    """Replace personal data in rows by placeholders; what was replaced goes to a private file beside the rows."""
+    from .chats.privacy import Scrubber, scrub_row
+    from .chats.readers import read_rows
+    from .chats.rows import to_json
+    from .files import require_new, write_whole
+
+    target = output or file.with_name(f"{file.name.split('.')[0]}_scrubbed.jsonl")
+    require_new(target, force)
+    scrubber = Scrubber(names, keep)
+    rows = [scrub_row(row, scrubber) for row in read_rows(file)]
+    write_whole(target, (to_json(row) + "\n" for row in rows))
+    table = _write_table(scrubber, target, force=True)
+    count = sum(replacement.count for replacement in scrubber.replaced)
+    print(f"{target}: {len(rows)} rows, {count} places replaced\n{table}: what was replaced, for your eyes only")
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@click.option("--base", help="Count tokens with this model's tokenizer: Hub id or folder.")
+@click.option("--max-length", type=int, help="Count rows longer than this, in tokens; needs --base.")
+@click.option("--topics", type=PATH, help="Topics as lists of words, in YAML like train/chats/topics.yaml.")
+@click.option("-o", "--output", type=PATH, default=Path(), help="Folder for dataset_stats.json and dataset_stats.html.")
+@click.option("--force", is_flag=True, help="Replace the files.")
+def analyze(
+    file: Path, base: str | None, max_length: int | None, topics: Path | None, output: Path, force: bool
+) -> None:
+    """Lengths, topics, duplicates, personal data left and quality of training rows."""
+    from rich.console import Console
+
+    from .analyze import channels_of, to_terminal, token_counter, write_json, write_page
+    from .chats.readers import read_rows
+    from .chats.statistics import statistics
+    from .chats.topics import load_topics
+    from .files import require_new
+
+    if max_length is not None and base is None:
+        raise GovorError("--max-length counts tokens: give --base too")
+    output.mkdir(parents=True, exist_ok=True)
+    files = [output / f"dataset_stats.{ending}" for ending in ("json", "html")]
+    for path in files:
+        require_new(path, force)
+    rows = read_rows(file)
+    stats = statistics(
+        rows,
+        topics=load_topics(topics),
+        count_tokens=token_counter(base) if base else None,
+        max_length=max_length,
+        channels=channels_of(file),
+    )
+    Console().print(to_terminal(stats))
+    write_json(stats, files[0], force=force)
+    write_page(stats, files[1], force=force)
+    for path in files:
+        print(f"wrote {path}")
+
+
+@main.command()
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value …]")
 @click.option("--row", type=int, help="The row at this line of the training file; without it the first three.")
@@ -202,6 +312,33 @@ def chat(run: Path, prompt: str | None, merged: bool) -> None:
     if prompt is not None and not prompt.strip():
         raise GovorError("--prompt is empty")
     talk(open_run(run), merged=merged, prompt=prompt)
+
+
+def _account(account: "Account") -> str:
+    """What became of every message, in a few lines."""
+    lines = [
+        f"{account.channels} channels, {account.read} messages read",
+        f"{account.kept} kept ({account.share_kept:.0%}) in {account.dialogues} dialogues, {account.rows} rows",
+        f"{account.dropped.total()} left out" + ": " * bool(account.dropped),
+    ]
+    return "\n".join(lines) + ", ".join(f"{reason} {n}" for reason, n in account.dropped.most_common())
+
+
+def _file_name(names: Sequence[str], id_: str) -> str:
+    """A name for files from a display name: its first word, without what file systems dislike."""
+    word = re.sub(r"[^\w-]", "", names[0].split()[0]) if names and names[0].split() else ""
+    return word or id_
+
+
+def _write_table(scrubber: "Scrubber", beside: Path, *, force: bool) -> Path:
+    """The private table of what was replaced, readable by its owner alone."""
+    from .chats.privacy import table
+    from .files import require_new, write_whole
+
+    path = beside.with_name(f"{beside.stem}_replaced.csv")
+    require_new(path, force)
+    write_whole(path, [table(scrubber)], mode=0o600)
+    return path
 
 
 def _one_line(text: str) -> str:

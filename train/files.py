@@ -20,11 +20,14 @@ def write_whole(path: Path, parts: Iterable[str], *, encoding: str = "utf-8", mo
     aside = path.with_name(f".{path.name}.partial")
     aside.unlink(missing_ok=True)
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding=encoding, newline="") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with os.fdopen(descriptor, "w", encoding=encoding, newline="") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
