@@ -1,8 +1,8 @@
 """govor: tune an open model on a person's chats, prove the result, serve it.
 
 The rooms, lowest first (a module imports only from those before it; tests/test_layers.py holds this):
-errors < config < runs, chats, launch < templates, report < model < generate, trainer, progress
-< sft, evaluate, merge, chat < cli
+errors < config, files < runs, chats, launch < templates, report < model < generate, trainer, progress
+< sft, evaluate, merge, chat, analyze, preview < cli
 """
 
 import os

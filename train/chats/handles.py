@@ -1,0 +1,63 @@
+"""Finds e-mail addresses, links to a person's page and @nicks; links to anything else stay."""
+
+import re
+from collections.abc import Iterator
+
+EMAIL = re.compile(
+    r"(?<![A-Za-z0-9_])[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])"
+    r"|(?<!\w)\w[\w.+-]{0,63}@(?:[\w-]{1,63}\.){1,8}[а-яё]{2,12}(?!\w)",
+    re.IGNORECASE,
+)
+NICK = re.compile(r"(?<![\w@/])@([A-Za-z0-9_]{1,32}(?:\.[A-Za-z0-9_]{1,32}){0,4})(?![A-Za-z0-9_@]|/\w)")
+NOT_A_NICK = re.compile(
+    r"(?:all|everyone|here|channel|online|admins?|media|import|charset|font-face|keyframes|property|staticmethod|classmethod|"
+    r"dataclass|override|deprecated|param|return|[0-9_.]+|.{1,2}|.*\.(?:ru|com|net|org|рф|su|by|kz|ua|io|dev|me))$",
+    re.IGNORECASE,
+)
+CODE_LINE = re.compile(r"\(?[^\n]{0,80}\n\s{0,20}(?:@|def |class |async |public |private )")
+OTHER_PAGES = {
+    r"t\.me|telegram\.(?:me|dog)": "addstickers|addemoji|addtheme|addlist|share|proxy|socks|setlanguage|bg|iv|login",
+    r"vk\.(?:com|ru)|vkontakte\.ru": r"feed|im|al_\w+|settings|support|dev|about|terms|search|apps?\d*|games|music|"
+    r"stickers|login|audio\S*|video\S*|clips?\S*|restore|away|share|market\S*|(?:club|public|event)\d+|"
+    r"(?:wall|photo|topic|album|doc)-\S*",
+    r"instagram\.com|instagr\.am": "p|reels?|explore|tv|accounts|about|direct|legal",
+    r"wa\.me": "qr",
+    r"facebook\.com|fb\.com|fb\.me|m\.me": r"watch|groups|events|marketplace|help|photo|share\w*|login|policies|reel",
+    r"ok\.ru|odnoklassniki\.ru": "video|group|music|games?|live|dk|help|feed|messages",
+    r"twitter\.com|x\.com": "home|explore|search|i|hashtag|intent|share|settings",
+}
+"""By site: paths that lead to no person; all others do."""
+PROFILES = {
+    r"(?:api|chat|web)\.whatsapp\.com": "send|[A-Za-z0-9]{15}",
+    r"tiktok\.com|threads\.(?:net|com)": "@",
+    r"youtube\.com": "@|(?:c|user|channel)/",
+    r"linkedin\.com": "in/",
+    r"github\.com": r"(?!(?:features|topics|explore|search|login|about|settings|marketplace|trending)/?$)[\w-]+/?$",
+}
+"""By site: how a path begins that leads to a person; no others do."""
+SITES = {
+    **{site: rf"(?!(?:{pages})(?:[/?.]|$))[\w+]" for site, pages in OTHER_PAGES.items()},
+    **PROFILES,
+}
+LINK = re.compile(
+    r"(?<![\w@.-])(?:tg://(?:resolve|user|openmessage|join|privatepost|contact)\?[A-Za-z0-9_=&+%-]+|(?:https?://)?"
+    rf"(?:(?:www|m|mobile|new|[a-z]{{2}})\.)?({'|'.join(SITES)})/([A-Za-z0-9_.~:/?#@$&*+=%-]+))",
+    re.IGNORECASE,
+)
+
+
+def find_handles(text: str) -> Iterator[tuple[int, int, int, str]]:
+    """(rank, start, end, kind); they may overlap, then the lowest rank is right."""
+    for match in LINK.finditer(text):
+        if match[1] is None or _is_profile(match[1], match[2]):
+            yield 0, match.start(), match.start() + len(match[0].rstrip(".,:?!*~-")), "link"
+    if "@" in text:
+        yield from ((0, *match.span(), "email") for match in EMAIL.finditer(text))
+        for match in NICK.finditer(text):
+            if not NOT_A_NICK.match(match[1]) and not CODE_LINE.match(text, match.end()):
+                yield 1, *match.span(), "nick"
+
+
+def _is_profile(site: str, path: str) -> bool:
+    rule = next(rule for pattern, rule in SITES.items() if re.fullmatch(pattern, site, re.IGNORECASE))
+    return bool(re.match(rule, path.rstrip(".,:?!*~-"), re.IGNORECASE))

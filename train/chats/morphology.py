@@ -1,0 +1,121 @@
+"""Russian word forms: pymorphy3's readings of a word, and every form of a person's name."""
+
+import re
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Any
+
+NAME_TAGS = {"Name", "Surn", "Patr"}
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ORDINARY = words(
+    """
+    вера надежда любовь роман лев левый марка маркий свет слава роза лилия виктория май поле пол полый рай том тот
+    милый миля ген ад жена женить кость петь лук лука март август рад рада сани дань тьма колея коли коль валить
+    варить вить витой пахать махать таить таять никой никто любой лить лён лен на улей юла эль тон ларь динар карп
+    тихоня софа мир кот сей лад лада златой заря воля эра мина сон мечта радость ангел
+    """
+)
+"""Everyday words, in their dictionary form, that some form of a given name is spelled like."""
+
+
+@cache
+def _morph() -> Any:
+    from pymorphy3 import MorphAnalyzer
+
+    return MorphAnalyzer()
+
+
+@lru_cache(maxsize=50_000)
+def analyse(word: str) -> list[Any]:
+    """pymorphy3's readings of a word, the likeliest first."""
+    return list(_morph().parse(word.lower()))
+
+
+def is_known(word: str) -> bool:
+    """Whether the dictionary has the word; readings of others are guesses."""
+    return bool(_morph().word_is_known(word.lower()))
+
+
+def reads(word: str, parts: set[str]) -> bool:
+    """Whether the likeliest reading of the word is one of these parts of speech."""
+    return str(analyse(word)[0].tag.POS) in parts
+
+
+def key(word: str) -> str:
+    """Words are compared in lower case, with е for ё."""
+    return word.lower().replace("ё", "е")
+
+
+def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
+    """Every form of one word of a display name, with ё and without: whether it is an ordinary word too, and its cases.
+
+    The first word of a display name is a name where the dictionary can read it as one or has only oblique cases of
+    something else (Толик: of `толика`); a later one (`Саша из работы`) is then an ordinary word.
+    """
+    word = word.lower()
+    if len(word) < 2:
+        return {}
+    if not re.fullmatch("[а-яё]+", word):
+        return {word: (False, frozenset())}
+    base = [p for p in analyse(word) if "Fixd" in p.tag or (p.tag.case == "nomn" and p.tag.number != "plur")]
+    names = [p for p in base if NAME_TAGS & p.tag.grammemes]
+    given = [p for p in names if "Name" in p.tag]
+    known = is_known(word)
+    if known and not names and not reads(word, {"NOUN", "ADJF"}):
+        return {}  # `из`, `мой`
+    chosen = given or names or [p for p in base if known and p.tag.POS in ("NOUN", "ADJF")]
+    cases: dict[str, set[str]] = {word: {"nomn"}}
+    for parse in chosen:
+        for form in parse.lexeme:
+            another = "Patr" in form.tag and form.tag.gender != parse.tag.gender  # Сергеевич is not Сергеевна
+            if not another and (form.tag.number != "plur" or {"Surn", "Patr"} & form.tag.grammemes):
+                cases.setdefault(form.word, set()).add(str(form.tag.case))
+    for ending, case in _endings(word, possessive=bool(given), whole=not chosen):
+        cases.setdefault(ending, set()).add(case)
+    for spelled in [form for form in cases if "ё" in form]:
+        cases.setdefault(key(spelled), set()).update(cases[spelled])
+    common = known and not names and (bool(chosen) or not first)
+    surname = bool(names) and not given
+    return {form: (common or _is_ordinary(form, of, surname), frozenset(of)) for form, of in cases.items()}
+
+
+def _is_ordinary(form: str, cases: set[str], surname: bool) -> bool:
+    """Whether the form of a name is an everyday word too: of a given name by the list, of others if it is any word."""
+    if not is_known(form):
+        return False
+    other = [p for p in analyse(form) if not (NAME_TAGS | {"Geox", "Poss", "Abbr", "ADJS"}) & p.tag.grammemes]
+    if surname or cases <= {"voct", "None"}:
+        return bool(sum(parse.score for parse in other) > 0.15)
+    return any(parse.score > 0.05 and parse.normal_form in ORDINARY for parse in other)
+
+
+def _endings(word: str, possessive: bool, whole: bool) -> Iterator[tuple[str, str]]:
+    """Forms that the dictionary lacks: `Светин …` of a given name; all forms of a name that it does not know."""
+    stem, last = word[:-1], word[-1]
+    if last in "ая" and (possessive or whole):
+        for ending in ("", "а", "о", "ы", "у", "ого", "ому", "ым", "ом", "ой", "ых", "ыми"):
+            yield f"{stem}ин{ending}", "None"
+    if not whole:
+        return
+    surname = re.fullmatch("(.{2,}(?:ов|ев|ёв|ин|ын))а?", word)
+    if surname:
+        for ending in ("", "а", "у", "ым", "е", "ой", "ы", "ых", "ыми"):
+            yield surname[1] + ending, "None"
+    soft = stem[-1:] in "гкхжшчщ"
+    tables = {
+        "а": {"gent": "и" if soft else "ы", "datv": "е", "accs": "у", "ablt": "ой ей" if soft else "ой", "voct": " "},
+        "я": {"gent": "и", "datv": "и е" if stem.endswith("и") else "е", "accs": "ю", "ablt": "ей", "voct": "ь"},
+        "ь": {"gent": "и я", "datv": "и ю", "accs": "я", "ablt": "ью ем"},
+        "й": {"gent": "я", "datv": "ю", "ablt": "ем", "loct": "е и"},
+    }
+    if last in tables:
+        for case, endings in tables[last].items():
+            yield from ((stem + ending, case) for ending in endings.strip().split(" "))
+    elif last not in "аеёиоуыэюя":
+        for case, endings in {"gent": "а", "datv": "у", "ablt": "ом ем", "loct": "е"}.items():
+            yield from ((word + ending, case) for ending in endings.split(" "))
