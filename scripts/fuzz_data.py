@@ -18,6 +18,9 @@ import click
 import zstandard
 
 from train.chats.checks import check_file
+from train.chats.dialogues import collect
+from train.chats.participants import find_persona, survey
+from train.chats.privacy import Scrubber
 from train.chats.readers import read_rows
 from train.chats.rows import Row
 from train.chats.writers import convert
@@ -84,6 +87,15 @@ def read_and_convert(path: Path) -> None:
                 json.dumps(record, ensure_ascii=False).encode()
 
 
+def collect_and_scrub(path: Path) -> None:
+    found = survey(path)
+    scrubber = Scrubber([name for who in found.participants for name in who.names], ["Наташа"])
+    collected = collect(path, find_persona(found, "user1"), survey=found, scrub=scrubber.scrub)
+    account = collected.account
+    assert account.read == account.kept + account.dropped.total(), "messages lost"
+    json.dumps([row.messages for row in collected.rows]).encode()
+
+
 @click.command()
 @click.option("--files", default=20_000)
 @click.option("--seed", default=0)
@@ -91,7 +103,7 @@ def main(files: int, seed: int) -> None:
     """Mutate good files and count what comes out."""
     random_ = random.Random(seed)
     seeds = seed_files()
-    steps: list[Callable[[Path], object]] = [check_file, read_and_convert]
+    steps: list[Callable[[Path], object]] = [check_file, read_and_convert, collect_and_scrub]
     passed = refused = 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzzed"

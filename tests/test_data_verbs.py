@@ -1,5 +1,6 @@
 """collect, scrub, analyze, inspect and convert as a person uses them."""
 
+import csv
 import json
 import stat
 from pathlib import Path
@@ -67,7 +68,11 @@ class TestCollect:
     def test_the_table_of_what_was_replaced_is_private_and_beside(self, export):
         govor("collect", str(export), "--persona", "user1", "-o", "out")
         table = next(Path("out").glob("*_replaced.csv"))
-        assert "8 916 123-45-00" in table.read_text(encoding="utf-8")
+        lines = table.read_text(encoding="utf-8").splitlines()
+        rows = {row["placeholder"]: row for row in csv.DictReader(lines)}
+        assert rows["<ТЕЛЕФОН_3>"]["original"] == "8 916 123-45-02"
+        assert rows["<ТЕЛЕФОН_3>"]["lines"] == "3"
+        assert rows["<ИМЯ_1>"]["lines"] == " ".join(map(str, range(1, 13)))
         assert stat.S_IMODE(table.stat().st_mode) == 0o600
 
     def test_unscrubbed_where_asked(self, export):

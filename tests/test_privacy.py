@@ -180,7 +180,7 @@ def test_what_is_not_found_stays(text):
     assert all(a.end <= b.start for a, b in pairwise(found))
     scrubbed = scrubber.scrub(text)
     assert (scrubbed == text) == (not found)
-    issued = {entry.placeholder: entry.count for entry in scrubber.replaced}
+    issued = {entry.placeholder: entry.times for entry in scrubber.replaced}
     before, after = Counter(PLACEHOLDER.findall(text)), Counter(PLACEHOLDER.findall(scrubbed))
     assert after - before == Counter(issued)
 
@@ -279,11 +279,11 @@ def test_arguments_without_personal_data_stay_as_written(arguments):
 
 def test_table_is_csv():
     scrubber = Scrubber(['Ира "Кот", Самара'])
-    scrubber.scrub("Ира, пиши на a@b.ru или a@b.ru")
-    assert list(csv.reader(io.StringIO(table(scrubber)))) == [
-        ["placeholder", "kind", "original", "count"],
-        ["<ИМЯ_1>", "name", 'Ира "Кот", Самара', "1"],
-        ["<ПОЧТА_1>", "email", "a@b.ru", "2"],
+    lines = [scrubber.scrub(line) for line in ("Ира, пиши на a@b.ru или a@b.ru", "пусто", "a@b.ru")]
+    assert list(csv.reader(io.StringIO(table(scrubber, lines)))) == [
+        ["placeholder", "kind", "original", "times", "lines"],
+        ["<ИМЯ_1>", "name", 'Ира "Кот", Самара', "1", "1"],
+        ["<ПОЧТА_1>", "email", "a@b.ru", "3", "1 3"],
     ]
 
 

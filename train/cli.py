@@ -205,7 +205,7 @@ def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Pat
     rows = [scrub_row(row, scrubber) for row in read_rows(file)]
     write_whole(target, (to_json(row) + "\n" for row in rows))
     table = _write_table(scrubber, target, force=True)
-    count = sum(replacement.count for replacement in scrubber.replaced)
+    count = sum(replacement.times for replacement in scrubber.replaced)
     print(f"{target}: {len(rows)} rows, {count} places replaced\n{table}: what was replaced, for your eyes only")
 
 
@@ -337,7 +337,8 @@ def _write_table(scrubber: "Scrubber", beside: Path, *, force: bool) -> Path:
 
     path = beside.with_name(f"{beside.stem}_replaced.csv")
     require_new(path, force)
-    write_whole(path, [table(scrubber)], mode=0o600)
+    with beside.open(encoding="utf-8", newline="\n") as written:
+        write_whole(path, [table(scrubber, written)], mode=0o600)
     return path
 
 

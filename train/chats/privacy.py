@@ -50,7 +50,7 @@ class Replacement(NamedTuple):
     kind: str
     original: str
     """As it was written first; of a name, the display name."""
-    count: int  # type: ignore[assignment]  # hides tuple.count
+    times: int
     """How often it was replaced."""
 
 
@@ -135,12 +135,20 @@ def scrub_row(row: Row, scrubber: Scrubber) -> Row:
     return row._replace(messages=[_scrub_message(message, scrubber) for message in row.messages])
 
 
-def table(scrubber: Scrubber) -> str:
-    """CSV: placeholder, kind, original, count. It holds what was removed: for the owner's eyes alone."""
+def table(scrubber: Scrubber, written: Iterable[str]) -> str:
+    """CSV: placeholder, kind, original, times, and the lines of the written file where the placeholder stands.
+
+    It holds what was removed: for the owner's eyes alone.
+    """
+    where: dict[str, list[int]] = {}
+    for number, line in enumerate(written, 1):
+        for placeholder in dict.fromkeys(PLACEHOLDER.findall(line)):
+            where.setdefault(placeholder, []).append(number)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Replacement._fields)
-    writer.writerows(scrubber.replaced)
+    writer.writerow((*Replacement._fields, "lines"))
+    for replacement in scrubber.replaced:
+        writer.writerow((*replacement, " ".join(map(str, where.get(replacement.placeholder, ())))))
     return text.getvalue()
 
 
