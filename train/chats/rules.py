@@ -35,24 +35,24 @@ class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True,
 Content = str | Annotated[list[TextPart], Meta(min_length=1)]
 
 
-class System(Struct, tag_field="role", tag="system", forbid_unknown_fields=True, gc=False):
+class Turn(Struct, tag_field="role", forbid_unknown_fields=True, gc=False):
     content: Content
     name: str | UnsetType = UNSET
 
 
-class Developer(Struct, tag_field="role", tag="developer", forbid_unknown_fields=True, gc=False):
-    content: Content
-    name: str | UnsetType = UNSET
+class System(Turn, tag="system"):
+    pass
 
 
-class User(Struct, tag_field="role", tag="user", forbid_unknown_fields=True, gc=False):
-    content: Content
-    name: str | UnsetType = UNSET
+class Developer(Turn, tag="developer"):
+    pass
 
 
-class Assistant(Struct, tag_field="role", tag="assistant", forbid_unknown_fields=True, gc=False):
-    content: Content
-    name: str | UnsetType = UNSET
+class User(Turn, tag="user"):
+    pass
+
+
+class Assistant(Turn, tag="assistant"):
     weight: Literal[0, 1] = 1
 
 
