@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -125,7 +126,8 @@ def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool)
 @main.command()
 @click.argument("config", type=PATH)
 @click.argument("words", nargs=-1, metavar="[key=value …] [-- ACCELERATE FLAGS]")
-def train(config: Path, words: tuple[str, ...]) -> None:
+@click.option("--resume", is_flag=True, help="Go on with an unfinished run from its last checkpoint.")
+def train(config: Path, words: tuple[str, ...], resume: bool) -> None:
     """Train as the YAML file CONFIG says: prints the accelerate command and runs it.
 
     \b
@@ -134,13 +136,18 @@ def train(config: Path, words: tuple[str, ...]) -> None:
     """
     from .config import load_config
     from .launch import launch_command
-    from .runs import require_free
+    from .runs import require_free, resumable_run
 
     first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     overrides, flags = words[:first_flag], words[first_flag:]
-    require_free(load_config(config, overrides).name)  # what is wrong with the config shows before the launcher starts
-    command = launch_command(config, overrides, flags)
+    loaded = load_config(config, overrides)  # what is wrong with the config shows before the launcher starts
+    if resume:
+        resumable_run(loaded)
+    else:
+        require_free(loaded.name)
+    command = launch_command(config, [*overrides, *(["--resume"] if resume else [])], flags)
     print(shlex.join(command), file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for sft.py, which saves first; the launcher inherits this
     if subprocess.run(command).returncode != 0:
         raise SystemExit(2)  # sft.py has said why
 

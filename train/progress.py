@@ -2,7 +2,9 @@
 
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -14,12 +16,48 @@ from transformers import PrinterCallback, TrainerCallback
 from .runs import Run
 
 
-def watch(trainer: Any, run: Run) -> None:
-    """metrics.jsonl and the progress bar, in place of transformers' own output."""
+def watch(trainer: Any, run: Run) -> "StopOnSignal":
+    """metrics.jsonl and the progress bar, in place of transformers' own output; a way to stop."""
     trainer.remove_callback(PrinterCallback)
-    log = MetricsLog(run)
-    trainer.add_callback(log)
-    trainer.add_callback(ProgressBar(log))
+    log, stop = MetricsLog(run), StopOnSignal()
+    for callback in (stop, log, ProgressBar(log)):
+        trainer.add_callback(callback)
+    return stop
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGINT and SIGTERM: finish the step, save, stop. All processes stop at the same step.
+
+    Also logs before every save and evaluation: a run resumed there has lost nothing of what it was averaging, and TRL
+    counts what it logs after an evaluation as part of that.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.world_size > 1:
+            asked = torch.tensor(float(self.asked), device=args.device)
+            torch.distributed.all_reduce(asked)
+            self.asked = bool(asked)
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+        self.on_epoch_end(args, state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log |= control.should_save or control.should_evaluate
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class MetricsLog(TrainerCallback):
@@ -39,6 +77,7 @@ class MetricsLog(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.since = time.perf_counter()
+        self.tokens = max((entry.get("num_tokens", 0) for entry in self.run.metrics()), default=0)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.since = time.perf_counter()  # time spent evaluating is not training time
@@ -49,7 +88,7 @@ class MetricsLog(TrainerCallback):
             return
         entry = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
         entry |= {name: logs[name] for name in self.NAMES if isinstance(logs.get(name), int | float)}
-        if "loss" in logs:
+        if "num_tokens" in logs:
             now = time.perf_counter()
             self.rate = (logs["num_tokens"] - self.tokens) / max(now - self.since, 1e-9)
             self.since, self.tokens = now, logs["num_tokens"]

@@ -24,6 +24,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .config import Config, dump_config, load_config
 from .errors import MachineError, RunError
 from .files import write_atomically
@@ -91,7 +93,13 @@ class Run:
         """The lines of metrics.jsonl; empty before the first."""
         if not self.metrics_file.exists():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]  # behind the last line break a crash may have left half a line
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that will be taken again."""
+        kept = [entry for entry in self.metrics() if entry["step"] <= step]
+        write_atomically(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def append_metrics(self, entry: dict[str, Any]) -> None:
         with self.metrics_file.open("a", encoding="utf-8") as file:
@@ -107,6 +115,30 @@ def require_free(name: str) -> Run:
             state = "other files"
         raise RunError(f"{run.path} already holds {state}: choose another name=… or move that folder away")
     return run
+
+
+def resumable_run(config: Config) -> Run:
+    """The unfinished run of that name, or a RunError that says why it cannot go on with this config."""
+    run = Run(RUNS / config.name)
+    if not run.manifest_file.exists():
+        raise RunError(f"{run.path} holds no run to resume: start it without --resume")
+    if run.adapter.exists() or run.merged.exists():
+        raise RunError(f"{run.path} is finished: there is nothing to resume")
+    before, after = (_flat(yaml.safe_load(text)) for text in (run.config_file.read_text("utf-8"), dump_config(config)))
+    changed = [f"{key}: {before.get(key)!r} → {after.get(key)!r}" for key in sorted({*before, *after})
+               if before.get(key) != after.get(key)]  # fmt: skip
+    if changed:
+        raise RunError(f"{run.path} was begun with another config ({'; '.join(changed)}): resume it with the same")
+    for name, path in (("train", config.data.train_file), ("held_out", config.data.eval_file)):
+        if path is not None and run.manifest()["data"][name]["sha256"] != sha256(path):
+            raise RunError(f"{path} has changed since {run.path} was begun: resume it with the same rows")
+    return run
+
+
+def last_checkpoint(run: Run) -> Path | None:
+    """The newest complete checkpoint; what a crash has left half-written has another name."""
+    steps = [int(path.name.split("-")[1]) for path in run.checkpoints.glob("checkpoint-*")]
+    return run.checkpoints / f"checkpoint-{max(steps)}" if steps else None
 
 
 def create_run(config: Config, manifest: dict[str, Any]) -> Run:
@@ -179,6 +211,14 @@ def size(number: float) -> str:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flat(tree: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """{"training.seed": 42, …} of a config's tree."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat
 
 
 def _json(value: Any) -> str:

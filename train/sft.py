@@ -1,10 +1,11 @@
 """The main job: tune a base model on chats, from the rows to a finished run folder.
 
-    accelerate launch train/sft.py configs/natasha.yaml [key=value …]
+    accelerate launch train/sft.py configs/natasha.yaml [key=value …] [--resume]
 
 `govor train` runs the same command. The same path serves a CPU, one GPU and several processes.
 """
 
+import json
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row, shared_system_message, to_json
 from train.chats.split import require_disjoint, split_rows
 from train.config import Config, load_config
-from train.errors import DataError, MachineError, one_line_errors
+from train.errors import DataError, MachineError, RunError, Stopped, one_line_errors
 from train.files import write_atomically
 from train.model import (
     Precision,
@@ -33,13 +34,24 @@ from train.model import (
     weights_fingerprint,
 )
 from train.report import write_report
-from train.runs import Run, complete_folder, create_run, now, require_free, require_room, sha256
+from train.runs import (
+    Run,
+    complete_folder,
+    create_run,
+    last_checkpoint,
+    now,
+    require_free,
+    require_room,
+    resumable_run,
+    sha256,
+)
 from train.templates import IGNORED, Encoded, encode_row, template_hash
 
 
-def train(config: Config) -> Run:
-    """The whole story, top to bottom. Returns the finished run."""
-    run = require_free(config.name)
+def train(config: Config, *, resume: bool = False) -> Run:
+    """The whole story, top to bottom. Returns the finished run. `resume`: go on from the last whole checkpoint."""
+    run = resumable_run(config) if resume else require_free(config.name)
+    checkpoint = last_checkpoint(run) if resume else None
     quiet_libraries()
     require_device(config)
     rows, held_out = read_data(config)
@@ -49,6 +61,7 @@ def train(config: Config) -> Run:
 
     precision = resolve_precision(config)
     arguments = sft_config(config, run, precision, evaluate=bool(held_out))
+    arguments.eval_on_start &= checkpoint is None
     state = require_processes(arguments)
     with state.main_process_first():  # the first one downloads, the others find the files
         base = find_base(config.model)
@@ -60,20 +73,27 @@ def train(config: Config) -> Run:
     if last_turns := sum(e.last_turn_only for e in train_set):
         say(state, f"{last_turns} rows train their last turn alone: the chat template rewrites earlier turns")
     trainer = build_trainer(config, base, tokenizer, precision, arguments, train_set, eval_set)
-    if state.is_main_process:
+    if state.is_main_process and not resume:
         manifest = describe_run(config, base, tokenizer, trainer, rows, held_out, train_set, eval_set)
         require_room(run.path, checkpoint_bytes(trainer) * (2 + (config.training.save_total_limit or 10)), "training")
         create_run(config, manifest)
         write_atomically(run.held_out_file, "".join(to_json(row) + "\n" for row in held_out))
     state.wait_for_everyone()
 
-    watch(trainer, run)
+    if resume:
+        go_on(trainer, run, checkpoint, base)
+    stop = watch(trainer, run)
     started = time.perf_counter()
     try:
-        trainer.train()
+        if checkpoint and is_last(checkpoint):
+            trainer._load_from_checkpoint(str(checkpoint))  # train() would take one step too many
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Exception as error:
         raise_out_of_memory(error, config)
         raise
+    if stop.asked:
+        raise Stopped(f"stopped after step {trainer.state.global_step} and saved; --resume goes on from there")
     save_result(trainer, run, base, tokenizer, config)
     if state.is_main_process:
         run.update_manifest(status="finished", finished=now(), seconds=round(time.perf_counter() - started, 1))
@@ -176,6 +196,24 @@ def describe_run(
     }
 
 
+def go_on(trainer: Any, run: Run, checkpoint: Path | None, base: Path) -> None:
+    """Bring the run folder and the trainer's counters to where the checkpoint was written."""
+    if run.manifest()["base"]["weights"] != weights_fingerprint(base):
+        raise RunError(f"the base has changed since {run.path} was begun: resume it over the same weights")
+    step = int(checkpoint.name.split("-")[1]) if checkpoint else -1
+    say(trainer.accelerator.state, f"going on after step {step}" if checkpoint else "no checkpoint yet: from the start")
+    if trainer.accelerator.is_main_process:
+        run.forget_metrics_after(step)
+    trainer.accelerator.wait_for_everyone()
+    trainer._total_train_tokens = max((entry.get("num_tokens", 0) for entry in run.metrics()), default=0)
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether it was written after the last step of its run."""
+    state = json.loads((checkpoint / "trainer_state.json").read_bytes())
+    return bool(state["global_step"] >= state["max_steps"])
+
+
 def checkpoint_bytes(trainer: Any) -> int:
     """Trained weights and Adam's two sums, in float32."""
     return 12 * sum(int(parameter.numel()) for parameter in trainer.model.parameters() if parameter.requires_grad)
@@ -244,9 +282,11 @@ def main(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         raise SystemExit(0 if argv else 2)
+    resume = "--resume" in argv
+    words = [word for word in argv if word != "--resume"]
     with one_line_errors():
         see_one_gpu()
-        train(load_config(Path(argv[0]), argv[1:]))
+        train(load_config(Path(words[0]), words[1:]), resume=resume)
 
 
 if __name__ == "__main__":

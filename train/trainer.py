@@ -22,11 +22,15 @@ class Trainer(SFTTrainer):
     """Writes each checkpoint aside and renames it when everything is on disk."""
 
     _aside: Path | None = None
+    _saved_at = -1
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._aside or self.args.output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._saved_at == self.state.global_step:  # asked to stop in mid-epoch: the epoch's end comes at once
+            return
+        self._saved_at = self.state.global_step
         folder = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._aside = folder / ".partial"
