@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from safetensors.torch import load_file
 
 from train.config import load_config
@@ -17,6 +20,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["train.trainer"])  # torch and TRL are imported once, before any thread is started
 SETTINGS = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3,
             "logging_steps": 2, "lr_scheduler_type": "linear"}  # fmt: skip
+SFT = REPOSITORY / "train/sft.py"
 LORA = {"lora_dropout": 0.1}  # the random state matters
 
 
@@ -156,3 +160,18 @@ def test_a_full_disk_loses_no_earlier_checkpoint(write_config, monkeypatch):
         train(config)
     assert last_checkpoint(Run(Path("runs/full"))).name == "checkpoint-3"
     assert train(config, resume=True).adapter.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+def test_a_launcher_that_ends_takes_training_along_saved(write_config):
+    config = write_config(training={"max_steps": 10_000, "save_strategy": "no", "eval_strategy": "no"})
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", str(SFT), str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stderr is not None
+        for line in launcher.stderr:
+            if line.startswith("step 2/"):
+                break
+        launcher.terminate()
+        rest = launcher.stderr.read()  # ends when the training process, too, has closed it
+    assert "saved; --resume goes on from there" in rest
+    assert last_checkpoint(Run(Path("runs/x"))) is not None

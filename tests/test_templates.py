@@ -98,8 +98,8 @@ def test_template_that_rewrites_history_trains_the_last_turn(tokenizer):
         ("{{ raise_exception('roles must alternate') }}", DataError, "row at line 7.*roles must alternate"),
         ("{{ messages[0].missing.key }}", DataError, "row at line 7: the chat template refuses it"),
         (
-            "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>other{% endif %}",
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>other\n{% endif %}",
             DataError,
             "training could not equal serving",
         ),

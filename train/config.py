@@ -65,6 +65,15 @@ class Data(Section):
     """Held-out rows in a file of their own; without it they are taken from train_file."""
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of train_file that is held out. 0: nothing is held out and nothing is evaluated."""
+    too_long: Literal["error", "drop", "truncate", "split"] = "error"
+    """Rows longer than training.max_length. error: refused, by line and length; drop: left out; truncate: cut behind
+    the last answer that fits; split: made into several rows that fit, each answer trained once."""
+    rewritten_history: Literal["last_turn", "split"] = "last_turn"
+    """Rows whose earlier answers the chat template rewrites once others follow (it takes thoughts out of them, say).
+    last_turn: their last answer is trained; split: each answer in a row of its own, after its prompt as served."""
+
+
+PissaIterations = Annotated[str, Field(pattern=r"^pissa_niter_[1-9][0-9]*$")]
 
 
 class Lora(Section):
@@ -82,6 +91,14 @@ class Lora(Section):
     """Scale by lora_alpha / √r instead, for large ranks."""
     use_dora: bool = False
     """Learn each weight's length apart from its direction: slower, at times better at small ranks."""
+    init_lora_weights: Literal[True, "gaussian", "orthogonal", "olora", "pissa"] | PissaIterations = True
+    """The adapter's first weights. True: B is zero. pissa (quicker: pissa_niter_16) and olora begin with the main
+    part of each weight, which is learned faster; the adapter is saved over the unchanged base, with twice the rank."""
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the initialization moves a part of the base's weights into the adapter."""
+        return str(self.init_lora_weights).startswith(("olora", "pissa"))
 
 
 class Training(Section):
@@ -133,6 +150,9 @@ class Training(Section):
     """Trackers: tensorboard, trackio, wandb. Each may use the network; none does by default."""
     seed: int = 42
     """Seed of the split, the order of rows, the adapter's first weights and the sampled answers."""
+    fit: Literal["auto"] | None = None
+    """auto: choose load_in_4bit, both batch sizes, accumulation and checkpointing for the GPU at hand and keep the
+    effective batch: 16-bit weights if they fit, then the least recomputation. The run's config.yaml has the choice."""
 
 
 class Message(Section):
@@ -258,6 +278,12 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
             yield ("training", name), f" cannot be set: {why}"
     if config.model.load_in_4bit and config.lora is None:
         yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
+    if config.lora and config.lora.changes_base:
+        place = ("lora", "init_lora_weights")
+        if config.model.load_in_4bit:
+            yield place, " changes the base's weights, which NF4 would round anew: use it without model.load_in_4bit"
+        if config.lora.use_dora:
+            yield place, " cannot be saved over the unchanged base together with lora.use_dora: choose one of them"
 
 
 def dump_config(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from .chats.readers import read_rows
@@ -33,12 +34,13 @@ def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
     system: str | None = manifest["data"]["system_message"]
     prompts = [with_system([m.model_dump() for m in prompt], system) for prompt in config.prompts]
     stop: list[int] = manifest["template"]["end_of_turn"]
+    date: str | None = manifest["template"].get("date")
 
     def measure(model: Any) -> tuple[float | None, list[str]]:
         answers = [
             answer(model, tokenizer, prompt, generation, stop=stop, seed=config.training.seed) for prompt in prompts
         ]
-        return held_out_loss(model, tokenizer, held_out, config), answers
+        return held_out_loss(model, tokenizer, held_out, config, stop=stop, date=date), answers
 
     tuned_loss, after = measure(tuned)
     with untuned(tuned, run, config) as base:
@@ -52,14 +54,27 @@ def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
     return result
 
 
-def held_out_loss(model: Any, tokenizer: Any, rows: Sequence[Row], config: Config) -> float | None:
-    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike."""
+def held_out_loss(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    config: Config,
+    *,
+    stop: Sequence[int] = (),
+    date: str | None = None,
+) -> float | None:
+    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike.
+
+    `stop`, `date`: the manifest's `template`, so that the rows read as in training.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     total, count = 0.0, 0
+    today = datetime.fromisoformat(date) if date else None
+    part = config.training.assistant_only_loss
     for row in rows:  # one at a time: no padding, and the logits of a long row fit small cards
-        encoded = encode_row(tokenizer, row, assistant_only_loss=config.training.assistant_only_loss)
+        encoded = encode_row(tokenizer, row, assistant_only_loss=part, stop=stop, today=today)
         labels = torch.tensor(encoded.labels[1:], device=model.device)
         with torch.inference_mode():
             logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1]

@@ -1,5 +1,6 @@
 """Rows as the model sees them: tokens, which of them are trained, what the chat template added."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -10,9 +11,10 @@ from rich.text import Text
 from .chats.readers import read_rows
 from .chats.rows import Row, text_of
 from .config import Config
-from .errors import GovorError
+from .encoding import Encoding, encode_rows, stop_ids
+from .errors import DataError, GovorError
 from .model import find_base, load_tokenizer, quiet_libraries
-from .templates import IGNORED, encode_row
+from .templates import IGNORED, Encoded
 
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 """Control characters drawn as symbols: a row must not steer the terminal."""
@@ -34,7 +36,9 @@ class Shown(NamedTuple):
     last_turn_only: bool
     """The template rewrites earlier turns, so only the last one is trained."""
     truncated: int
-    """Tokens beyond training.max_length."""
+    """Tokens beyond training.max_length of a row that training refuses or leaves out."""
+    fate: str
+    """What training does with a row that is longer than max_length, if it does not refuse it."""
     added: int
     """Tokens that hold nothing of any message's text: the template's own, tools and calls among them."""
 
@@ -50,8 +54,16 @@ def preview(config: Config, row: int | None, limit: int | None) -> list[Shown]:
             last = f", the last at line {rows[-1].line}" if rows[-1].line != len(rows) else ""
             raise GovorError(f"{config.data.train_file} has no row at line {row}: it has {len(rows)} rows{last}")
     quiet_libraries()
-    tokenizer = load_tokenizer(find_base(config.model))
-    return [_show(tokenizer, r, config) for r in chosen]
+    base = find_base(config.model)
+    tokenizer = load_tokenizer(base)
+    encode = partial(
+        encode_rows,
+        tokenizer,
+        rewritten_history=config.data.rewritten_history,
+        assistant_only_loss=config.training.assistant_only_loss,
+        stop=stop_ids(base),
+    )
+    return [shown for r in chosen for shown in _parts(tokenizer, r, encode, config)]
 
 
 def to_terminal(shown: Shown) -> Text:
@@ -80,8 +92,30 @@ def to_json(rows: Sequence[Shown]) -> dict[str, Any]:
     return {"rows": [{key: getattr(shown, key) for key in keys} for shown in rows]}
 
 
-def _show(tokenizer: Any, row: Row, config: Config) -> Shown:
-    encoded = encode_row(tokenizer, row, assistant_only_loss=config.training.assistant_only_loss)
+def _parts(tokenizer: Any, row: Row, encode: partial[Encoding], config: Config) -> Iterator[Shown]:
+    """The row as training takes it: whole, cut, or several."""
+    limit, too_long = config.training.max_length, config.data.too_long
+    whole = encode([row], max_length=sys.maxsize)
+    for part, encoded in zip(whole.rows, whole.encoded, strict=True):
+        length = len(encoded.input_ids)
+        beyond = max(0, length - limit)
+        if not beyond:
+            yield _show(tokenizer, part, encoded)
+            continue
+        try:
+            kept = encode([part], max_length=limit, too_long=too_long)
+        except DataError:
+            fate = "" if too_long == "error" else "training leaves the row out"
+            yield _show(tokenizer, part, encoded, beyond, fate)
+            continue
+        fate = f"{len(kept.rows)} such made" if too_long == "split" else "cut"
+        if kept.account.dropped:
+            fate += f" and {len(kept.account.dropped)} answers left out"
+        for shorter, fitting in zip(kept.rows, kept.encoded, strict=True):
+            yield _show(tokenizer, shorter, fitting, fate=f"{fate} of a row of {length} tokens")
+
+
+def _show(tokenizer: Any, row: Row, encoded: Encoded, truncated: int = 0, fate: str = "") -> Shown:
     tokens = list(_pieces(tokenizer, encoded.input_ids))
     return Shown(
         row=row.line,
@@ -90,7 +124,8 @@ def _show(tokenizer: Any, row: Row, config: Config) -> Shown:
         tokens=tokens,
         trained=sum(label != IGNORED for label in encoded.labels),
         last_turn_only=encoded.last_turn_only,
-        truncated=max(0, len(encoded.input_ids) - config.training.max_length),
+        truncated=truncated,
+        fate=fate,
         added=_added(tokens, [text_of(message) for message in row.messages]),
     )
 
@@ -153,5 +188,7 @@ def _counts(shown: Shown) -> str:
     if shown.last_turn_only:
         parts.append("the template rewrites earlier turns, so only the last one is trained")
     if shown.truncated:
-        parts.append(f"{shown.truncated} beyond training.max_length: training refuses the row")
+        parts.append(f"{shown.truncated} beyond training.max_length: {shown.fate or 'training refuses the row'}")
+    elif shown.fate:
+        parts.append(shown.fate)
     return ", ".join(parts)

@@ -7,9 +7,12 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row, shared_system_message, to_json
 from train.chats.split import require_disjoint, split_rows
 from train.config import Config, load_config
-from train.errors import DataError, MachineError, RunError, Stopped, one_line_errors
+from train.encoding import Encoding, encode_rows, parity, require_vocabulary, stop_ids
+from train.errors import MachineError, RunError, Stopped, one_line_errors
 from train.files import write_atomically
 from train.model import (
     Precision,
@@ -28,11 +32,16 @@ from train.model import (
     copy_tokenizer,
     find_base,
     load_tokenizer,
+    put_over_unchanged_base,
     quiet_libraries,
     require_device,
     resolve_precision,
     weights_fingerprint,
+    write_generation_config,
 )
+from train.plan.fit import as_begun, require_fittable, settle
+from train.plan.memory import facts_of
+from train.plan.shapes import read_shapes
 from train.report import write_report
 from train.runs import (
     Run,
@@ -45,19 +54,22 @@ from train.runs import (
     resumable_run,
     sha256,
 )
-from train.templates import IGNORED, Encoded, encode_row, template_hash
+from train.templates import IGNORED, render, template_hash
 
 
 def train(config: Config, *, resume: bool = False) -> Run:
     """The whole story, top to bottom. Returns the finished run. `resume`: go on from the last whole checkpoint."""
+    config = as_begun(config) if resume else config
     run = resumable_run(config) if resume else require_free(config.name)
     checkpoint = last_checkpoint(run) if resume else None
     quiet_libraries()
     require_device(config)
     rows, held_out = read_data(config)
 
+    import torch
+
     from train.progress import watch
-    from train.trainer import build_trainer, raise_out_of_memory, sft_config
+    from train.trainer import build_trainer, out_of_memory, sft_config
 
     precision = resolve_precision(config)
     arguments = sft_config(config, run, precision, evaluate=bool(held_out))
@@ -66,18 +78,24 @@ def train(config: Config, *, resume: bool = False) -> Run:
     with state.main_process_first():  # the first one downloads, the others find the files
         base = find_base(config.model)
     tokenizer = load_tokenizer(base)
-    train_set = encode(tokenizer, rows, config)
-    eval_set = encode(tokenizer, held_out, config)
+    today = date_of(run) if resume else datetime.now()
+    train_set = encode(tokenizer, rows, config, base, today)
+    eval_set = encode(tokenizer, held_out, config, base, today)
+    require_vocabulary(base, tokenizer, [*train_set.encoded, *eval_set.encoded])
+    if config.training.fit:
+        config = fit_gpu(config, base, train_set, eval_set, state)
+        arguments = sft_config(config, run, precision, evaluate=bool(held_out))
 
-    say(state, f"{len(rows)} rows to train on, {len(held_out)} held out; {describe(state, precision)}")
-    if last_turns := sum(e.last_turn_only for e in train_set):
-        say(state, f"{last_turns} rows train their last turn alone: the chat template rewrites earlier turns")
-    trainer = build_trainer(config, base, tokenizer, precision, arguments, train_set, eval_set)
+    say(state, f"{len(train_set.rows)} rows to train on, {len(eval_set.rows)} held out; {describe(state, precision)}")
+    for kind, encoding in (("rows to train on", train_set), ("held-out rows", eval_set)):
+        for line in encoding.account.lines():
+            say(state, f"{kind}: {line}")
+    trainer = build_trainer(config, base, tokenizer, precision, arguments, train_set.encoded, eval_set.encoded)
     if state.is_main_process and not resume:
-        manifest = describe_run(config, base, tokenizer, trainer, rows, held_out, train_set, eval_set)
+        manifest = describe_run(config, base, tokenizer, trainer, train_set, eval_set, today)
         require_room(run.path, checkpoint_bytes(trainer) * (2 + (config.training.save_total_limit or 10)), "training")
         create_run(config, manifest)
-        write_atomically(run.held_out_file, "".join(to_json(row) + "\n" for row in held_out))
+        write_atomically(run.held_out_file, "".join(to_json(row) + "\n" for row in eval_set.rows))
     state.wait_for_everyone()
 
     if resume:
@@ -89,13 +107,13 @@ def train(config: Config, *, resume: bool = False) -> Run:
             trainer._load_from_checkpoint(str(checkpoint))  # train() would take one step too many
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except Exception as error:
-        raise_out_of_memory(error, config)
-        raise
+    except torch.OutOfMemoryError:
+        raise out_of_memory(trainer, config, base, f"step {trainer.state.global_step + 1}") from None
     if stop.asked:
         raise Stopped(f"stopped after step {trainer.state.global_step} and saved; --resume goes on from there")
     save_result(trainer, run, base, tokenizer, config)
     if state.is_main_process:
+        check_parity(run, eval_set, today)
         run.update_manifest(status="finished", finished=now(), seconds=round(time.perf_counter() - started, 1))
         write_report(run)
         print(summary(run))
@@ -129,18 +147,33 @@ def require_processes(arguments: Any) -> Any:
     return state
 
 
-def encode(tokenizer: Any, rows: Sequence[Row], config: Config) -> list[Encoded]:
-    """The rows as ids and labels; DataError names those longer than max_length."""
-    limit = config.training.max_length
-    encoded = [encode_row(tokenizer, row, assistant_only_loss=config.training.assistant_only_loss) for row in rows]
-    long = [(row.line, len(e.input_ids)) for row, e in zip(rows, encoded, strict=True) if len(e.input_ids) > limit]
-    if long:
-        named = ", ".join(f"line {line} ({length})" for line, length in long[:5]) + (", …" if len(long) > 5 else "")
-        raise DataError(
-            f"{len(long)} rows are longer than training.max_length={limit} tokens: {named}; "
-            f"set training.max_length={max(length for _, length in long)} or shorten them"
-        )
-    return encoded
+def fit_gpu(config: Config, base: Path, train_set: Encoding, eval_set: Encoding, state: Any) -> Config:
+    """The config with `training.fit` carried out for the smallest GPU that takes part."""
+    import torch
+    from accelerate.utils import gather_object
+
+    require_fittable(config, sharded=state.distributed_type == "FSDP")
+    gpu = None
+    if state.device.type == "cuda":
+        gpu = min(gather_object([torch.cuda.get_device_properties(state.device).total_memory]))
+    lengths = [[len(e.input_ids) for e in encoding.encoded] for encoding in (train_set, eval_set)]
+    config, chosen = settle(config, gpu, facts_of(config, read_shapes(base), *lengths))
+    say(state, chosen)
+    return config
+
+
+def encode(tokenizer: Any, rows: Sequence[Row], config: Config, base: Path, today: datetime) -> Encoding:
+    """The rows as ids and labels, as the config says."""
+    return encode_rows(
+        tokenizer,
+        rows,
+        max_length=config.training.max_length,
+        too_long=config.data.too_long,
+        rewritten_history=config.data.rewritten_history,
+        assistant_only_loss=config.training.assistant_only_loss,
+        stop=stop_ids(base),
+        today=today,
+    )
 
 
 def describe_run(
@@ -148,25 +181,24 @@ def describe_run(
     base: Path,
     tokenizer: Any,
     trainer: Any,
-    rows: list[Row],
-    held_out: list[Row],
-    train_set: list[Encoded],
-    eval_set: list[Encoded],
+    train_set: Encoding,
+    eval_set: Encoding,
+    today: datetime,
 ) -> dict[str, Any]:
     """What the manifest says before the first step."""
     import numpy as np
 
-    def facts(path: Path | None, rows: list[Row], encoded: list[Encoded]) -> dict[str, Any]:
+    def facts(path: Path | None, encoding: Encoding) -> dict[str, Any]:
         return {
             "file": str(path or config.data.train_file),
             "sha256": sha256(path or config.data.train_file),
-            "rows": len(rows),
-            "tokens": sum(len(e.input_ids) for e in encoded),
-            "trained_tokens": sum(label != IGNORED for e in encoded for label in e.labels),
-            "last_turn_only": sum(e.last_turn_only for e in encoded),
+            "rows": len(encoding.rows),
+            "tokens": sum(len(e.input_ids) for e in encoding.encoded),
+            "trained_tokens": sum(label != IGNORED for e in encoding.encoded for label in e.labels),
+            **asdict(encoding.account),
         }
 
-    counts, edges = np.histogram([len(e.input_ids) for e in train_set], bins=30)
+    counts, edges = np.histogram([len(e.input_ids) for e in train_set.encoded], bins=30)
     if config.lora:
         trainable, total = trainer.model.get_nb_trainable_parameters()  # counts two weights a byte of NF4
     else:
@@ -181,11 +213,15 @@ def describe_run(
             "weights": weights_fingerprint(base),
         },
         "data": {
-            "train": facts(None, rows, train_set),
-            "held_out": facts(config.data.eval_file, held_out, eval_set),
-            "system_message": shared_system_message(rows),
+            "train": facts(None, train_set),
+            "held_out": facts(config.data.eval_file, eval_set),
+            "system_message": shared_system_message(train_set.rows),
         },
-        "template": {"sha256": template_hash(tokenizer), "end_of_turn": sorted({e.end_of_turn for e in train_set})},
+        "template": {
+            "sha256": template_hash(tokenizer),
+            "end_of_turn": sorted({e.end_of_turn for e in train_set.encoded}),
+            "date": today.isoformat(timespec="seconds") if train_set.account.dated else None,
+        },
         "lengths": {"counts": counts.tolist(), "edges": edges.tolist()},
         "parameters": {"trainable": trainable, "all": total},
         "processes": {
@@ -231,10 +267,36 @@ def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Conf
                 adapter.base_model_name_or_path = config.model.name_or_path
             # PEFT would ask the Hub whether the base's vocabulary has grown; ours never does
             model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+            if trainer.initial_adapter:
+                put_over_unchanged_base(folder, trainer.initial_adapter)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is a form to fill in
         else:
             model.save_pretrained(folder, state_dict=weights)
         copy_tokenizer(base, tokenizer, folder)
+        stop = run.manifest()["template"]["end_of_turn"]
+        write_generation_config(base, tokenizer, config.generation, stop, folder)
+
+
+def date_of(run: Run) -> datetime:
+    """The date that a run's rows were rendered under; any, where their template writes none."""
+    date: str | None = run.manifest()["template"].get("date")
+    return datetime.fromisoformat(date) if date else datetime.now()
+
+
+def check_parity(run: Run, eval_set: Encoding, today: datetime) -> None:
+    """Render the held-out prompts as a server does, from the files just saved; what differs is said and recorded."""
+    served = load_tokenizer(run.adapter if run.adapter.exists() else run.merged)
+    differing = parity(
+        lambda messages, tools: render(served, messages, tools=tools, today=today),
+        eval_set.rows,
+        eval_set.encoded,
+        served.decode,
+    )
+    count = len(eval_set.rows)
+    print(f"parity: {count - len(differing)} of {count} held-out prompts render as trained", file=sys.stderr)
+    for line, reason in differing[:5]:
+        print(f"parity: held-out row at line {line}: {reason}", file=sys.stderr)
+    run.update_manifest(parity={"prompts": count, "differing": [line for line, _ in differing]})
 
 
 def describe(state: Any, precision: Precision) -> str:
@@ -273,6 +335,14 @@ def see_one_gpu() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
 
+def end_with_launcher() -> None:
+    """Save and stop also where only the launcher was told to end (Linux; elsewhere signal this process)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def say(state: Any, text: str) -> None:
     if state.is_main_process:
         print(text, file=sys.stderr, flush=True)
@@ -286,6 +356,7 @@ def main(argv: Sequence[str]) -> None:
     words = [word for word in argv if word != "--resume"]
     with one_line_errors():
         see_one_gpu()
+        end_with_launcher()
         train(load_config(Path(words[0]), words[1:]), resume=resume)
 
 

@@ -1,19 +1,28 @@
 """TRL's SFTTrainer as govor sets it up."""
 
+import heapq
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from datasets import Dataset, disable_progress_bars
+from peft import get_peft_model_state_dict
+from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from .config import Config
 from .errors import ConfigError, MachineError
 from .model import Precision, load_base, lora_config
+from .plan.fit import out_of_memory_help
+from .plan.memory import facts_of
+from .plan.shapes import read_shapes
 from .runs import Run, settle_folder
 from .templates import Encoded
 
@@ -21,6 +30,8 @@ from .templates import Encoded
 class Trainer(SFTTrainer):
     """Writes each checkpoint aside and renames it when everything is on disk."""
 
+    initial_adapter: dict[str, Any] | None = None
+    """The adapter before the first step, where its initialization has taken a part out of the base's weights."""
     _aside: Path | None = None
     _saved_at = -1
 
@@ -62,7 +73,7 @@ class Trainer(SFTTrainer):
 def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool) -> Any:
     """TRL's SFTConfig: the section `training`, and what govor settles itself."""
     training = config.training
-    fields = {name: getattr(training, name) for name in type(training).model_fields}
+    fields = {name: getattr(training, name) for name in type(training).model_fields if name != "fit"}
     given = {name: value for name, value in fields.items() if value is not None or name in training.model_fields_set}
     given |= {
         "output_dir": str(run.checkpoints),
@@ -111,27 +122,80 @@ def build_trainer(
         )
     except ValueError as error:  # no layer of that name, a combination that TRL refuses, …
         raise ConfigError(str(error).strip().split("\n", 1)[0]) from None
+    except (RuntimeError, ImportError) as error:
+        if "install" not in str(error):
+            raise
+        raise ConfigError(f"training.report_to or training.optim: {str(error).strip()}") from None
     if config.model.load_in_4bit:
         for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.float32)
+    if config.lora and config.lora.changes_base:
+        weights = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
+        trainer.initial_adapter = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
+    trainer.add_callback(Rehearsal(trainer, config, base))
     return trainer
 
 
-def raise_out_of_memory(error: Exception, config: Config) -> None:
-    """MachineError with what to change, where the error is the GPU's memory."""
-    if not isinstance(error, torch.OutOfMemoryError):
-        return
-    training = config.training
-    ways = []
-    if training.per_device_train_batch_size > 1:
-        half = training.per_device_train_batch_size // 2
-        accumulation = training.gradient_accumulation_steps * 2
-        ways.append(f"training.per_device_train_batch_size={half} training.gradient_accumulation_steps={accumulation}")
-    if not training.activation_checkpointing:
-        ways.append("training.activation_checkpointing=true")
-    if not config.model.load_in_4bit and config.lora:
-        ways.append("model.load_in_4bit=true")
-    ways.append(f"training.max_length={training.max_length // 2}")
-    total = torch.cuda.get_device_properties(0).total_memory / 2**30
-    raise MachineError(f"the GPU's {total:.0f} GiB ran out: try {', or '.join(ways)}") from None
+class Rehearsal(TrainerCallback):
+    """Before the first step: the longest training batch forward and back, the longest evaluation batch forward.
+
+    What would run out of memory in hours does so now. Nothing is learned, and no random number is used up.
+    """
+
+    def __init__(self, trainer: Trainer, config: Config, base: Path) -> None:
+        self.trainer, self.config, self.base = trainer, config, base
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        trainer, devices = self.trainer, [args.device] if args.device.type == "cuda" else []
+        tokens, model = trainer._total_train_tokens, trainer.model_wrapped
+        trainer.current_gradient_accumulation_steps = args.gradient_accumulation_steps
+        # The optimizer takes its memory at the first step: until then something as large stands in for it
+        needed = 0 if trainer.optimizer.state else self._optimizer_bytes()
+        stand_in = torch.empty(needed, dtype=torch.uint8, device=args.device)
+        with torch.random.fork_rng(devices):
+            with self._naming("evaluation", trainer.eval_dataset, args.per_device_eval_batch_size) as batch:
+                if batch is not None:
+                    model.eval()
+                    trainer.prediction_step(model, batch, prediction_loss_only=True)
+            with self._naming("training", trainer.train_dataset, args.per_device_train_batch_size) as batch:
+                trainer.training_step(model, batch)
+        del stand_in
+        model.zero_grad()
+        trainer._total_train_tokens = tokens
+        for metrics in trainer._metrics.values():
+            metrics.clear()
+
+    def _optimizer_bytes(self) -> int:
+        """Two numbers a trained weight, as Adam keeps; none where they are paged out of the GPU."""
+        name = self.config.training.optim
+        each = 0 if "paged" in name else 2 if "8bit" in name else 8
+        return each * sum(int(p.numel()) for p in self.trainer.model.parameters() if p.requires_grad)
+
+    @contextmanager
+    def _naming(self, what: str, dataset: Any, size: int) -> Iterator[Any]:
+        """The batch of the longest rows, None without rows; running out of memory over it is a MachineError."""
+        if not dataset:
+            yield None
+            return
+        tokens = lengths(dataset)
+        rows = heapq.nlargest(size, range(len(tokens)), key=tokens.__getitem__)
+        try:
+            yield self.trainer.data_collator([dataset[row] for row in rows])
+        except torch.OutOfMemoryError:
+            longest = f"the longest {what} batch ({len(rows)} rows of up to {tokens[rows[0]]} tokens)"
+            raise out_of_memory(self.trainer, self.config, self.base, longest) from None
+
+
+def out_of_memory(trainer: Trainer, config: Config, base: Path, what: str) -> MachineError:
+    """The error of a GPU that is too small for `what`: the numbers and the smallest change that fits."""
+    memory = psutil.virtual_memory().total
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    facts = facts_of(config, read_shapes(base), lengths(trainer.train_dataset), lengths(trainer.eval_dataset))
+    return MachineError(out_of_memory_help(config, memory, facts, what))
+
+
+def lengths(dataset: Any) -> list[int]:
+    """Tokens of each row; none without a dataset."""
+    return [len(ids) for ids in dataset["input_ids"]] if dataset else []

@@ -1,0 +1,146 @@
+"""Ways to tune beside plain LoRA, and what stands between a config and a run that fails late."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import train.trainer
+from train.config import load_config
+from train.errors import ConfigError, MachineError
+from train.runs import Run
+from train.sft import train as train_run
+
+IDS = torch.tensor([[5, 17, 300, 42, 8, 99, 121]])
+
+
+def run_of(config) -> Run:
+    return train_run(load_config(config))
+
+
+def losses(run: Run, name: str = "loss") -> list[float]:
+    return [entry[name] for entry in run.metrics() if name in entry]
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_adapter_that_began_in_the_base_loads_over_the_base(init, use_rslora, write_config, base, monkeypatch):
+    """What training ended with, logits and all, is what PEFT makes of the saved adapter and the untouched base."""
+    at_end = {}
+    import train.sft as sft
+
+    original = sft.save_result
+
+    def keep(trainer, *more):
+        with torch.inference_mode():
+            at_end["logits"] = trainer.model.eval()(IDS).logits
+        original(trainer, *more)
+
+    monkeypatch.setattr(sft, "save_result", keep)
+    run = run_of(write_config(lora={"r": 4, "lora_alpha": 8, "init_lora_weights": init, "use_rslora": use_rslora}))
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    untouched = plain(IDS).logits
+    tuned = PeftModel.from_pretrained(plain, run.adapter).eval()
+    with torch.inference_mode():
+        assert torch.allclose(tuned(IDS).logits, at_end["logits"], atol=1e-4)
+    assert not torch.allclose(untouched, at_end["logits"], atol=1e-2)
+    saved = json.loads((run.adapter / "adapter_config.json").read_bytes())
+    assert saved["r"] == 8 and saved["init_lora_weights"] is True
+    assert abs(losses(run, "eval_loss")[0] - losses(run_of(write_config(name="plain")), "eval_loss")[0]) < 1e-4
+
+
+@pytest.mark.parametrize("clash", [{"model": {"load_in_4bit": True}}, {"lora": {"use_dora": True}}])
+def test_adapters_that_could_not_be_saved_so_are_refused(clash, write_config):
+    sections = {"lora": {"init_lora_weights": "pissa", **clash.get("lora", {})}, "model": clash.get("model", {})}
+    with pytest.raises(ConfigError, match=r"x\.yaml:\d+: lora\.init_lora_weights .*(load_in_4bit|use_dora)"):
+        load_config(write_config(**sections))
+
+
+@pytest.mark.filterwarnings("ignore:.*paged.*:UserWarning")  # bitsandbytes: nothing to page from on a CPU
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor"])
+def test_optimizers(optim, write_config):
+    run = run_of(write_config(training={"optim": optim, "max_steps": 6, "learning_rate": 0.02}))
+    curve = losses(run)
+    assert len(curve) == 6 and all(map(math.isfinite, curve))
+    assert losses(run, "eval_loss")[-1] < losses(run, "eval_loss")[0]
+
+
+def test_neftune_changes_training_and_nothing_else(write_config, base):
+    plain = run_of(write_config(name="plain"))
+    noisy = run_of(write_config(name="noisy", training={"neftune_noise_alpha": 5.0}))
+    assert losses(plain)[0] != losses(noisy)[0]
+    assert losses(plain, "eval_loss")[0] == losses(noisy, "eval_loss")[0]  # no noise while evaluating
+    assert (
+        load_file(noisy.adapter / "adapter_model.safetensors").keys()
+        == load_file(plain.adapter / "adapter_model.safetensors").keys()
+    )
+
+
+def test_the_longest_batches_run_first_and_leave_no_trace(write_config, monkeypatch):
+    """Forward passes before the first logged loss see the longest rows; metrics and adapter are as without them."""
+    seen = []
+    step, prediction = train.trainer.Trainer.training_step, train.trainer.Trainer.prediction_step
+
+    def training_step(self, model, inputs, *more, **named):
+        seen.append(("train", tuple(inputs["input_ids"].shape)))
+        return step(self, model, inputs, *more, **named)
+
+    def prediction_step(self, model, inputs, *more, **named):
+        seen.append(("eval", tuple(inputs["input_ids"].shape)))
+        return prediction(self, model, inputs, *more, **named)
+
+    monkeypatch.setattr(train.trainer.Trainer, "training_step", training_step)
+    monkeypatch.setattr(train.trainer.Trainer, "prediction_step", prediction_step)
+    settings = {"lora": {"lora_dropout": 0.1}, "training": {"per_device_eval_batch_size": 2, "logging_steps": 2}}
+    run = run_of(write_config(name="rehearsed", **settings))
+    (kind, longest_eval), (other, longest_train), *later = seen
+    assert (kind, other) == ("eval", "train")
+    assert longest_eval[0] == 2 and longest_train[0] == 4
+    assert longest_eval[1] == max(shape[1] for kind, shape in later if kind == "eval")
+    assert longest_train[1] >= max(shape[1] for kind, shape in later if kind == "train")
+
+    monkeypatch.setattr(train.trainer.Rehearsal, "on_train_begin", lambda *_, **__: None)
+    without = run_of(write_config(name="without", **settings))
+    names = ("step", "loss", "eval_loss", "grad_norm", "mean_token_accuracy", "num_tokens")
+    assert [[e.get(n) for n in names] for e in run.metrics()] == [[e.get(n) for n in names] for e in without.metrics()]
+    file = "adapter_model.safetensors"
+    assert (run.adapter / file).read_bytes() == (without.adapter / file).read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["training", "evaluation"])
+def test_out_of_memory_is_one_line_with_the_numbers(mode, write_config, monkeypatch):
+    from transformers import Qwen3Model
+
+    forward = Qwen3Model.forward
+
+    def small_card(self, *more, **named):
+        if self.training == (mode == "training"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, *more, **named)
+
+    monkeypatch.setattr(Qwen3Model, "forward", small_card)
+    with pytest.raises(MachineError) as caught:
+        run_of(write_config())
+    text = str(caught.value)
+    assert "\n" not in text
+    assert f"the longest {mode} batch (4 rows of up to " in text
+    assert "GiB: weights 0.0 GiB, " in text and "try training.per_device_train_batch_size=2 " in text
+
+
+def test_tracker_writes_where_the_run_is(write_config):
+    run = run_of(write_config(training={"report_to": "tensorboard"}))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = next(run.path.rglob("events.out.tfevents.*")).parent
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [e.value for e in events.Scalars("train/loss")] == pytest.approx(losses(run), rel=1e-5)
+
+
+def test_tracker_that_is_not_installed(write_config):
+    with pytest.raises(ConfigError, match=r"report_to.*install comet-ml"):
+        run_of(write_config(training={"report_to": "comet_ml"}))

@@ -1,0 +1,189 @@
+"""What fits a card: `training.fit: auto`, and the smallest change where something does not fit.
+
+The rule: 16-bit weights if they fit, then the least recomputation, then the largest batch. The effective batch stays as
+the config has it. Sizes are estimates (memory.py), so a reserve is kept (`Gpu.usable`).
+"""
+
+from collections.abc import Iterator
+from math import ceil
+from typing import Any
+
+import yaml
+
+from ..config import Config
+from ..errors import ConfigError, MachineError
+from ..runs import RUNS, Run
+from .estimate import Gpu
+from .memory import GIB, Facts, memory
+
+CHOSEN = (
+    "model.load_in_4bit",
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.per_device_eval_batch_size",
+    "training.activation_checkpointing",
+)
+"""What `training.fit: auto` settles."""
+PAIRED = {CHOSEN[1]: CHOSEN[2], CHOSEN[2]: CHOSEN[1]}  # one without the other would change the effective batch
+Change = dict[str, Any]
+"""Options by their dotted names: {"model.load_in_4bit": True}."""
+
+
+def fit(config: Config, gpu_bytes: int, facts: Facts) -> Change:
+    """The values of `CHOSEN` for a card of that memory; MachineError where no choice fits."""
+    usable = Gpu("", gpu_bytes, None).usable
+    for quantised in (False, True):
+        if quantised and not _may_quantise(config):
+            break
+        for again in (False, True):
+            for batch, accumulation in _batches(config):
+                values = (quantised, batch, accumulation, 1, again)
+                change = dict(zip(CHOSEN, values, strict=True))
+                if memory(apply(config, change), facts).peak <= usable:
+                    return change | _evaluation(config, change, usable, facts)
+    least = memory(apply(config, change), facts)
+    raise MachineError(
+        f"{config.model.name_or_path} does not fit {size(gpu_bytes)} (usable: {size(usable)}): "
+        f"{'4-bit, ' if quantised and _may_quantise(config) else ''}one row at a time and with checkpointing it needs "
+        f"{size(least.peak)}, {size(least.weights)} of it for weights, the longest row has {facts.longest} tokens: "
+        "choose a smaller base or a shorter training.max_length"
+    )
+
+
+def settle(config: Config, gpu_bytes: int | None, facts: Facts) -> tuple[Config, str]:
+    """(the config with `training.fit` carried out, what was chosen in a line). `gpu_bytes`: None without a GPU."""
+    settled = apply(config, {"training.fit": None})
+    if gpu_bytes is None:
+        return settled, "training.fit: there is no CUDA GPU to fit, the config stays as it is"
+    change = fit(config, gpu_bytes, facts)
+    needs = memory(apply(config, change), facts).peak
+    return apply(settled, change), f"training.fit for {size(gpu_bytes)}: {words(change)} (about {size(needs)})"
+
+
+def as_begun(config: Config) -> Config:
+    """For resuming: `training.fit` carried out as it was when the run of that name began, so that nothing changes."""
+    saved = Run(RUNS / config.name).config_file
+    if config.training.fit is None or not saved.is_file():
+        return config
+    before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+    change = {name: before[name.split(".")[0]][name.split(".")[1]] for name in CHOSEN}
+    return apply(config, change | {"training.fit": None})
+
+
+def smallest_change_that_fits(
+    config: Config, gpu_bytes: int, facts: Facts, *, below: int | None = None
+) -> tuple[Change, int] | None:
+    """(the change that costs least, bytes it then needs), None where nothing helps.
+
+    In this order: smaller batches with as many more to accumulate, checkpointing, both, 4-bit weights, 8-bit optimizer
+    states, shorter rows. `below`: a number of bytes that is known not to fit, where the estimate was too low.
+    """
+    limit = Gpu("", gpu_bytes, None).usable
+    limit = limit if below is None else min(limit, below - 1)
+
+    def needed(change: Change) -> int:
+        changed = apply(config, change)
+        shorter = changed.training.max_length
+        cut = min(facts.longest, shorter), min(facts.longest_held_out, shorter)
+        return memory(changed, Facts(facts.shapes, *cut)).peak
+
+    for change in _changes(config, facts):
+        if needed(change) <= limit:
+            for name in list(change):
+                less = {key: value for key, value in change.items() if key not in (name, PAIRED.get(name))}
+                if name in change and needed(less) <= limit:  # what only a smaller change needed
+                    change = less
+            return change, needed(change)
+    return None
+
+
+def out_of_memory_help(config: Config, gpu_bytes: int, facts: Facts, what: str) -> str:
+    """One line for a card that `what` (a batch, a step) has overrun: the numbers and the smallest change."""
+    parts = memory(config, facts)
+    beside = parts.peak - parts.weights - parts.gradients - parts.optimizer
+    line = (
+        f"{what} ran out of the GPU's {size(gpu_bytes)}: weights {size(parts.weights)}, gradients and optimizer "
+        f"{size(parts.gradients + parts.optimizer)}, activations of {facts.longest} tokens × "
+        f"{config.training.per_device_train_batch_size} {size(beside)} (estimated)"
+    )
+    found = smallest_change_that_fits(config, gpu_bytes, facts, below=parts.peak)
+    if found is None:
+        return f"{line}: choose a smaller base"
+    return f"{line}: try {words(found[0])} (about {size(found[1])})"
+
+
+def apply(config: Config, change: Change) -> Config:
+    """The config with these options."""
+    sections: dict[str, Change] = {}
+    for name, value in change.items():
+        section, key = name.split(".")
+        sections.setdefault(section, {})[key] = value
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def words(change: Change) -> str:
+    """The change as it is written on the command line."""
+    return " ".join(f"{name}={yaml_word(value)}" for name, value in change.items())
+
+
+def yaml_word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def size(number: int) -> str:
+    return f"{number / GIB:.1f} GiB"
+
+
+def require_fittable(config: Config, *, sharded: bool) -> None:
+    """ConfigError where `training.fit` has no meaning: under FSDP no process holds the whole model."""
+    if config.training.fit and sharded:
+        raise ConfigError("training.fit: auto reckons with a whole model on each GPU: for FSDP set the batch yourself")
+
+
+def _may_quantise(config: Config) -> bool:
+    return config.lora is not None and not config.lora.changes_base
+
+
+def _batches(config: Config) -> Iterator[tuple[int, int]]:
+    """(batch, accumulation) with the config's product, the largest batch first."""
+    whole = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
+    return ((batch, whole // batch) for batch in range(whole, 0, -1) if whole % batch == 0)
+
+
+def _evaluation(config: Config, change: Change, usable: int, facts: Facts) -> Change:
+    """The largest batch for evaluating, at most the config's, that fits beside the choice."""
+    name = "training.per_device_eval_batch_size"
+    for batch in range(config.training.per_device_eval_batch_size, 1, -1):
+        if memory(apply(config, change | {name: batch}), facts).peak <= usable:
+            return {name: batch}
+    return {name: 1}
+
+
+def _changes(config: Config, facts: Facts) -> Iterator[Change]:
+    """Ever larger changes."""
+    training = config.training
+    now = training.per_device_train_batch_size
+    batches: list[Change] = [{}]
+    for batch, accumulation in _batches(config):
+        if batch < now:
+            batches.append({CHOSEN[1]: batch, CHOSEN[2]: accumulation})
+    fewer = {CHOSEN[3]: 1} if training.per_device_eval_batch_size > 1 and facts.longest_held_out else {}
+    again = {} if training.activation_checkpointing else {CHOSEN[4]: True}
+    smallest = batches[-1] | fewer | again
+    yield from batches[1:]
+    yield from (batch | fewer for batch in batches if fewer)
+    if again:
+        yield from (batch | extra | again for extra in ({}, fewer) for batch in batches)
+    quantise: Change = {CHOSEN[0]: True} if _may_quantise(config) and not config.model.load_in_4bit else {}
+    if quantise:
+        yield from (batch | extra | quantise for extra in ({}, again, fewer | again) for batch in batches)
+    eight: Change = {} if "8bit" in training.optim else {"training.optim": "adamw_8bit"}
+    if eight:
+        yield smallest | eight
+        yield smallest | quantise | eight
+    for part in (0.75, 0.5, 0.25, 0.125):
+        shorter = ceil(facts.longest * part)
+        yield smallest | quantise | {"training.max_length": shorter}
+        yield smallest | quantise | eight | {"training.max_length": shorter}

@@ -1,0 +1,301 @@
+"""The shapes of a base's parameters, without loading one: from the files' headers, from config.json, or from a table.
+
+A safetensors file begins with the name and shape of every tensor, so the counts are exact for any architecture whose
+files are here. With config.json alone they are exact for the families in `FAMILIES`. For the bases that govor's own
+configs name, bases.yaml holds what their config.json says, so that a plan needs no download.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..config import Lora, Model
+from ..errors import BaseError, ConfigError
+
+Shape = tuple[int, ...]
+Source = Literal["the files' headers", "config.json", "a table of published shapes"]
+
+NOT_LINEAR = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared|gate|router|router\.layer)\.weight$|norm|\.experts\.")
+"""Two-dimensional weights that are no nn.Linear: embeddings, routers, and experts, which transformers 5 holds fused."""
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
+WRITER = re.compile(r"\.(o_proj|out_proj|wo|w2|fc2|dense|dense_4h_to_h|down_proj|c_proj|linear_out)\.weight$")
+"""Layers that write into the residual stream; the others read from it."""
+IGNORED = re.compile(r"^mtp\.|rotary_emb\.inv_freq$|\.e_score_correction_bias$|\.masked_bias$|\.layer_scalar$")
+"""Tensors of a checkpoint that are no parameters of the model that is trained."""
+EXPERT = re.compile(r"(.*)\.experts\.0\.(?:gate_proj|w1)\.weight$")
+TUNED_EXPERTS = """mixtral minimax minimax_m2 afmoe deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe glm4_moe
+    glm4_moe_lite glm_moe_dsa longcat_flash solar_open qwen3_moe qwen3_next hunyuan_v1_moe flex_olmo olmoe exaone_moe
+    cohere2_moe""".split()  # noqa: SIM905
+"""Mixtures of experts of which PEFT 0.21's all-linear tunes experts and routers, and then no other MLP."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Every parameter of a base, tied ones once."""
+
+    source: Source
+    config: dict[str, Any]
+    """The language model's part of config.json."""
+    tensors: dict[str, Shape]
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(prod, self.tensors.values()))
+
+    @property
+    def layers(self) -> int:
+        return int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 1)
+
+    @property
+    def hidden(self) -> int:
+        return int(self.config.get("hidden_size") or self.config.get("n_embd") or self.embedding[1])
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config.get("vocab_size") or self.embedding[0])
+
+    @property
+    def heads(self) -> int:
+        return int(self.config.get("num_attention_heads") or self.config.get("n_head") or 1)
+
+    @property
+    def head_dim(self) -> int:
+        return int(self.config.get("head_dim") or self.hidden // self.heads)
+
+    @cached_property
+    def embedding(self) -> Shape:
+        return max((s for name, s in self.tensors.items() if len(s) == 2 and NOT_LINEAR.search(name)), default=(0, 0))
+
+    @cached_property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of every nn.Linear but the head, by the name of its weight."""
+        return {
+            name: (shape[0], shape[1])
+            for name, shape in self.tensors.items()
+            if len(shape) == 2 and name.endswith(".weight") and not (NOT_LINEAR.search(name) or HEAD.search(name))
+        }
+
+    @cached_property
+    def head(self) -> Shape:
+        """(vocabulary, hidden) of the head, also where it is the embedding's weight."""
+        return next((shape for name, shape in self.tensors.items() if HEAD.search(name)), self.embedding)
+
+    @cached_property
+    def experts(self) -> int:
+        """Parameters of all experts."""
+        return sum(prod(shape) for name, shape in self.tensors.items() if ".experts." in name)
+
+    @property
+    def multiplied(self) -> int:
+        """Weights that a token is multiplied with: linear layers, head and the experts it is sent to."""
+        per_token = self.config.get("num_experts_per_tok") or self.config.get("num_experts_per_token") or 1
+        of = self.config.get("num_experts") or self.config.get("num_local_experts")
+        of = of or self.config.get("n_routed_experts") or 1
+        return sum(map(prod, self.linears.values())) + prod(self.head) + self.experts * per_token // of
+
+    def targets(self, lora: Lora) -> dict[str, tuple[int, int]]:
+        """The weights that get an adapter, as PEFT chooses them; ConfigError where none does."""
+        wanted = lora.target_modules
+        if isinstance(wanted, str) and wanted.lower() == "all-linear":
+            return self.linears
+        found = {
+            name: (shape[0], shape[1])
+            for name, shape in self.tensors.items()
+            if len(shape) == 2 and name.endswith(".weight") and _is_named(name.removesuffix(".weight"), wanted)
+        }
+        if not found:
+            names = sorted({name.split(".")[-2] for name in self.linears})
+            raise ConfigError(f"lora.target_modules: {wanted!r} names no layer of the base; it has {', '.join(names)}")
+        return found
+
+    def adapter(self, lora: Lora) -> list[Shape]:
+        """Shapes of the adapter's weights: A, B and, with use_dora, the lengths."""
+        shapes: list[Shape] = []
+        for name, (out, into) in self.targets(lora).items():
+            if not (self.tunes_experts(lora) and re.search(r"\.(gate|up|down)_proj\.", name)):
+                shapes += [(lora.r, into), (out, lora.r), *([(out,)] if lora.use_dora else [])]
+        if self.tunes_experts(lora):
+            for found in filter(None, map(EXPERT.match, self.tensors)):
+                inner, hidden = self.tensors[found[0]]
+                count = sum(name.startswith(f"{found[1]}.experts.") for name in self.tensors) // 3
+                rank = lora.r * count
+                shapes += [(2 * rank, hidden), (2 * inner, 2 * rank), (rank, inner), (hidden, rank)]
+                shapes += [(lora.r, hidden), (count, lora.r)]  # the router
+        return shapes
+
+    def tunes_experts(self, lora: Lora) -> bool:
+        """Whether PEFT puts adapters on experts too, fused as transformers 5 holds them."""
+        every = isinstance(lora.target_modules, str) and lora.target_modules.lower() == "all-linear"
+        return every and self.config.get("model_type") in TUNED_EXPERTS
+
+
+def _is_named(module: str, wanted: str | list[str]) -> bool:
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in wanted)
+
+
+def find_shapes(model: Model) -> tuple[Shapes, Path | None]:
+    """(shapes, local folder of the base) without a network; BaseError where nothing is known about the base."""
+    folder = local_folder(model)
+    if folder is not None:
+        return read_shapes(folder), folder
+    table = yaml.safe_load(Path(__file__).with_name("bases.yaml").read_text(encoding="utf-8"))["bases"]
+    if model.name_or_path not in table:
+        raise BaseError(
+            f"{model.name_or_path} is not on this disk, and a plan downloads nothing: give the folder with its "
+            f"config.json as model.name_or_path; known without files: {', '.join(table)}"
+        )
+    config = table[model.name_or_path]
+    config = table[config["like"]] if "like" in config else config
+    return Shapes("a table of published shapes", config, dict(_of_config(config))), None
+
+
+def local_folder(model: Model) -> Path | None:
+    """The folder with the base's config.json: the given one, or the Hub's files in the local cache."""
+    folder = Path(model.name_or_path)
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.is_dir():
+        raise BaseError(f"{folder} is not a model folder: it has no config.json")
+    if model.name_or_path.count("/") != 1 or folder.parent.is_dir():
+        raise BaseError(f"{folder}: no such folder, and no Hub id (owner/name) either")
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = Path(HF_HUB_CACHE) / f"models--{model.name_or_path.replace('/', '--')}"
+    revision = model.revision or "main"
+    reference = cached / "refs" / revision
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    snapshot = cached / "snapshots" / commit
+    return snapshot if (snapshot / "config.json").is_file() else None
+
+
+def read_shapes(folder: Path) -> Shapes:
+    """The shapes of the base in that folder."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except ValueError as error:
+        raise BaseError(f"{folder / 'config.json'}: not valid JSON: {error}") from None
+    whole, config = config, {**config, **(config.get("text_config") or {})}
+    tensors = {} if "quantization_config" in whole else _headers(folder)
+    if tensors:
+        return Shapes("the files' headers", config, _as_loaded(tensors, whole, config))
+    if "vision_config" in whole:
+        raise BaseError(f"{folder}: its safetensors files are not complete, and config.json does not tell all shapes")
+    return Shapes("config.json", config, dict(_of_config(config)))
+
+
+def _headers(folder: Path) -> dict[str, Shape]:
+    """Name and shape of every tensor in the folder's safetensors files; empty where they are not all there."""
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    try:
+        if index.is_file():
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+        if not all((folder / name).is_file() for name in names):
+            return {}
+        tensors: dict[str, Shape] = {}
+        for name in sorted(names):
+            with (folder / name).open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            tensors |= {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError, MemoryError) as error:
+        raise BaseError(f"{folder}: its safetensors files are damaged ({error}): download them again") from None
+    return tensors
+
+
+def _as_loaded(tensors: dict[str, Shape], whole: dict[str, Any], config: dict[str, Any]) -> dict[str, Shape]:
+    """Without what the model that is trained does not have: predictors of later tokens, buffers, a tied head."""
+    text_only = whole.get("model_type") in ("qwen3_5", "qwen3_5_moe")  # transformers leaves out their eyes
+    layers = config.get("num_hidden_layers")
+    family = FAMILIES.get(str(config.get("model_type")), Family())
+    tied = whole.get("tie_word_embeddings", config.get("tie_word_embeddings", family.tied))
+    kept = {}
+    for name, shape in tensors.items():
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        beyond = layer is not None and layers is not None and int(layer[1]) >= layers
+        if not (beyond or IGNORED.search(name) or (text_only and ".visual." in name) or (tied and HEAD.search(name))):
+            kept[name] = shape
+    return kept
+
+
+@dataclass(frozen=True)
+class Family:
+    """What config.json does not say of an architecture, and what it may leave out."""
+
+    tied: bool = False
+    """Whether the head is the embedding's weight where config.json does not say."""
+    head_dim: int | None = None
+    qkv_bias: bool = False
+    head_norms: bool = False
+    """Norms of every head's query and key."""
+    fused: bool = False
+    """q, k and v are one layer, and so are gate and up."""
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+
+
+GEMMA_NORMS = (*Family.norms, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(),
+    "granite": Family(),
+    "qwen2": Family(qkv_bias=True),
+    "qwen3": Family(head_dim=128, head_norms=True),
+    "smollm3": Family(tied=True),
+    "gemma": Family(tied=True, head_dim=256),
+    "gemma2": Family(tied=True, head_dim=256, norms=GEMMA_NORMS),
+    "gemma3_text": Family(tied=True, head_dim=256, head_norms=True, norms=GEMMA_NORMS),
+    "phi3": Family(fused=True),
+}
+
+
+def _of_config(config: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
+    """Names and shapes that config.json implies; BaseError for a family not in `FAMILIES`."""
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
+        raise BaseError(
+            f"architecture {model_type}: config.json alone does not tell its shapes: download its safetensors files, "
+            f"or choose one of {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[model_type]
+    try:
+        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        inner, vocabulary = int(config["intermediate_size"]), int(config["vocab_size"])
+        layers = int(config["num_hidden_layers"])
+    except KeyError as error:
+        raise BaseError(f"config.json of a {model_type} model has no {error.args[0]}") from None
+    head_dim = int(config.get("head_dim") or family.head_dim or hidden // heads)
+    q, kv = heads * head_dim, int(config.get("num_key_value_heads") or heads) * head_dim
+    bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
+
+    def layer(at: str) -> Iterator[tuple[str, Shape]]:
+        parts = [("qkv_proj", q + 2 * kv)] if family.fused else [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]
+        for name, width in parts:
+            yield from linear(f"{at}.self_attn.{name}", width, hidden, bias or family.qkv_bias)
+        yield from linear(f"{at}.self_attn.o_proj", hidden, q, bias)
+        if family.head_norms:
+            yield from ((f"{at}.self_attn.{name}.weight", (head_dim,)) for name in ("q_norm", "k_norm"))
+        parts = [("gate_up_proj", 2 * inner)] if family.fused else [("gate_proj", inner), ("up_proj", inner)]
+        for name, width in parts:
+            yield from linear(f"{at}.mlp.{name}", width, hidden, mlp_bias)
+        yield from linear(f"{at}.mlp.down_proj", hidden, inner, mlp_bias)
+        yield from ((f"{at}.{name}.weight", (hidden,)) for name in family.norms)
+
+    def linear(name: str, out: int, into: int, bias: bool) -> Iterator[tuple[str, Shape]]:
+        yield f"{name}.weight", (out, into)
+        if bias:
+            yield f"{name}.bias", (out,)
+
+    yield "model.embed_tokens.weight", (vocabulary, hidden)
+    for number in range(layers):
+        yield from layer(f"model.layers.{number}")
+    yield "model.norm.weight", (hidden,)
+    if not config.get("tie_word_embeddings", family.tied):
+        yield "lm_head.weight", (vocabulary, hidden)

@@ -1,0 +1,137 @@
+"""A plan as tables: drawn with rich in a terminal, as plain lines elsewhere."""
+
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from . import Plan
+from .estimate import UTILIZATION
+from .fit import size, words
+
+
+class Part(NamedTuple):
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def show(found: Plan, console: Console) -> None:
+    """Print the plan, its verdict last."""
+    for part in _parts(found):
+        if not console.is_terminal:
+            print(_plain(part), end="\n\n")
+            continue
+        table = Table(title=part.title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(part.columns))
+        for index, column in enumerate(part.columns):
+            table.add_column(column, justify="left" if index == 0 or len(part.columns) < 3 else "right")
+        for row in part.rows:
+            table.add_row(*row)
+        console.print(table)
+    print(verdict(found))
+
+
+def verdict(found: Plan) -> str:
+    """Whether it fits, in a line."""
+    peak = size(found.memory.peak)
+    if found.config.training.use_cpu:
+        return f"on the CPU: about {peak} of memory"
+    if found.asked is None:
+        fitting = [card for card in found.cards if card.fits]
+        least = min(fitting, key=lambda card: card.gpu.memory, default=None)
+        where = f"fits from {size(least.gpu.memory)} ({least.gpu.name})" if least else "fits none of the known GPUs"
+        return f"about {peak} on each GPU: {where}; --gpu says more"
+    of = f"{found.asked.name}: needs about {peak}, {size(found.asked.usable)} are usable"
+    if found.fits:
+        return f"fits {of}"
+    if found.change is None:
+        return f"does not fit {of}, and no option helps: choose a smaller base"
+    return f"does not fit {of}; the smallest change that fits: {words(found.change[0])} (about {size(found.change[1])})"
+
+
+def _parts(found: Plan) -> list[Part]:
+    parts = [_run(found), _memory(found)]
+    if found.cards:
+        parts.append(_cards(found))
+    return [*parts, _prices(found)]
+
+
+def _run(found: Plan) -> Part:
+    config, tokens, done, training = found.config, found.tokens, found.work, found.config.training
+    method = "full tuning" if config.lora is None else f"LoRA r={config.lora.r}"
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    rows: list[tuple[str, ...]] = [
+        ("base", f"{config.model.name_or_path}, {'NF4, ' if config.model.load_in_4bit else ''}{method}"),
+        ("parameters", f"{found.shapes.parameters:,}, from {found.shapes.source}"),
+        ("trained", f"{found.trained:,} ({found.trained / found.shapes.parameters:.2%})"),
+        ("rows", f"{len(tokens.lengths)} to train on, {len(tokens.held_out)} held out"),
+        (
+            "tokens an epoch",
+            f"{tokens.total:,}, of them {tokens.trained:,} trained; longest row {max(tokens.lengths):,}",
+        ),
+        ("", tokens.how),
+        ("tokens in the run", f"{done.tokens:,}, of them {round(tokens.trained * done.epochs):,} trained"),
+        ("steps", f"{done.steps:,} of {batch} rows in {training.gradient_accumulation_steps} parts"),
+        ("epochs", f"{done.epochs:.4g}"),
+    ]
+    if tokens.too_long:
+        what = f"{tokens.too_long} rows are longer than training.max_length={training.max_length}"
+        rows.insert(6, ("", f"{what}; data.too_long={config.data.too_long}"))
+    if found.chosen:
+        rows.append(("fit", found.chosen))
+    elif training.fit:
+        rows.append(("fit", "training.fit chooses for the card at hand: --gpu shows what"))
+    return Part(config.name, ("", ""), rows)
+
+
+def _memory(found: Plan) -> Part:
+    held = found.memory
+    saved = "recomputed" if found.config.training.activation_checkpointing else "kept"
+    rows: list[tuple[str, ...]] = [
+        ("base", size(held.base)),
+        ("adapter", size(held.adapter)),
+        ("gradients", size(held.gradients)),
+        ("optimizer states", size(held.optimizer)),
+        (f"activations ({saved})", size(held.activations)),
+        ("scratch of loss and backward pass", size(held.scratch)),
+        ("16-bit copies of weights", size(held.workspace)),
+        ("peak", size(held.peak)),
+    ]
+    where = "the CPU" if found.config.training.use_cpu else "each GPU"
+    return Part(f"memory on {where}, estimated", ("", ""), rows)
+
+
+def _cards(found: Plan) -> Part:
+    rows: list[tuple[str, ...]] = []
+    for card in found.cards:
+        time = "speed not known" if card.seconds is None else " – ".join(map(_time, card.seconds))
+        rows.append((card.gpu.name, size(card.gpu.memory), "yes" if card.fits else "no", time if card.fits else "–"))
+    low, high = UTILIZATION
+    title = f"time, estimated at {low:.0%} to {high:.0%} of the GPU's peak"
+    return Part(title, ("GPU", "memory", "fits", "time"), rows)
+
+
+def _prices(found: Plan) -> Part:
+    rows: list[tuple[str, ...]] = []
+    for price in found.prices:
+        cost = "–" if price.cost is None or price.price is None else f"${price.cost:.2f}"
+        each = "" if price.price is None else f"${price.price:g} a million"
+        notes = [price.note, None if price.verified or price.price is None else "price not verified"]
+        name = f"{price.service} {price.model or ''}".strip()
+        rows.append((name, cost, each, price.as_of, ", ".join(filter(None, notes))))
+    return Part("the same tokens at hosted services", ("service", "cost", "price", "as of", ""), rows)
+
+
+def _plain(part: Part) -> str:
+    header = [part.columns] if any(part.columns) else []
+    lines = [*header, *part.rows]
+    widths = [max(len(row[at]) for row in lines) for at in range(len(part.columns))]
+    text = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines)
+    return "\n".join([part.title, *(f"  {line}" for line in text)])
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

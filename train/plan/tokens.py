@@ -1,0 +1,195 @@
+"""How many tokens the rows have: counted with the base's tokenizer where its files are here, else estimated.
+
+The tokenizer runs without transformers, and its chat template is rendered whole, once a row. Training renders each
+answer's prompt too and may end a row at its last end-of-turn token, so a row can differ by a token or two.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..chats.rows import Message, Row, is_trained, text_of
+from ..config import Config
+from ..errors import BaseError
+
+AROUND = 5  # tokens that a template such as ChatML writes around a message
+CYRILLIC, IDEOGRAPH, OTHER = 0.42, 0.65, 0.25
+"""Tokens a character. The first makes a Russian chat, four fifths of it Cyrillic letters, the 2.61 characters a token
+measured for Qwen3; the others are rules of thumb."""
+RELATIVE = {"gemma": 2.61 / 3.02, "gemma2": 2.61 / 3.02, "gemma3_text": 2.61 / 3.02, "mistral": 2.61 / 2.74,
+            "llama": 2.61 / 2.66, "gpt_oss": 2.61 / 3.07}  # fmt: skip
+"""By architecture, tokens for one of Qwen3's, measured on Russian chats."""
+
+
+class Tokens(NamedTuple):
+    """The rows in tokens."""
+
+    lengths: list[int]
+    """Of each training row, at most training.max_length."""
+    held_out: list[int]
+    trained: int
+    """Tokens of the training rows that the loss counts."""
+    too_long: int
+    """Training rows longer than training.max_length."""
+    how: str
+    """`counted with the base's tokenizer and chat template`, or how it was estimated."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.lengths)
+
+
+def count_tokens(
+    config: Config, folder: Path | None, model_type: str, rows: Sequence[Row], held: Sequence[Row]
+) -> Tokens:
+    """Tokens of training and held-out rows; `folder`: the base's, None where it is not here."""
+    limit = config.training.max_length
+    if folder is not None and (folder / "tokenizer.json").is_file():
+        count = _tokenizer(folder)
+        text_of_chat, how = _template(folder)
+    else:
+        count = _estimator(model_type)
+        text_of_chat, how = None, "estimated from the number of characters: the base's tokenizer is not here"
+
+    lengths, answers = [], 0
+    for index, row in enumerate([*rows, *held]):
+        rendered = text_of_chat(row) if text_of_chat else None
+        contents = [count(_said(message)) for message in row.messages]
+        length = count(rendered) if rendered is not None else sum(contents) + AROUND * len(contents)
+        lengths.append(length)
+        if index < len(rows):
+            said = sum(n + 1 for n, m in zip(contents, row.messages, strict=True) if is_trained(m))  # + end of turn
+            answers += min(said if config.training.assistant_only_loss else length, limit)
+    ours = lengths[: len(rows)]
+    if config.data.too_long == "drop":
+        ours = [length for length in ours if length <= limit]
+    return Tokens(
+        lengths=[min(length, limit) for length in ours],
+        held_out=[min(length, limit) for length in lengths[len(rows) :]],
+        trained=answers,
+        too_long=sum(length > limit for length in lengths[: len(rows)]),
+        how=how,
+    )
+
+
+def padded(lengths: Sequence[int], batch_size: int) -> int:
+    """Tokens that a pass over the rows computes, padding included, in batches as drawn by chance."""
+    shuffled = random.Random(0).sample(lengths, len(lengths))
+    batches = [shuffled[at : at + batch_size] for at in range(0, len(shuffled), batch_size)]
+    return sum(max(batch) * len(batch) for batch in batches)
+
+
+def packed(lengths: Sequence[int], size: int) -> int:
+    """Rows of `size` tokens that best-fit-decreasing packs the rows into."""
+    rooms: dict[int, int] = {}  # free tokens → packs with as many
+    packs = 0
+    for length in sorted(lengths, reverse=True):
+        room = min((room for room in rooms if room >= length), default=None)
+        if room is None:
+            packs += 1
+            room = size
+        else:
+            rooms[room] -= 1
+            if not rooms[room]:
+                del rooms[room]
+        if room > length:
+            rooms[room - length] = rooms.get(room - length, 0) + 1
+    return packs
+
+
+def _said(message: Message) -> str:
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "".join([text_of(message), *calls])
+
+
+def _tokenizer(folder: Path) -> Callable[[str], int]:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise BaseError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _estimator(model_type: str) -> Callable[[str], int]:
+    share = RELATIVE.get(model_type, 1.0)
+
+    def estimate(text: str) -> int:
+        cyrillic = len(re.findall(r"[\u0400-\u04ff]", text))
+        ideographs = len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]", text))
+        rest = len(text) - cyrillic - ideographs
+        return round(share * (CYRILLIC * cyrillic + IDEOGRAPH * ideographs + OTHER * rest))
+
+    return estimate
+
+
+def _template(folder: Path) -> tuple[Callable[[Row], str | None] | None, str]:
+    """(what renders a row by the base's chat template, how the tokens are then counted)."""
+    exact = "counted with the base's tokenizer and chat template"
+    rough = f"counted with the base's tokenizer, and {AROUND} tokens a message for the chat template"
+    settings = _json(folder / "tokenizer_config.json")
+    source = settings.get("chat_template")
+    if isinstance(source, list):
+        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    if (folder / "chat_template.jinja").is_file():
+        source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if not isinstance(source, str):
+        return None, rough
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    special = {
+        key: value["content"] if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value
+    }
+    try:
+        template = environment.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source))
+    except TemplateError:
+        return None, rough
+
+    def render(row: Row) -> str | None:
+        try:
+            messages = [_shown(message) for message in row.messages]
+            return template.render(messages=messages, tools=row.tools, add_generation_prompt=False, **special)
+        except Exception:  # whatever a template makes of a row it was not written for; training says what
+            return None
+
+    return render, exact
+
+
+def _shown(message: Message) -> Message:
+    """The message as templates read it."""
+    shown = {key: value for key, value in message.items() if key != "weight"} | {"content": text_of(message)}
+    if message["role"] == "developer":
+        shown["role"] = "system"
+    if "tool_calls" in shown:
+        calls = [(call, call["function"]) for call in shown["tool_calls"]]
+        shown["tool_calls"] = [
+            {**call, "function": {**function, "arguments": json.loads(function["arguments"] or "{}")}}
+            for call, function in calls
+        ]
+    return shown
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise BaseError(f"{path}: not valid JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
