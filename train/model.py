@@ -1,14 +1,16 @@
 """Base model, tokenizer and adapter: the only place that loads weights."""
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .config import Config, Lora, Model
+from .config import Config, Generation, Lora, Model
 from .errors import BaseError, MachineError, RunError
 from .runs import Run
 
@@ -21,6 +23,10 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
+GENERATION_FILE = "generation_config.json"
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # an old base names them in config.json alone
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Settings that only sampling uses."""
 TEMPLATE_FILE = "chat_template.jinja"  # transformers prefers it to the template inside tokenizer_config.json
 
 
@@ -117,17 +123,9 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
     `sharded`: FSDP will place it, so it stays on the CPU.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
-    quantization = None
-    if model.load_in_4bit:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=precision.weights,
-            bnb_4bit_quant_storage=precision.weights if sharded else None,  # FSDP shards tensors of one type only
-        )
+    quantization = nf4_config(precision.weights, sharded=sharded) if model.load_in_4bit else None
     device = "cpu" if use_cpu or not torch.accelerator.is_available() else int(os.environ.get("LOCAL_RANK", "0"))
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -150,6 +148,19 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
         raise BaseError(f"{model.name_or_path} cannot be loaded: {_first_line(error)}") from None
 
 
+def nf4_config(dtype: Any, *, sharded: bool = False) -> Any:
+    """transformers' settings of NF4 with double quantisation, unpacked to `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if sharded else None,  # FSDP shards tensors of one type only
+    )
+
+
 def lora_config(lora: Lora) -> Any:
     """PEFT's LoraConfig of the section."""
     from peft import LoraConfig
@@ -157,25 +168,53 @@ def lora_config(lora: Lora) -> Any:
     return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump())
 
 
-def load_tuned(run: Run) -> tuple[Any, Any]:
+def put_over_unchanged_base(folder: Path, initial: dict[str, Any]) -> None:
+    """Rewrite a saved adapter whose first weights (`initial`) were taken out of the base to one over the base itself.
+
+    W' = (W - s·B₀A₀) + s·BA = W + s·[B, -B₀][A; A₀]: an adapter of twice the rank with the same scaling s.
+    """
+    import torch
+    from peft import LoraConfig
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    for name, first in initial.items():
+        if ".lora_A." in name:
+            weights[name] = torch.cat([weights[name], first.to(weights[name])], dim=0)
+        elif ".lora_B." in name:
+            weights[name] = torch.cat([weights[name], -first.to(weights[name])], dim=1)
+    save_file(weights, file, metadata={"format": "pt"})
+    config = LoraConfig.from_pretrained(folder)
+    config.r, config.init_lora_weights = 2 * config.r, True
+    config.lora_alpha *= 2**0.5 if config.use_rslora else 2  # s is lora_alpha / √r, or lora_alpha / r
+    config.save_pretrained(folder)
+
+
+def load_tuned(run: Run, *, use_cpu: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) of a finished run for inference: base + adapter as trained, or the fully tuned model."""
-    config = run.config()
+    config = _on_cpu(run.config()) if use_cpu else run.config()
     precision = resolve_precision(config)
     if not run.adapter.exists():
-        return load_merged(run), load_tokenizer(run.merged)
+        return load_merged(run, use_cpu=use_cpu), load_tokenizer(run.merged)
     from peft import PeftModel
 
     base = load_base(config.model, run_base(run), precision, use_cpu=config.training.use_cpu)
     return PeftModel.from_pretrained(base, run.adapter).eval(), load_tokenizer(run.adapter)
 
 
-def load_merged(run: Run) -> Any:
-    """The run's whole model: merged, or fully tuned."""
-    config = run.config()
-    if not run.merged.exists():
+def load_merged(run: Run, folder: Path | None = None, *, use_cpu: bool = False) -> Any:
+    """The run's whole model: merged, or fully tuned. `folder`: where it lies, if not in merged/."""
+    config = _on_cpu(run.config()) if use_cpu else run.config()
+    folder = folder or run.merged
+    if not folder.exists():
         raise RunError(f"{run.path} has no merged model yet: govor merge {run.path}")
-    whole = config.model.model_copy(update={"name_or_path": str(run.merged), "load_in_4bit": False})
-    return load_base(whole, run.merged, resolve_precision(config), use_cpu=config.training.use_cpu).eval()
+    whole = config.model.model_copy(update={"name_or_path": str(folder), "load_in_4bit": False})
+    return load_base(whole, folder, resolve_precision(config), use_cpu=config.training.use_cpu).eval()
+
+
+def _on_cpu(config: Config) -> Config:
+    return config.model_copy(update={"training": config.training.model_copy(update={"use_cpu": True})})
 
 
 def run_base(run: Run) -> Path:
@@ -210,6 +249,32 @@ def copy_tokenizer(base: Path, tokenizer: Any, target: Path) -> None:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
     (target / TEMPLATE_FILE).write_text(tokenizer.chat_template, encoding="utf-8")
+
+
+def write_generation_config(
+    base: Path, tokenizer: Any, generation: Generation, stop: Collection[int], folder: Path
+) -> None:
+    """generation_config.json: the config's settings over the base's own, so that every engine samples alike and stops.
+
+    `stop`: ids that end a turn, besides those that the base names.
+    """
+
+    def read(name: str) -> dict[str, Any]:
+        return json.loads((base / name).read_bytes()) if (base / name).is_file() else {}
+
+    model = read("config.json")
+    saved = {key: model[key] for key in SPECIAL_IDS if model.get(key) is not None}
+    saved |= read(GENERATION_FILE) | generation.model_dump()
+    if not generation.do_sample:  # beside it GenerationConfig calls invalid what only sampling uses
+        saved = {key: value for key, value in saved.items() if key not in SAMPLING}
+    saved.pop("max_length", None)  # max_new_tokens stands instead
+    ends = saved.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not set(stop) <= set(ends):
+        saved["eos_token_id"] = [*dict.fromkeys([*ends, *stop])]
+    if saved.get("pad_token_id") is None:
+        saved["pad_token_id"] = min(stop) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    (folder / GENERATION_FILE).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
 
 def quiet_libraries() -> None:
