@@ -17,6 +17,9 @@ from .errors import DataError, GovorError, one_line_errors
 if TYPE_CHECKING:
     from .chats.dialogues import Account
     from .chats.privacy import Scrubber
+    from .merge import Device
+    from .merged import Target
+    from .serving.models import EngineName
 
 TARGETS = ("openai", "alpaca", "sharegpt", "gemini")
 SHOWN = 100  # problems printed of a file; all are counted
@@ -136,13 +139,14 @@ def train(config: Path, words: tuple[str, ...], resume: bool) -> None:
     """
     from .config import load_config
     from .launch import launch_command
+    from .plan.fit import as_begun
     from .runs import require_free, resumable_run
 
     first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     overrides, flags = words[:first_flag], words[first_flag:]
     loaded = load_config(config, overrides)  # what is wrong with the config shows before the launcher starts
     if resume:
-        resumable_run(loaded)
+        resumable_run(as_begun(loaded))
     else:
         require_free(loaded.name)
     command = launch_command(config, [*overrides, *(["--resume"] if resume else [])], flags)
@@ -280,6 +284,32 @@ def inspect(config: Path, overrides: tuple[str, ...], row: int | None, as_json: 
             print(to_plain(item), end="\n\n")
 
 
+@main.command()
+@click.argument("config", type=PATH)
+@click.argument("overrides", nargs=-1, metavar="[key=value …]")
+@click.option("--gpu", metavar="GPU", help="Card to fit: its memory (8GB) or its name (RTX 4090).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: bytes, tokens, seconds, US dollars.")
+def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: bool) -> None:
+    """Parameters, memory, steps, time and price of a run, before anything runs. Needs no GPU and no network.
+
+    Exit code 1 where it does not fit the given card.
+    """
+    from rich.console import Console
+
+    from .config import load_config
+    from .plan import plan as make_plan
+    from .plan import to_json
+    from .plan.estimate import find_gpu
+    from .plan.show import show
+
+    found = make_plan(load_config(config, overrides), find_gpu(gpu) if gpu else None)
+    if as_json:
+        print(json.dumps(to_json(found), ensure_ascii=False))
+    else:
+        show(found, Console())
+    raise SystemExit(1 if found.fits is False else 0)
+
+
 @main.command(name="eval")
 @click.argument("run", type=PATH)
 def evaluate(run: Path) -> None:
@@ -299,26 +329,186 @@ def evaluate(run: Path) -> None:
 
 @main.command()
 @click.argument("run", type=PATH)
-def merge(run: Path) -> None:
-    """Fold the adapter into the base: one model in RUN/merged."""
+@click.option(
+    "--target",
+    type=click.Choice(["16bit", "nf4"]),
+    default="16bit",
+    show_default=True,
+    help="What takes the adapter: the base's own weights, or what NF4 left of them in QLoRA training.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to compute.  [default: as the run was told]")
+@click.option("--force", is_flag=True, help="Replace a merged model that is there.")
+@click.option("--compare", is_flag=True, help="Measure the drift of the other target too, without keeping it.")
+@click.option(
+    "--max-drift",
+    type=click.FloatRange(min=0),
+    help="Mean KL that passes, in nats a token.  [default: 0.1, or half of what the adapter changed]",
+)
+@click.option("--no-drift", is_flag=True, help="Merge without measuring: the model is never loaded whole.")
+def merge(
+    run: Path,
+    target: "Target",
+    device: "Device | None",
+    force: bool,
+    compare: bool,
+    max_drift: float | None,
+    no_drift: bool,
+) -> None:
+    """Fold the adapter into the base, one model in RUN/merged, and prove on held-out rows that it answers as before.
+
+    Exit code 1 where it does not.
+    """
     from .merge import merge as fold
+    from .merge import report
     from .runs import open_run
 
-    print(f"merged model: {fold(open_run(run))}")
+    if no_drift and (compare or max_drift is not None):
+        raise GovorError("--no-drift measures nothing: leave out --compare and --max-drift")
+    result = fold(
+        open_run(run),
+        target,
+        device=device,
+        force=force,
+        measure=not no_drift,
+        compare=compare,
+        max_drift=max_drift,
+    )
+    print(report(result, asked=not no_drift))
+    raise SystemExit(1 if result.passed is False else 0)
 
 
 @main.command()
-@click.argument("run", type=PATH)
-@click.option("--prompt", help="Print one answer and leave.")
-@click.option("--merged", is_flag=True, help="Use the merged model, not base + adapter.")
-def chat(run: Path, prompt: str | None, merged: bool) -> None:
-    """Talk to the model of a run."""
-    from .chat import chat as talk
+@click.argument("words", nargs=-1, required=True, metavar="RUN… [-- VLLM FLAGS]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key that clients must show; also from GOVOR_API_KEY.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "vllm", "transformers"]),
+    default="auto",
+    show_default=True,
+    help="auto: vLLM where it is found, else transformers serve, which needs the merged model.",
+)
+@click.option("--vllm", "program", envvar="GOVOR_VLLM", help="vLLM's program; also from GOVOR_VLLM.  [default: vllm]")
+@click.option("--merged", is_flag=True, help="Serve the merged model also where vLLM could take base + adapter.")
+@click.option("--allow-template-drift", is_flag=True, help="Serve although prompts differ from training's.")
+def serve(
+    words: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key: str | None,
+    engine: "EngineName",
+    program: str | None,
+    merged: bool,
+    allow_template_drift: bool,
+) -> None:
+    """Serve runs by name over the OpenAI API, until Ctrl-C.
+
+    \b
+    govor serve runs/natasha
+    govor serve runs/natasha runs/anton --port 8080 -- --gpu-memory-utilization 0.5
+    """
     from .runs import open_run
+    from .serving.serve import serve as serve_runs
+
+    first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    serve_runs(
+        [open_run(Path(word)) for word in words[:first_flag]],
+        host=host,
+        port=port,
+        key=api_key,
+        engine=engine,
+        merged=merged,
+        program=program,
+        allow_template_drift=allow_template_drift,
+        flags=words[first_flag:],
+    )
+
+
+@main.command()
+@click.argument("target")
+@click.option("--prompt", help="Print one answer and leave.")
+@click.option("--merged", is_flag=True, help="Use the merged model of the run, not base + adapter.")
+@click.option("--system", help="System message.  [default: that of the run's rows, if they share one]")
+@click.option("--model", help="Name of the model at a URL, where several are served.")
+@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key for a URL; also from GOVOR_API_KEY.")
+def chat(
+    target: str, prompt: str | None, merged: bool, system: str | None, model: str | None, api_key: str | None
+) -> None:
+    """Talk to a run, a model folder, or a model that is served at a URL."""
+    from .chat import chat as talk
 
     if prompt is not None and not prompt.strip():
         raise GovorError("--prompt is empty")
-    talk(open_run(run), merged=merged, prompt=prompt)
+    talk(target, merged=merged, prompt=prompt, system=system, model=model, key=api_key)
+
+
+@main.group()
+def jobs() -> None:
+    """The OpenAI fine-tuning API on this machine: a server, and a look at its jobs."""
+
+
+@jobs.command(name="serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; beyond loopback a key is needed.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key that clients must show; better from GOVOR_API_KEY.")
+@click.option("--data-dir", type=PATH, default=Path("runs/jobs"), show_default=True, help="Files, jobs, models.")
+@click.option("--catalogue", type=PATH, help="YAML of the bases that clients may name.  [default: govor's]")
+@click.option("--slots", default=1, show_default=True, type=click.IntRange(1), help="Jobs at once, one a GPU.")
+def jobs_serve(host: str, port: int, api_key: str | None, data_dir: Path, catalogue: Path | None, slots: int) -> None:
+    """Take files and fine-tuning jobs from the openai SDK, train them in turn, answer chats with the result."""
+    from .jobs.catalogue import DEFAULT, load_catalogue
+    from .jobs.server import serve
+
+    serve(data_dir, load_catalogue(catalogue or DEFAULT), host=host, port=port, key=api_key or None, slots=slots)
+
+
+def _to_server(command: Any) -> Any:
+    """Options that name the server."""
+    url = click.option("--url", default="http://127.0.0.1:8000/v1", show_default=True, help="The server's base URL.")
+    key = click.option("--api-key", envvar="GOVOR_API_KEY", help="The server's key; also from GOVOR_API_KEY.")
+    return url(key(command))
+
+
+@jobs.command(name="list")
+@_to_server
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many, newest first.")
+@click.option("--json", "as_json", is_flag=True, help="The jobs as JSON.")
+def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
+    """The newest jobs: id, status, base, model."""
+    from .jobs.client import Client, line
+
+    found = Client(url, api_key).jobs(limit)
+    print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(map(line, found)) or "no jobs yet")
+
+
+@jobs.command(name="show")
+@click.argument("job")
+@_to_server
+@click.option("--events", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many of the last.")
+@click.option("--json", "as_json", is_flag=True, help="The job as JSON, without events.")
+def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: bool) -> None:
+    """One job and its last events."""
+    from .jobs.client import Client, line
+
+    client = Client(url, api_key)
+    found = client.job(job)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(line(found))
+    for event in client.events(job, events):
+        print(f"{event['created_at']}  {event['level']:<5}  {event['message']}")
+
+
+@jobs.command(name="cancel")
+@click.argument("job")
+@_to_server
+def jobs_cancel(job: str, url: str, api_key: str | None) -> None:
+    """End a job; what it has learned so far stays in its run folder."""
+    from .jobs.client import Client, line
+
+    print(line(Client(url, api_key).cancel(job)))
 
 
 def _account(account: "Account") -> str:

@@ -1,0 +1,90 @@
+"""`transformers serve`: a whole model, in our own environment."""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..chats.rows import Message
+from .asked import ChatRequest, Sampling
+from .dialect import Dialect, Served
+from .engines import ask
+from .envelope import ApiError
+
+START = "from transformers.cli.transformers import app; app()"
+"""What its console script does, less the question at PyPI whether there is a newer version."""
+QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+NOTHING: dict[str, tuple[Any, ...]] = {
+    "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "frequency_penalty": (0,), "presence_penalty": (0,),
+    "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
+}  # fmt: skip
+"""What it would leave undone without a word, and the values that ask for nothing."""
+
+
+class TransformersServe(Dialect):
+    title = "transformers serve"
+    cuts_stop = False
+    takes_tools = False
+
+    def body(self, model: str, request: ChatRequest, sampling: Sampling, stop: Sequence[int]) -> dict[str, Any]:
+        for name, nothing in NOTHING.items():
+            value = getattr(request, name)
+            if value is not None and value not in nothing:
+                message = f"'{name}' is not supported by this server's engine, transformers serve; vLLM has it."
+                raise ApiError(400, message, param=name, code="unsupported_parameter")
+        settings: dict[str, Any] = {
+            "max_new_tokens": sampling["max_new_tokens"],
+            "do_sample": sampling["do_sample"],
+            **sampling["settings"],
+            "eos_token_id": list(stop),
+            "pad_token_id": stop[0],
+        }
+        if request.stops():
+            settings["stop_strings"] = request.stops()
+        body = {"model": model, "generation_config": json.dumps(settings)}
+        return body if request.seed is None else body | {"seed": request.seed}
+
+    def context(self, served: Served) -> int:
+        return served.trained_context
+
+    def prompt_ids(self, served: Served, messages: Sequence[Message], tools: Any) -> list[int]:
+        """By the code that the engine runs, in the environment that it runs in; it tells only the length itself."""
+        from transformers.cli.serving.model_manager import ModelManager
+        from transformers.cli.serving.utils import BaseHandler
+
+        processor = _processor(served.run.merged)
+        architecture = json.loads((served.run.merged / "config.json").read_bytes())["architectures"][0]
+        modality = ModelManager.get_model_modality(type(architecture, (), {})(), processor)
+        inputs = BaseHandler.get_processor_inputs_from_messages(list(messages), modality)
+        rendered = processor.apply_chat_template(inputs, add_generation_prompt=True, tokenize=True, return_dict=True)
+        return list(rendered["input_ids"])
+
+    def answered_ids(self, served: Served, messages: Sequence[Message]) -> list[int] | int:
+        settings = json.dumps({"max_new_tokens": 1, "do_sample": False})
+        body = {"model": served.model, "messages": messages, "generation_config": settings}
+        return int(ask(served.engine, "/v1/chat/completions", body)["usage"]["prompt_tokens"])
+
+
+def command(folder: str, *, dtype: str, use_cpu: bool, attention: str, trust_code: bool) -> list[str]:
+    """`transformers serve` of the model in a folder, without its port."""
+    words = [sys.executable, "-c", START, "serve", folder, "--host", "127.0.0.1", "--dtype", dtype]
+    words += ["--attn-implementation", attention]
+    return words + ["--device", "cpu"] * use_cpu + ["--trust-remote-code"] * trust_code
+
+
+@lru_cache(maxsize=8)
+def _processor(folder: Path) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(folder)
+
+
+def splits_thoughts(tokenizer: Any, config: Any) -> bool:
+    """Whether it tells thoughts from answers by itself, as it does for some families."""
+    from types import SimpleNamespace
+
+    from transformers.cli.serving.utils import get_response_template
+
+    return get_response_template(tokenizer, SimpleNamespace(config=config)) is not None
