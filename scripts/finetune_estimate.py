@@ -1,0 +1,79 @@
+"""How many tokens a training file has for a provider, and what they cost there."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune_providers import Provider
+
+from train.chats.readers import read_rows
+from train.config import config_class
+from train.errors import BaseError
+from train.jobs.catalogue import load_catalogue, merge
+from train.jobs.recipe import auto_epochs
+from train.plan.estimate import Price, prices
+from train.plan.shapes import local_folder
+from train.plan.tokens import count_tokens
+
+
+class Estimate(NamedTuple):
+    rows: int
+    tokens: int
+    """Of one epoch."""
+    epochs: int
+    how: str
+    """How the tokens were counted."""
+
+
+def estimate(path: Path, provider: Provider, model: str, epochs: int | None) -> Estimate:
+    """Tokens of the file, counted where the base's tokenizer is on this disk; DataError where a row is bad."""
+    rows = read_rows(path)
+    tree = {"name": "x", "data": {"train_file": str(path)}, "model": {"name_or_path": model},
+            "training": {"max_length": provider.context}}  # fmt: skip
+    folder = None
+    if provider.name == "local" and (base := load_catalogue().find(model)):
+        tree = merge(base.tree, {"name": "x", "data": {"train_file": str(path)}})
+    config = config_class().model_validate(tree)
+    if provider.name == "local":
+        try:
+            folder = local_folder(config.model)
+        except BaseError:  # a name that only the server knows
+            folder = None
+    tokens = count_tokens(config, folder, provider.family, rows, [])
+    return Estimate(len(rows), tokens.total, epochs or auto_epochs(len(rows)), tokens.how)
+
+
+def show(found: Estimate, provider: Provider, model: str, epochs_given: bool) -> str:
+    """Tokens and price, in lines."""
+    total = found.tokens * found.epochs
+    auto = "" if epochs_given else ", as `auto` would choose"
+    lines = [
+        f"Training examples: {found.rows:,}",
+        f"Tokens: {found.tokens:,} an epoch × {found.epochs} epochs{auto} = {total:,}",
+        f"        {found.how}",
+    ]
+    table = prices(total)
+    if provider.name == "local":
+        lines.append("Price: none, it is your own machine; the same tokens at hosted services:")
+        return "\n".join([*lines, *(f"  {_line(price)}" for price in table)])
+    of_provider = [price for price in table if price.service == provider.service]
+    ours = [price for price in of_provider if price.model and _plain(model).startswith(_plain(price.model))]
+    if ours:
+        lines.append(f"Price: {_line(max(ours, key=lambda price: len(price.model or '')))}")
+    else:
+        lines.append(f"Price: none is known for {model}; the table (train/plan/prices.yaml) has:")
+        lines += [f"  {_line(price)}" for price in of_provider]
+    return "\n".join(lines)
+
+
+def _plain(model: str) -> str:
+    """Names differ between tables and APIs by case, spaces and dashes."""
+    return model.lower().replace(" ", "-").rpartition("/")[2]
+
+
+def _line(price: Price) -> str:
+    name = f"{price.service} {price.model or ''}".strip()
+    if price.price is None or price.cost is None:
+        return f"{name}: {price.note or 'no price'} (as of {price.as_of})"
+    doubt = "" if price.verified else ", not verified"
+    note = f"; {price.note}" if price.note else ""
+    return f"{name}: ${price.cost:.2f} (${price.price:g} a million tokens as of {price.as_of}{doubt}{note})"

@@ -1,0 +1,200 @@
+"""Every provider that speaks OpenAI's API, through OpenAI's own SDK; and a rehearsal that sends nothing."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+from finetune_providers import BusyError, Event, Job, Provider, Request, UnreachableError, body, without_keys
+from openai.pagination import SyncCursorPage
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from pydantic import BaseModel
+
+from train.errors import ConfigError, GovorError, MachineError
+
+T = TypeVar("T", bound=BaseModel)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class OpenAiService:
+    """Files, jobs and chat of one provider."""
+
+    def __init__(self, provider: Provider, base_url: str, key: str | None, key_name: str, *, dry: bool = False) -> None:
+        if key is None and provider.name != "local" and not dry:
+            raise ConfigError(f"no key for {provider.title}: set {key_name} in the environment or in .env")
+        self.provider = provider
+        self.url = base_url.rstrip("/")
+        self.key = key
+        self.key_name = key_name
+        host = urlsplit(base_url).hostname or ""
+        transport: dict[str, Any] = {"transport": Rehearsal()} if dry else {}
+        self.client = openai.OpenAI(
+            base_url=self.url,
+            api_key=key or "none",  # the SDK insists on one; a local server without a key takes any
+            http_client=openai.DefaultHttpxClient(trust_env=host not in LOOPBACK, **transport),
+        )
+
+    def close(self) -> None:
+        self.client.close()
+
+    def upload(self, path: Path) -> str:
+        with path.open("rb") as rows:  # a path would be read into memory whole
+            file = self._ask(lambda: self.client.files.create(file=(path.name, rows), purpose="fine-tune"))
+        if file.status == "uploaded":
+            file = self._ask(lambda: self.client.files.wait_for_processing(file.id))
+        if file.status == "error":
+            why = self._safe(file.status_details or "")
+            raise GovorError(f"{path}: {self.provider.title} could not read it: {why}")
+        return file.id
+
+    def create(self, request: Request, training_file: str, validation_file: str | None) -> Job:
+        """The new job. Only our own server is asked again where no answer came: it knows what it has had."""
+        client, more = self.client, None
+        if self.provider.name != "local":
+            client = client.with_options(max_retries=0)
+        if request.learning_rate is not None:
+            more = {"govor": {"training": {"learning_rate": request.learning_rate}}}
+        asked = body(request, training_file, validation_file)
+        try:
+            return _job(self._ask(lambda: client.fine_tuning.jobs.create(**asked, extra_body=more)))
+        except BusyError:
+            raise
+        except UnreachableError as error:
+            raise UnreachableError(f"{error}; whether the job was created is not known: --list-jobs shows it") from None
+
+    def job(self, id_: str) -> Job:
+        return _job(self._ask(lambda: self.client.fine_tuning.jobs.retrieve(id_)))
+
+    def news(self, id_: str, seen: set[str]) -> list[Event]:
+        found: list[Event] = []
+        page = self._events(id_)
+        while True:
+            new = [event for event in page.data if event.id not in seen]
+            for event in new:
+                step = event.data if event.type == "metrics" and isinstance(event.data, dict) else None
+                found.append(Event(event.id, event.created_at, event.level, event.message, step))
+            if not page.has_more or len(new) < len(page.data):
+                break
+            page = self._events(id_, after=page.data[-1].id)
+        seen.update(event.id for event in found)
+        return found[::-1]
+
+    def _events(self, id_: str, after: str | openai.Omit = openai.omit) -> SyncCursorPage[FineTuningJobEvent]:
+        """A page of them, newest first."""
+        return self._ask(lambda: self.client.fine_tuning.jobs.list_events(id_, limit=100, after=after))
+
+    def jobs(self) -> list[Job]:
+        return [_job(job) for job in self._ask(lambda: self.client.fine_tuning.jobs.list(limit=20)).data]
+
+    def cancel(self, id_: str) -> Job:
+        return _job(self._ask(lambda: self.client.fine_tuning.jobs.cancel(id_)))
+
+    def chat(self, model: str, messages: list[dict[str, str]]) -> str:
+        asked: Any = messages
+        answer = self._ask(lambda: self.client.chat.completions.create(model=model, messages=asked))
+        return (answer.choices[0].message.content if answer.choices else None) or ""
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        stranger = GovorError(f"{self.url} does not answer as OpenAI's API does: base URLs usually end in /v1")
+        with self._clear():
+            try:
+                answer = call()
+            except (AttributeError, ValueError):  # the SDK trips over a web page where it expects a list
+                raise stranger from None
+        if not isinstance(answer, BaseModel):  # and hands it on as text elsewhere
+            raise stranger
+        return answer
+
+    @contextmanager
+    def _clear(self) -> Iterator[None]:
+        """The SDK's errors in one line."""
+        try:
+            yield
+        except openai.APITimeoutError:
+            raise UnreachableError(f"{self.url} gives no answer") from None
+        except openai.APIConnectionError as error:
+            hint = "start it: govor jobs serve" if self.provider.name == "local" else "is there a network, a proxy?"
+            why = self._safe(str(error.__cause__ or error))
+            raise UnreachableError(f"{self.url} cannot be reached ({why}): {hint}") from None
+        except openai.AuthenticationError as error:
+            what = f"refuses the key in {self.key_name}" if self.key else f"wants a key: set {self.key_name}"
+            other = "; keys of api.moonshot.ai and api.moonshot.cn differ: --base-url" * (self.provider.name == "kimi")
+            raise ConfigError(f"{self.url} {what}: {self._words(error)}{other}") from None
+        except openai.APIStatusError as error:
+            if error.status_code == 404 and error.body == "url.not_found":
+                raise GovorError(f"{self.provider.title} has no {error.request.url.path}") from None
+            kind = UnreachableError if error.status_code >= 500 else GovorError
+            kind = BusyError if error.status_code == 429 else kind
+            raise kind(f"{self.provider.title} answers {error.status_code}: {self._words(error)}") from None
+        except openai.OpenAIError as error:
+            raise GovorError(f"{self.provider.title}: {self._safe(str(error))}") from None
+        except OSError as error:
+            raise MachineError(f"{error.filename or self.url}: {error.strerror or error}") from None
+
+    def _words(self, error: openai.APIStatusError) -> str:
+        found = error.body.get("message") if isinstance(error.body, dict) else None
+        if isinstance(found, str) and found:
+            return self._safe(found)
+        return "without saying why; is the base URL right? It usually ends in /v1"
+
+    def _safe(self, text: str) -> str:
+        return without_keys(text, self.key)
+
+
+class Rehearsal(httpx2.BaseTransport):
+    """Prints what would be sent and answers, so that the next request can be shown, with names in capitals."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        print(f"{request.method} {request.url}\nAuthorization: Bearer ***")
+        kind = request.headers.get("content-type", "")
+        content = request.read()
+        if "boundary=" in kind:
+            print("Content-Type: multipart/form-data")
+            for part in _parts(content, kind.partition("boundary=")[2]):
+                print(f"  {part}")
+        elif content:
+            print(f"Content-Type: {kind}\n{json.dumps(json.loads(content), ensure_ascii=False, indent=2)}")
+        print()
+        return httpx2.Response(200, json=_answer(request.url.path), request=request)
+
+
+def _parts(content: bytes, boundary: str) -> Iterator[str]:
+    """The fields of a form; of a file no more than name and size."""
+    for part in content.split(f"--{boundary}".encode())[1:-1]:
+        head, _, value = part[2:-2].partition(b"\r\n\r\n")
+        names = dict(re.findall(r'(name|filename)="([^"]*)"', head.decode()))
+        shown = f"{names['filename']} ({len(value):,} bytes)" if "filename" in names else value.decode()
+        yield f"{names['name']}: {shown}"
+
+
+def _answer(path: str) -> dict[str, Any]:
+    if path.endswith("/files"):
+        return {"id": "FILE_ID", "object": "file", "status": "processed"}
+    if path.endswith("/chat/completions"):
+        return {"object": "chat.completion", "choices": []}
+    if path.endswith(("/events", "/fine_tuning/jobs")):
+        return {"object": "list", "data": [], "has_more": False, "id": "JOB_ID", "status": "queued", "model": ""}
+    return {"id": "JOB_ID", "status": "succeeded", "fine_tuned_model": "FINE_TUNED_MODEL", "model": ""}
+
+
+def _job(job: FineTuningJob) -> Job:
+    """The job in our words. OpenAI's `error` is {} on healthy jobs, which the SDK makes an object."""
+    error = job.error if job.error and job.error.message else None
+    supervised = job.method.supervised if job.method else None
+    epochs = getattr((supervised and supervised.hyperparameters) or job.hyperparameters, "n_epochs", None)
+    return Job(
+        id=job.id,
+        status=job.status,
+        model=job.model,
+        tuned=job.fine_tuned_model,
+        epochs=epochs if isinstance(epochs, int) else None,
+        tokens=job.trained_tokens,
+        ends=job.estimated_finish,
+        error=error.message if error else None,
+        code=error.code if error else None,
+    )

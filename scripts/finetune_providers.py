@@ -1,0 +1,232 @@
+"""What each provider can do, where it is, which key it takes; the words in which the script speaks of jobs."""
+
+import os
+import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from train.errors import ConfigError, GovorError
+
+Step = Literal["upload", "create", "jobs", "chat"]
+LAST_DAY = date(2027, 1, 6)
+"""OpenAI takes new jobs up to this day (developers.openai.com/api/docs/deprecations, read 2026-11-20)."""
+MIB = 1 << 20
+
+
+class Provider(NamedTuple):
+    name: str
+    title: str
+    base_url: str | None
+    """None: built from project and location."""
+    hosts: tuple[str, ...]
+    """A base URL on these hosts means this provider."""
+    keys: tuple[str, ...]
+    """Environment variables, the first that is set counts."""
+    can: frozenset[Step]
+    has: str
+    """What it offers, in words."""
+    model: str
+    """Tuned where --model says nothing."""
+    family: str
+    """Whose tokenizer estimates of the number of tokens go by (train/plan/tokens.py)."""
+    context: int
+    """Longest row, in tokens; what is beyond is cut off there."""
+    largest: int
+    """Bytes of a training file."""
+    service: str
+    """Name in the price table."""
+
+
+ALL: frozenset[Step] = frozenset({"upload", "create", "jobs", "chat"})
+PROVIDERS = {
+    provider.name: provider
+    for provider in (
+        Provider(
+            "local", "The local server", "http://127.0.0.1:8000/v1", (), ("GOVOR_API_KEY",), ALL,
+            "files, fine-tuning jobs, models, chat", "Qwen/Qwen3-4B-Instruct-2507", "qwen3", 1 << 30, 512 * MIB, "",
+        ),
+        Provider(
+            "openai", "OpenAI", "https://api.openai.com/v1", ("openai.com",), ("OPENAI_API_KEY",), ALL,
+            "files, the jobs that exist, models, chat", "gpt-4.1-mini-2025-04-14", "gpt_oss", 65_536, 512 * MIB,
+            "OpenAI",
+        ),
+        Provider(
+            "kimi", "Kimi", "https://api.moonshot.ai/v1", ("moonshot.ai", "moonshot.cn"),
+            ("KIMI_API_KEY", "MOONSHOT_API_KEY"), frozenset({"chat"}),
+            "chat (--test MODEL), models, files for text extraction", "kimi-k2.6", "", 262_144, 100 * MIB, "Kimi",
+        ),
+        Provider(
+            "vertex", "Google Vertex AI", None, ("googleapis.com",), (), ALL, "tuning jobs, chat with tuned models",
+            "gemini-3.5-flash", "gemma3_text", 131_072, 1024 * MIB, "Google Vertex AI",
+        ),
+    )
+}  # fmt: skip
+
+
+class UnreachableError(GovorError):
+    """No answer, or one that the next try may not get; watching goes on for a while."""
+
+
+class BusyError(UnreachableError):
+    """Asked too often, or a quota is used up: nothing was done."""
+
+
+class JobFailedError(GovorError):
+    """The job ended without a model."""
+
+    exit_code = 1
+
+
+class Job(NamedTuple):
+    id: str
+    status: str
+    """As OpenAI names it: validating_files, queued, running, paused, succeeded, failed, cancelled."""
+    model: str
+    tuned: str | None
+    """The model's name, once there is one."""
+    epochs: int | None
+    tokens: int | None
+    """Trained tokens, once they are known."""
+    ends: float | None
+    """When it will be done, by the provider's own estimate (unix time)."""
+    error: str | None
+    code: str | None
+    """Kind of the error."""
+
+
+class Event(NamedTuple):
+    id: str
+    at: float
+    """Unix time."""
+    level: str
+    message: str
+    step: dict[str, Any] | None
+    """step, total_steps, train_loss, …; None where it is no step."""
+
+
+class Request(NamedTuple):
+    """A job to create."""
+
+    model: str
+    epochs: int | None = None
+    learning_rate: float | None = None
+    multiplier: float | None = None
+    suffix: str | None = None
+
+
+class Service(Protocol):
+    """A provider that answers. Errors are GovorError in one line; UnreachableError where a later try may succeed."""
+
+    def close(self) -> None: ...
+
+    def upload(self, path: Path) -> str: ...
+
+    def create(self, request: Request, training_file: str, validation_file: str | None) -> Job: ...
+
+    def job(self, id_: str) -> Job: ...
+
+    def news(self, id_: str, seen: set[str]) -> list[Event]:
+        """Events that are not in `seen`, oldest first; they are added to it."""
+
+    def jobs(self) -> list[Job]:
+        """The newest ones first."""
+
+    def cancel(self, id_: str) -> Job: ...
+
+    def chat(self, model: str, messages: list[dict[str, str]]) -> str: ...
+
+
+def find_provider(name: str | None, base_url: str | None) -> Provider:
+    """The one asked for, or whose host the URL names, or local."""
+    if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
+        raise ConfigError(f"--base-url {base_url}: expected http://… or https://…")
+    if name is not None:
+        return PROVIDERS[name]
+    host = (urlsplit(base_url).hostname or "") if base_url else ""
+    ours = (p for p in PROVIDERS.values() if any(host == known or host.endswith(f".{known}") for known in p.hosts))
+    return next(ours, PROVIDERS["local"])
+
+
+def require(provider: Provider, step: Step) -> None:
+    """GovorError, before any request, where the provider cannot do that step; it names what can."""
+    if step not in provider.can:
+        raise GovorError(
+            f"{provider.title} documents no fine-tuning API; it has: {provider.has}. Kimi's weights are open: tune "
+            "them, or another base, with --provider local; OpenAI until 2027-01-06 and Google (--provider vertex) tune "
+            "models of their own"
+        )
+    if provider.name == "openai" and step == "create" and today() > LAST_DAY:
+        raise GovorError(
+            f"OpenAI has created no fine-tuning jobs since {LAST_DAY}; it has: {provider.has}. Train with "
+            "--provider local (govor jobs serve) or --provider vertex"
+        )
+
+
+def warning(provider: Provider) -> str | None:
+    """What is to be known before a job is created there."""
+    if provider.name != "openai":
+        return None
+    left = (LAST_DAY - today()).days
+    return (
+        f"OpenAI takes jobs only from organisations that have used fine-tuning (since 2026-05-07 from none that is new "
+        f"to it), and from nobody after {LAST_DAY}, in {left} days; --provider local has no such end"
+    )
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+def find_key(provider: Provider, folder: Path) -> tuple[str | None, str]:
+    """(key, where it is from); the environment counts before the folder's .env."""
+    file = read_env(folder / ".env")
+    for name in provider.keys:
+        key = os.environ.get(name, "").strip() or file.get(name, "").strip()
+        if key and not re.fullmatch(r"[!-~]+", key):
+            raise ConfigError(f"{name} holds characters that no key has: copy it again")
+        if key:
+            return key, name
+    return None, " or ".join(provider.keys)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """NAME=VALUE lines, with or without `export` and quotes; other lines are not ours to judge."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
+    found = {}
+    for line in text.split("\n"):
+        name, is_pair, value = line.strip().removeprefix("export ").partition("=")
+        if not is_pair or not name.strip().isidentifier():
+            continue
+        value = value.strip()
+        quoted = re.match(r"""(["'])(.*?)\1\s*(#.*)?$""", value)
+        found[name.strip()] = quoted[2] if quoted else re.split(r"\s#|^#", value)[0].strip()
+    return found
+
+
+def body(request: Request, training_file: str, validation_file: str | None) -> dict[str, Any]:
+    """The request in OpenAI's words."""
+    asked = {"n_epochs": request.epochs, "learning_rate_multiplier": request.multiplier}
+    hyperparameters = {name: value for name, value in asked.items() if value is not None}
+    made: dict[str, Any] = {"model": request.model, "training_file": training_file}
+    if validation_file is not None:
+        made["validation_file"] = validation_file
+    if request.suffix is not None:
+        made["suffix"] = request.suffix
+    if hyperparameters:
+        made["method"] = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    return made
+
+
+def without_keys(text: str, key: str | None) -> str:
+    """The text without the key, also where a server has cut it short, and in one line."""
+    text = " ".join(text.split())
+    if key:
+        text = text.replace(key, "***")
+    return re.sub(r"\bsk-[\w*.-]{4,}", "***", text)

@@ -1,0 +1,59 @@
+"""An HTTP server on loopback in place of a service that cannot be reached: it keeps what it was asked."""
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+
+class Asked(NamedTuple):
+    method: str
+    path: str
+    headers: dict[str, str]
+    """Names in lower case."""
+    content: bytes
+
+    def json(self) -> dict:
+        return json.loads(self.content)
+
+
+Answer = tuple[int, dict | str]
+
+
+class StandIn:
+    """Answers as `answer` says: (status, JSON or text) for each request."""
+
+    def __init__(self, answer: Callable[[Asked], Answer]):
+        self.asked: list[Asked] = []
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                content = self.rfile.read(int(self.headers.get("content-length") or 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                asked = Asked(self.command, self.path, headers, content)
+                stand_in.asked.append(asked)
+                status, found = answer(asked)
+                body = found.encode() if isinstance(found, str) else json.dumps(found).encode()
+                self.send_response(status)
+                self.send_header("content-type", "text/html" if isinstance(found, str) else "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_PUT = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()

@@ -1,0 +1,328 @@
+"""What the server keeps, checks and refuses, part by part."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from jobs_server import Server, envelope, rows
+
+from train.cli import main
+from train.config import config_class
+from train.errors import ConfigError, GovorError
+from train.jobs import processes, recipe, worker
+from train.jobs.catalogue import DEFAULT, load_catalogue
+from train.jobs.metrics import Steps, Tail, result_csv
+from train.jobs.objects import File, Hyperparameters, Job, JobMethod, Resolved, Truth
+from train.jobs.server import is_loopback, lock, serve
+from train.jobs.store import Entry, NoSuchCursorError, Plan, Store, new_id
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def a_job(id_: str, status: str = "queued") -> Entry:
+    numbers = Hyperparameters()
+    job = Job(
+        id=id_, model="tiny", created_at=1, organization_id="org-local", validation_file=None, training_file="file-x",
+        hyperparameters=numbers, user_provided_suffix=None, seed=1, metadata=None, status=status,
+        method=JobMethod(supervised=Resolved(hyperparameters=numbers)),
+        govor=Truth(requested_model="tiny", base="./tiny", config={}),
+    )  # fmt: skip
+    return Entry(job, Plan(tree={}, letters="abcdefgh"))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "data")
+
+
+class TestStore:
+    def test_a_change_is_whole_or_absent(self, store):
+        with pytest.raises(RuntimeError), store.change() as change:
+            change.add_job(a_job("ftjob-a"), "body", None)
+            change.add_event("ftjob-a", "created", "Created")
+            raise RuntimeError
+        assert store.entry("ftjob-a") is None and store.page("events", limit=9).objects == []
+
+    def test_it_is_on_disk_for_the_next_one(self, store):
+        with store.change() as change:
+            change.add_job(a_job("ftjob-a", "running"), "body", None)
+        again = Store(store.folder)
+        assert [entry.job.id for entry in again.with_status("running", "queued")] == ["ftjob-a"]
+        with again.change() as change:
+            entry = change.entry("ftjob-a")
+            entry.job.status, entry.plan.step = "succeeded", 7
+            change.save(entry)
+        assert store.with_status("running") == [] and store.entry("ftjob-a").plan.step == 7
+
+    def test_an_event_happens_once(self, store):
+        for _ in range(3):
+            with store.change() as change:
+                change.add_event("ftjob-a", "step 1", "Step 1/2")
+                change.add_event("ftjob-b", "step 1", "Step 1/2")
+        assert len(store.page("events", [("job = ?", "ftjob-a")], limit=9).objects) == 1
+
+    def test_pages(self, store):
+        with store.change() as change:
+            for number in range(7):
+                change.add_event("ftjob-a", f"step {number}", f"{number}")
+            change.add_event("ftjob-b", "other", "other")
+        where, seen, after = [("job = ?", "ftjob-a")], [], None
+        while True:
+            page = store.page("events", where, after=after, limit=3)
+            seen += [json.loads(text) for text in page.objects]
+            if not page.has_more:
+                break
+            after = seen[-1]["id"]
+        assert [event["message"] for event in seen] == list("6543210")
+        first = store.page("events", where, limit=2, oldest_first=True).objects
+        assert [json.loads(text)["message"] for text in first] == ["0", "1"]
+        for cursor in ("ftevent-none", json.loads(store.page("events", limit=1).objects[0])["id"]):  # another job's
+            with pytest.raises(NoSuchCursorError):
+                store.page("events", where, after=cursor, limit=3)
+
+    def test_what_a_crash_leaves_is_swept(self, store):
+        with store.change() as change:
+            for id_, expires_at in (("file-kept", None), ("file-old", 1)):
+                file = File(id=id_, purpose="batch", filename="x", bytes=1, created_at=1, expires_at=expires_at)
+                change.add_file(file, "")
+            change.add_job(a_job("ftjob-kept"), "body", None)
+            change.add_job(a_job("ftjob-done", "succeeded"), "body", None)
+        for name in ("files/file-kept", "files/file-old", "files/file-lost", "files/.file-half.partial"):
+            (store.folder / name).write_bytes(b"x")
+        for name in (
+            "jobs/ftjob-kept",
+            "jobs/ftjob-lost",
+            "runs/ftjob-kept",
+            "runs/ftjob-done",
+            "runs/ftjob-done-step-4",
+        ):
+            (store.folder / name).mkdir()
+        assert store.text("files", "file-old") is None, "expired"
+        store.sweep()
+        left = {str(path.relative_to(store.folder)) for path in store.folder.glob("*/*")}
+        assert left == {"files/file-kept", "jobs/ftjob-kept", "runs/ftjob-kept"}
+
+    def test_the_folder_is_its_owners_alone(self, store):
+        assert store.folder.stat().st_mode & 0o077 == 0
+
+    def test_one_server_a_folder(self, tmp_path):
+        held = lock(tmp_path)
+        with pytest.raises(GovorError, match="another server works on this folder"):
+            lock(tmp_path)
+        held.close()
+        lock(tmp_path).close()
+
+
+class TestMetrics:
+    def write(self, path: Path, *lines: dict, end: str = "") -> None:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines) + end)
+
+    def test_a_growing_file_is_read_once(self, tmp_path):
+        path = tmp_path / "metrics.jsonl"
+        tail = Tail(path)
+        assert tail.new_lines() == []
+        with path.open("w") as file:
+            file.write('{"step": 1}\n{"st')
+            file.flush()
+            assert tail.new_lines() == [{"step": 1}]
+            file.write('ep": 2}\n')
+            file.flush()
+            assert tail.new_lines() == [{"step": 2}] and tail.new_lines() == []
+        other = tmp_path / "other"
+        self.write(other, {"step": 1})
+        other.replace(path)  # a resumed run forgets what it will do again
+        assert tail.new_lines() == [{"step": 1}]
+
+    def test_a_step_waits_for_its_validation(self):
+        steps = Steps(total=4, evaluated_every=2, after=0)
+        steps.take([{"step": 0, "eval_loss": 9.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
+        assert [step.step for step in steps.ready()] == [1]
+        steps.take([{"step": 2, "eval_loss": 3.0}, {"step": 3, "loss": 3.0}, {"step": 4, "loss": 4.0}])
+        found = list(steps.ready())
+        assert [step.message for step in found] == [
+            "Step 2/4: training loss=2.00, validation loss=3.00",
+            "Step 3/4: training loss=3.00",
+        ]
+        assert [step.step for step in steps.ready(ended=True)] == [4], "its validation never came"
+        steps.take([{"step": 3, "loss": 3.5}])
+        assert list(steps.ready(ended=True)) == [], "a step that is done again is not told again"
+
+    def test_the_table(self):
+        lines = [{"step": 1, "loss": 1.523471, "mean_token_accuracy": 0.0}, {"step": 2, "loss": 1.0},
+                 {"step": 2, "eval_loss": 2.0, "eval_mean_token_accuracy": 0.5}]  # fmt: skip
+        assert result_csv(lines) == (
+            "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.52347,0.0,,\n2,1.0,,2.0,0.5\n"
+        )
+
+
+class TestRecipe:
+    def test_every_key_of_a_clients_exists(self):
+        sections = {name: field.annotation for name, field in config_class().model_fields.items()}
+        for section, keys in recipe.CLIENTS.items():
+            kind = next(
+                k for k in getattr(sections[section], "__args__", (sections[section],)) if hasattr(k, "model_fields")
+            )
+            assert keys - {"gradient_checkpointing"} <= set(kind.model_fields), section
+
+    @pytest.mark.parametrize(
+        ("batch", "at_once", "accumulated"), [(1, 1, 1), (4, 4, 1), (6, 3, 2), (7, 1, 7), (64, 4, 16)]
+    )
+    def test_rows_a_step(self, tmp_path, batch, at_once, accumulated):
+        tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
+        config = recipe.write_config(tmp_path / "c.yaml", {**tree, "training": {"per_device_train_batch_size": 4}})
+        chosen = Hyperparameters(n_epochs=2, batch_size=batch, learning_rate_multiplier=0.1)
+        config = recipe.write_config(tmp_path / "c.yaml", recipe.with_numbers(tree, config, chosen))
+        training = config.training
+        assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (at_once, accumulated)
+        assert math.isclose(training.learning_rate, 2e-5)
+        assert recipe.total_steps(config, 100) == 2 * math.ceil(math.ceil(100 / at_once) / accumulated)
+
+    def test_auto(self, tmp_path):
+        tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
+        config = recipe.write_config(tmp_path / "c.yaml", tree)
+        found = recipe.resolve(Hyperparameters(), config, 10)
+        assert found == Hyperparameters(n_epochs=10, batch_size=4, learning_rate_multiplier=1.0)
+        assert recipe.resolve(Hyperparameters(), config, 3).batch_size == 3
+
+
+class TestWorker:
+    def test_last_words(self, tmp_path):
+        log = tmp_path / "output.log"
+        assert processes.last_words(log) is None
+        log.write_text("24 rows\nstep 1/2: loss 1\n")
+        assert processes.last_words(log) is None
+        log.write_text("24 rows\nerror: 2 problems:\n  one\n  two\nsome warning\n")
+        assert processes.last_words(log) == "2 problems:\n  one\n  two"
+
+    def test_what_training_says_becomes_the_error(self, store):
+        entry, folder = a_job("ftjob-a"), store.job_folder("ftjob-a")
+        error = worker.training_problem(f"{folder}/train.jsonl:3: the chat template refuses it", entry, folder)
+        assert (error.code, error.param) == ("invalid_training_file", "training_file")
+        assert error.message == "The job failed due to an invalid training file. line 3: the chat template refuses it"
+        text = f"2 rows of {folder}/valid.jsonl are like rows of {folder}/train.jsonl"
+        assert worker.training_problem(text, entry, folder).param == "validation_file"
+        long = "3 rows are longer than training.max_length=64 tokens: line 5 (70)"
+        assert worker.training_problem(long, entry, folder).code == "invalid_training_file"
+        error = worker.training_problem(f"{store.folder}/runs/x: no room", entry, folder)
+        assert (error.code, error.message) == ("server_error", "The job failed: runs/x: no room")
+
+
+class TestCatalogue:
+    def test_the_default_names_the_bases_of_the_readme(self, monkeypatch, working_folder, base):
+        (working_folder / "runs").mkdir()
+        (working_folder / "runs/tiny-base").symlink_to(base)
+        found = load_catalogue(DEFAULT)
+        used = {yaml.safe_load(path.read_text())["model"]["name_or_path"] for path in REPOSITORY.glob("configs/*.yaml")}
+        assert used - {"data/tiny-ru"} <= {b.shown.removeprefix("./") for b in found.bases.values()}
+        assert found.find("gpt-4.1-mini-2025-04-14").name == "Qwen/Qwen3-4B-Instruct-2507"
+        assert found.bases["tiny"].path == str(working_folder / "runs/tiny-base")
+        assert found.find("gpt-99") is None
+
+    def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
+        found = load_catalogue(DEFAULT)
+        assert found.find("tiny") is None and found.missing["tiny"] == "./runs/tiny-base"
+
+    def test_recipes(self, working_folder, base):
+        (working_folder / "mine.yaml").write_text(
+            f"mine: {{base: {base}, recipe: {REPOSITORY}/configs/natasha-24gb.yaml}}"
+        )
+        tree = load_catalogue(working_folder / "mine.yaml").find("mine").tree
+        assert tree["training"]["gradient_accumulation_steps"] == 2
+        assert tree["model"]["name_or_path"] == str(base) and "data" not in tree
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("x: {bse: y/z}", "x.bse"),
+            ("x: {base: a/b, overrides: {lora: {rank: 8}}}", "x: lora.rank"),
+            ("x: {base: a/b, aliases: [y]}\ny: {base: a/b}", "'y' is empty, holds `:` or stands there twice"),
+            ('"a:b": {base: a/b}', "holds `:`"),
+            ("x: [", "cannot be read as YAML"),
+            ("x: {base: a/b, recipe: none.yaml}", "no such config file"),
+        ],
+    )
+    def test_mistakes(self, working_folder, text, said):
+        (working_folder / "c.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=said.replace("[", r"\[")):
+            load_catalogue(working_folder / "c.yaml")
+
+
+class TestSafety:
+    def test_beyond_loopback_only_with_a_key(self, tmp_path, base):
+        (tmp_path / "c.yaml").write_text(f"x: {{base: {base}}}")
+        with pytest.raises(GovorError, match="key"):
+            serve(tmp_path / "d", load_catalogue(tmp_path / "c.yaml"), host="0.0.0.0", port=0, key=None, slots=1)
+        assert not (tmp_path / "d").exists()
+        assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
+        assert not any(map(is_loopback, ("0.0.0.0", "evil.example", "")))
+
+    def test_ids_are_ours(self):
+        assert len({new_id("file-") for _ in range(1000)}) == 1000
+
+    def test_keys_and_browsers(self, tmp_path, base):
+        with Server(tmp_path, base, key="sk-right") as server:
+            for given in ("Bearer sk-wrong", "Bearer ", "sk-right", ""):
+                response = server.ask("GET", "/files", headers={"authorization": given})
+                assert response.status_code == 401 and envelope(response.json())["code"] == "invalid_api_key"
+            assert server.ask("GET", "/files", headers={"origin": "https://evil.example"}).status_code == 200
+            assert server.healthy()
+            seen = CliRunner().invoke(main, ["jobs", "list", "--url", server.url])
+            assert seen.exit_code == 2, "the key is missing"
+            file = server.client().files.create(file=rows(3), purpose="fine-tune")
+            job = server.client().fine_tuning.jobs.create(model="acme/tiny", training_file=file.id)
+            server.wait(job.id)
+            at = ["--url", server.url, "--api-key", "sk-right"]
+            for words, said in (
+                (["list", *at], f"{job.id}  failed            acme/tiny"),
+                (["show", job.id, *at], "Training file has 3 example(s), but must have at least 10 examples"),
+                (["list", *at, "--json"], '"object": "fine_tuning.job"'),
+            ):
+                seen = CliRunner().invoke(main, ["jobs", *words])
+                assert seen.exit_code == 0 and said in seen.output, seen.output
+            refused = CliRunner().invoke(main, ["jobs", "cancel", job.id, *at])
+            assert refused.exit_code == 2 and "cannot be cancelled" in refused.output
+            taken = Server.__new__(Server)
+            taken.__dict__ |= server.__dict__ | {
+                "folder": tmp_path / "second",
+                "data": tmp_path / "second",
+                "process": None,
+            }
+            taken.folder.mkdir()
+            with pytest.raises(AssertionError, match="cannot be had"):
+                taken.start()
+            taken.process.wait(10)
+            taken.process.stdout.close()
+
+    def test_without_a_key_a_web_page_is_refused(self, tmp_path, base):
+        with Server(tmp_path, base) as server:
+            for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"host": "evil.example"}):
+                assert server.ask("GET", "/files", headers=headers).status_code == 403
+            for headers in ({}, {"origin": "http://localhost:3000"}, {"host": f"localhost:{server.port}"}):
+                assert server.ask("GET", "/files", headers=headers).status_code == 200
+
+    def test_too_large_is_refused_and_leaves_nothing(self, tmp_path, base, monkeypatch):
+        from fastapi import FastAPI, Request
+        from fastapi.testclient import TestClient
+
+        from train.jobs.uploads import receive
+        from train.serving.envelope import envelope_errors
+
+        app = FastAPI()
+        envelope_errors(app)
+
+        @app.post("/")
+        async def upload(request: Request) -> dict:
+            return vars(await receive(request, tmp_path / "file-x", largest=3_000_000))
+
+        with TestClient(app) as client:
+            began = time.monotonic()
+            for size, status in ((3_000_000, 200), (3_000_001, 413), (20_000_000, 413)):
+                response = client.post("/", files={"file": ("a", b"x" * size)}, data={"purpose": "batch"})
+                assert response.status_code == status
+                assert (tmp_path / "file-x").exists() == (status == 200)
+                (tmp_path / "file-x").unlink(missing_ok=True)
+            assert not list(tmp_path.glob(".*")) and time.monotonic() - began < 20

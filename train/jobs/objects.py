@@ -1,0 +1,201 @@
+"""Requests and answers, as they stand on the wire (OpenAI's API, fine-tuning; openai-openapi, August 2026)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
+
+Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
+Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ENDED = ("succeeded", "failed", "cancelled")
+
+Epochs = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=50)]
+BatchSize = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
+Multiplier = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[StrictStr, Field(max_length=512)]], Field(max_length=16)
+]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Hyperparameters(Request):
+    n_epochs: Epochs = "auto"
+    batch_size: BatchSize = "auto"
+    learning_rate_multiplier: Multiplier = "auto"
+
+
+class Supervised(Request):
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(Request):
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised | None = None
+    dpo: dict[str, Any] | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class JobRequest(Request):
+    """POST /v1/fine_tuning/jobs."""
+
+    model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    validation_file: Annotated[StrictStr, Field(max_length=512)] | None = None
+    suffix: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+    integrations: Annotated[list[dict[str, Any]], Field(max_length=5)] | None = None
+    metadata: Metadata | None = None
+    govor: dict[str, Any] | None = None
+    """Ours, in `extra_body`: sections of a config, such as {"lora": {"r": 8}}."""
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class File(Answer):
+    object: Literal["file"] = "file"
+    id: str
+    purpose: Purpose | Literal["fine-tune-results"]
+    filename: str
+    bytes: int
+    created_at: int
+    expires_at: int | None = None
+    status: Literal["uploaded", "processed", "error"] = "processed"
+    status_details: str | None = None
+
+
+class JobError(Answer):
+    code: str
+    message: str
+    param: str | None
+
+
+class Resolved(Answer):
+    hyperparameters: Hyperparameters
+
+
+class JobMethod(Answer):
+    type: Literal["supervised"] = "supervised"
+    supervised: Resolved
+
+
+class Truth(Answer):
+    """Ours: what really happens on this server."""
+
+    requested_model: str
+    """The name in the request; `model` of the job is what it stands for here."""
+    base: str
+    """Hub id or folder of the weights that are tuned."""
+    config: dict[str, Any]
+    """Sections of the run's config; complete once the files are checked."""
+
+
+class Job(Answer):
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    id: str
+    model: str
+    created_at: int
+    finished_at: int | None = None
+    fine_tuned_model: str | None = None
+    organization_id: str
+    result_files: list[str] = []
+    status: Status = "validating_files"
+    validation_file: str | None
+    training_file: str
+    hyperparameters: Hyperparameters
+    trained_tokens: int | None = None
+    error: JobError | None = None
+    user_provided_suffix: str | None
+    seed: int
+    estimated_finish: int | None = None
+    integrations: list[dict[str, Any]] = []
+    metadata: dict[str, str] | None
+    usage_metrics: None = None
+    shared_with_openai: Literal[False] = False
+    method: JobMethod
+    govor: Truth
+
+
+class Event(Answer):
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    id: str
+    created_at: int
+    level: Literal["info", "warn", "error"] = "info"
+    message: str
+    data: dict[str, Any] | None = None
+    type: Literal["message", "metrics"] = "message"
+
+
+class Checkpoint(Answer):
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    id: str
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, float]
+
+
+class Model(Answer):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    shutdown_date: str | None = None
+
+
+class Deleted(Answer):
+    id: str
+    object: Literal["file", "model"]
+    deleted: Literal[True] = True
+
+
+class Files(Answer):
+    object: Literal["list"] = "list"
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Jobs(Answer):
+    object: Literal["list"] = "list"
+    data: list[Job]
+    has_more: bool
+
+
+class Events(Answer):
+    object: Literal["list"] = "list"
+    data: list[Event]
+    has_more: bool
+
+
+class Checkpoints(Answer):
+    object: Literal["list"] = "list"
+    data: list[Checkpoint]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Models(Answer):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetail(Answer):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Envelope(Answer):
+    """Every answer of 400 and above."""
+
+    error: ErrorDetail

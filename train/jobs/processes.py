@@ -1,0 +1,136 @@
+"""The training processes: start one, find it again after any crash, stop it.
+
+A training is the `accelerate launch` of a job and whatever it has started. Each of these processes carries the job's
+name and data folder in its environment, so they are found by asking the system, never by a note that a crash may have
+left out or let grow old.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+MARK = "GOVOR_JOB"
+SAVED_GRACE = 20.0
+"""Seconds a training may still need once it has saved its state."""
+GRACE = 120.0
+"""Seconds a training may take for the step it is in and for saving."""
+
+
+class Training:
+    """The processes of one job."""
+
+    def __init__(self, mark: str, leader: "subprocess.Popen[bytes] | None" = None) -> None:
+        self._mark = mark
+        self._leader = leader
+        self._found = [] if leader else find(mark)
+        self._asked: dict[int, float] = {}
+        self.asked_at: float | None = None
+        """When it was first asked to stop (time.time())."""
+
+    def runs(self) -> bool:
+        """Whether any of its processes is alive."""
+        if self._leader is not None:
+            if self._leader.poll() is None:
+                return True
+            self._leader = None
+        self._found = [process for process in self._found if _alive(process)] or find(self._mark)
+        return bool(self._found)
+
+    def ask_to_stop(self, saved: bool) -> None:
+        """Once to each trainer: finish the step, save, end. `saved`: its checkpoint is there, so it need not linger."""
+        now = time.time()
+        self.asked_at = self.asked_at or now
+        processes = find(self._mark)
+        trainers = [process for process in processes if _is_trainer(process)]
+        for process in trainers or processes:
+            if process.pid not in self._asked:
+                self._asked[process.pid] = now
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGTERM)
+        if now - self.asked_at > (SAVED_GRACE if saved else GRACE):
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+def start(command: Sequence[str], mark: str, folder: Path, log: Path, more: Mapping[str, str]) -> Training:
+    """Begin a training in a session of its own, so that it outlives us; its output goes to the log."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **more, MARK: mark}
+    with log.open("wb") as output:
+        leader = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Training(mark, leader)
+
+
+def find(mark: str) -> list[psutil.Process]:
+    """The live processes that carry this mark."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark and _alive(process) and process.pid != os.getpid():
+                found.append(process)
+    return found
+
+
+def marked(start: str) -> set[str]:
+    """The marks with this beginning that live processes carry."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            mark = process.environ().get(MARK, "")
+            if mark.startswith(start) and _alive(process):
+                found.add(mark)
+    return found
+
+
+def last_words(log: Path) -> str | None:
+    """What training has said of why it ended; None where it was killed."""
+    if not log.exists():
+        return None
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 65536))
+        text = file.read().decode("utf-8", errors="replace")
+    errors = re.findall(r"^error: (.*(?:\n  .*)*)", text, re.MULTILINE)
+    return errors[-1] if errors else None
+
+
+def validation(file: Path, output: int) -> "subprocess.Popen[bytes]":
+    """`govor validate --json` over the file: in a process of its own, so that large files keep no client waiting."""
+    command = [sys.executable, "-P", "-m", "train.cli", "validate", "--json", str(file)]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _is_trainer(process: psutil.Process) -> bool:
+    """Whether it is train/sft.py itself: neither the launcher nor a helper that sft.py has started."""
+    with suppress(psutil.Error):
+        parent = process.parent()
+        return _runs_sft(process) and not (parent and _runs_sft(parent))
+    return False
+
+
+def _runs_sft(process: psutil.Process) -> bool:
+    words: list[str] = process.cmdline()
+    return any(Path(word).name == "sft.py" for word in words[1:3])

@@ -1,0 +1,139 @@
+"""The verb: one server for a data folder."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import IO
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..errors import GovorError
+from ..serving.app import chat_routes, require_key
+from ..serving.envelope import ApiError, envelope_errors
+from ..serving.serve import listen
+from .catalogue import Catalogue
+from .chats import Chats
+from .routes import job_routes
+from .store import Store
+from .worker import Worker, say
+
+
+def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str | None, slots: int) -> None:
+    """Serve until SIGINT or SIGTERM; GovorError where it would not be safe or the folder is taken."""
+    import uvicorn
+
+    listener = listen(host, port, key)
+    with listener, lock(folder):
+        store = Store(folder)
+        store.sweep()
+        for name, base in catalogue.missing.items():
+            say(f"{name}: {base} is not there, so no job can name it")
+        address = listener.getsockname()
+        config = uvicorn.Config(
+            make_app(store, catalogue, key, slots),
+            log_level="error",
+            access_log=False,  # paths may hold what clients have made up
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+        )
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        required = ", key required" if key else ""
+        print(f"fine-tuning API on http://{shown}:{address[1]}/v1{required}; Ctrl-C ends it", flush=True)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            say("ended; jobs that were training go on with the next start")
+
+
+def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int) -> FastAPI:
+    """The app with its worker."""
+    chats = Chats(store, catalogue)
+    worker = Worker(store, slots, chats)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker.start()
+        yield
+        worker.stop()
+        await asyncio.to_thread(chats.close)
+        await asyncio.to_thread(worker.join)
+
+    app = FastAPI(
+        title="govor jobs", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
+        redirect_slashes=False,
+    )  # fmt: skip
+    app.include_router(job_routes(store, catalogue, worker.wake.set))
+    app.include_router(chat_routes(chats.resolve))
+    app.add_middleware(chats.count)
+    require_key(app, key)
+    if key is None:
+        app.add_middleware(OwnMachineOnly)
+    envelope_errors(app)
+
+    @app.get("/health", include_in_schema=False)
+    async def health() -> JSONResponse:
+        alive = worker.is_alive()
+        return JSONResponse({"status": "ok" if alive else "worker gone"}, 200 if alive else 503)
+
+    return app
+
+
+class OwnMachineOnly:
+    """Refuses what a web page in a browser on this machine could send: it names its origin, or another host."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            names = [headers.get("host"), _authority(headers.get("origin"))]
+            if not all(name is None or is_loopback(_hostname(name)) for name in names):
+                error = ApiError(403, "Without an API key this server answers programs on its own machine alone.")
+                await error.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def lock(folder: Path) -> IO[str]:
+    """Held while the server lives, however it dies; GovorError where another server has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "server.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        pid = file.read().strip()
+        raise GovorError(f"{folder}: another server works on this folder (process {pid}): stop it first") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _authority(origin: str | None) -> str | None:
+    return None if origin is None else origin.partition("://")[2] or origin
+
+
+def _hostname(authority: str) -> str:
+    """Without the port and an IPv6 address's brackets."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0]
+    return authority.partition(":")[0]
