@@ -54,6 +54,7 @@ def find_base(model: Model) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    patterns += ["README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # whoever passes the weights on needs them
     try:
         return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=patterns))
     except LocalEntryNotFoundError:
