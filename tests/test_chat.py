@@ -25,6 +25,11 @@ def govor(*arguments: str, **kwargs):
     return CliRunner().invoke(main, arguments, catch_exceptions=False, **kwargs)
 
 
+def greedy(run: Run) -> None:
+    config = run.config_file.read_text(encoding="utf-8").replace("do_sample: true", "do_sample: false")
+    run.config_file.write_text(config, encoding="utf-8")
+
+
 def rows(path: str) -> list[list[dict]]:
     return [json.loads(line)["messages"] for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
@@ -32,6 +37,7 @@ def rows(path: str) -> list[list[dict]]:
 class TestConversation:
     def test_save_makes_training_rows(self, run):
         """History, a new system message and /reset show in what is saved; a second row goes behind the first."""
+        greedy(run)
         said = "Кто я?\nА ты кто?\n/save talks.jsonl\n/system Ты Пётр.\n/reset\nПривет\n/save talks.jsonl\n/exit\n"
         result = govor("chat", str(run.path), "--system", "Ты Наташа.", input=said)
         assert result.exit_code == 0
@@ -45,12 +51,11 @@ class TestConversation:
         assert first[2]["content"] == shown[0].strip()
         assert second[2]["content"] == shown[5].strip()
         assert len(read_rows(Path("talks.jsonl"))) == 2
-        assert check_file(Path("talks.jsonl")).errors == []
+        assert [problem.kind for problem in check_file(Path("talks.jsonl")).errors] == ["too_few_examples"]
 
     def test_answers_see_the_history(self, run):
         """Greedy: the same question answered alone and after another."""
-        config = run.config_file.read_text(encoding="utf-8").replace("do_sample: true", "do_sample: false")
-        run.config_file.write_text(config, encoding="utf-8")
+        greedy(run)
         result = govor("chat", str(run.path), input="Я устал.\nКто я?\n/save a\n/reset\nКто я?\n/save b\n")
         assert result.exit_code == 0
         alone = govor("chat", str(run.path), "--prompt", "Кто я?").stdout.strip()
@@ -91,8 +96,7 @@ class TestTargets:
 
     def test_model_folder_away_from_its_run(self, run):
         """It carries its template, its stop tokens and its settings."""
-        config = run.config_file.read_text(encoding="utf-8").replace("do_sample: true", "do_sample: false")
-        run.config_file.write_text(config, encoding="utf-8")
+        greedy(run)
         merge(run)
         system = run.manifest()["data"]["system_message"] or ""
         expected = govor("chat", str(run.path), "--prompt", "Кто я?")

@@ -165,8 +165,12 @@ def converse(opening: list[Message], reply: Reply) -> None:
                 print(HELP, file=sys.stderr)
             elif text:
                 turn: Message = {"role": "user", "content": text}
-                turns += [turn, {"role": "assistant", "content": reply([*opening, *turns, turn])}]
+                said = reply([*opening, *turns, turn])
                 print(flush=True)
+                if said:
+                    turns += [turn, {"role": "assistant", "content": said}]
+                else:
+                    print("(no answer; not part of the conversation)", file=sys.stderr)
         except GovorError as error:
             print(f"error: {error}", file=sys.stderr)
         except KeyboardInterrupt:
@@ -183,7 +187,7 @@ def save(messages: list[Message], name: str) -> str:
     before, rows = "", 0
     if path.exists():
         report = check_file(path) if path.is_file() else None
-        if report is None or report.errors:
+        if report is None or any(problem.line for problem in report.errors):  # of a line, not of the whole file
             raise GovorError(f"{path} is there already and holds no training rows: choose another name")
         before, rows = path.read_text(encoding="utf-8"), report.examples
         before += "" if before.endswith("\n") or not before else "\n"

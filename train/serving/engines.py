@@ -65,6 +65,7 @@ class Engine:
         self._commanded = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._listener: threading.Thread
 
     @property
     def url(self) -> str:
@@ -157,13 +158,15 @@ class Engine:
             start_new_session=True,  # Ctrl-C in the terminal is for us: answers in flight come first
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
-        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
+        self._listener.start()
         return process
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.lines.append(line.decode("utf-8", errors="replace").rstrip())
+        with process.stdout:
+            for line in process.stdout:
+                self.lines.append(line.decode("utf-8", errors="replace").rstrip())
 
     def _comes_up(self, process: "subprocess.Popen[bytes]") -> bool:
         """Whether it answered before it ended or was to stop."""
@@ -189,7 +192,9 @@ class Engine:
         """Close the keeper's input, upon which it ends the engine; the exit code."""
         assert process.stdin is not None
         process.stdin.close()
-        return process.wait()
+        code = process.wait()
+        self._listener.join(5)  # its last words
+        return code
 
 
 def ask(engine: Engine, path: str, body: Any = None) -> Any:

@@ -4,6 +4,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from ipaddress import ip_address
 from types import FrameType
 
@@ -33,18 +34,17 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; then answers in flight are finished and the engines ended."""
     signal.signal(signal.SIGTERM, _interrupt)
-    listener = listen(host, port, key)
-    served = served_models(runs, engine=engine, merged=merged, program=program, flags=flags)
-    engines = list({id(one.engine): one.engine for one in served}.values())
-    try:
-        start(engines)
-        parities = [check(one, allow_template_drift) for one in served]
-        print(listing(served, parities))
-        run_app(served, key, listener)
-    finally:
-        listener.close()
-        for one in engines:
-            one.stop()
+    with closing(listen(host, port, key)) as listener:
+        served = served_models(runs, engine=engine, merged=merged, program=program, flags=flags)
+        engines = list({id(one.engine): one.engine for one in served}.values())
+        try:
+            start(engines)
+            parities = [check(one, allow_template_drift) for one in served]
+            print(listing(served, parities))
+            run_app(served, key, listener)
+        finally:
+            for one in engines:
+                one.stop()
 
 
 def listen(host: str, port: int, key: str | None) -> socket.socket:
