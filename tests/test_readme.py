@@ -98,7 +98,7 @@ def test_the_demo_goes_the_whole_way(tmp_path):
         ["make", "--no-print-directory", "-n", "-o", ".venv/installed", "demo", f"BIN={Path(sys.executable).parent}"],
         cwd=REPOSITORY, check=True, capture_output=True, text=True,
     ).stdout.splitlines()  # fmt: skip
-    assert len(recipe) == 6
+    assert len(recipe) == 5
     printed = ""
     for line in recipe:
         short = "configs/tiny.yaml training.max_steps=4 generation.max_new_tokens=8"
