@@ -12,16 +12,17 @@ chat text. Exit codes: 0 done, 1 the file is bad or the job failed, 2 wrong use 
 """
 
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
-from finetune_asked import LOCATION, Asked, again, check_options, check_steps
-from finetune_estimate import estimate
-from finetune_offline import print_estimate, rehearse, rehearse_vertex, validate, write_configs
-from finetune_providers import PROVIDERS, Job, Provider, Service, find_key, find_provider
-from finetune_vertex import VertexService
-from finetune_watch import Log, watch
+from finetuning.asked import LOCATION, Asked, again, check_options, check_steps
+from finetuning.estimate import estimate
+from finetuning.offline import print_estimate, rehearse, rehearse_vertex, validate, write_configs
+from finetuning.providers import PROVIDERS, Job, Provider, Service, find_key, find_provider
+from finetuning.vertex import VertexService
+from finetuning.watch import Log, watch
 
 from train.chats.readers import read_rows
 from train.chats.rows import shared_system_message
@@ -102,7 +103,7 @@ def connect(asked: Asked, provider: Provider) -> Service:
         place.require("--project-id", *(["--bucket"] if asked.trains or asked.upload_only else []))
         return VertexService(place, asked.when_lossy)
     try:
-        from finetune_openai import OpenAiService
+        from finetuning.openai_api import OpenAiService
     except ModuleNotFoundError as error:
         raise MachineError(f"{error.name} is not installed: pip install -c constraints.txt openai") from None
     key, name = find_key(provider, Path.cwd())
@@ -125,7 +126,8 @@ def act(asked: Asked, provider: Provider, service: Service) -> None:
         elif asked.test:
             ask(asked, service, asked.test, log)
         elif asked.monitor:
-            follow(asked, provider, service, asked.monitor, log, tokens=None)
+            with goes_on(asked, provider, log, asked.monitor):
+                follow(asked, provider, service, asked.monitor, log, tokens=None)
         else:
             finetune(asked, provider, service, log)
     except GovorError as error:
@@ -148,23 +150,36 @@ def finetune(asked: Asked, provider: Provider, service: Service, log: Log) -> No
         log.say(f"Validation file ID: {validation_file}")
     if asked.upload_only:
         return
-    job = service.create(request, training_file, validation_file)
-    log.say(f"Job ID: {job.id}")
-    if job.model and job.model != request.model:
-        log.say(f"Model: {request.model} stands for {job.model} there")
-    job = follow(asked, provider, service, job.id, log, tokens=tokens)
+    with goes_on(asked, provider, log) as known:
+        job = service.create(request, training_file, validation_file)
+        known.append(job.id)
+        log.say(f"Job ID: {job.id}")
+        if job.model and job.model != request.model:
+            log.say(f"Model: {request.model} stands for {job.model} there")
+        job = follow(asked, provider, service, job.id, log, tokens=tokens)
     assert job.tuned is not None
     ask(asked, service, job.tuned, log)
 
 
-def follow(asked: Asked, provider: Provider, service: Service, id_: str, log: Log, *, tokens: int | None) -> Job:
-    """Watch a job to its end. Ctrl-C, or a network that is gone, ends the watching and not the job."""
-    command = again(asked, provider, "--monitor", id_)
+@contextmanager
+def goes_on(asked: Asked, provider: Provider, log: Log, *ids: str) -> Iterator[list[str]]:
+    """Ctrl-C ends the watching and not the job: say how to go on. The block adds the id of a job that it creates."""
+    known = [*ids]
     try:
-        job = watch(service, id_, log, every=LIVE if provider.name == "local" else HOSTED, tokens=tokens, again=command)
+        yield known
     except KeyboardInterrupt:
-        log.say(f"\nJob {id_} goes on. To watch it again:\n  {command}")
+        if known:
+            log.say(f"\nJob {known[0]} goes on. To watch it again:\n  {again(asked, provider, '--monitor', known[0])}")
+        else:
+            command = again(asked, provider, "--list-jobs")
+            log.say(f"\nWhether the job was created is not known. To see it:\n  {command}")
         raise SystemExit(130) from None
+
+
+def follow(asked: Asked, provider: Provider, service: Service, id_: str, log: Log, *, tokens: int | None) -> Job:
+    """Watch a job to its end."""
+    command = again(asked, provider, "--monitor", id_)
+    job = watch(service, id_, log, every=LIVE if provider.name == "local" else HOSTED, tokens=tokens, again=command)
     log.say(f"✅ Fine-tuned model: {job.tuned}")
     if job.tokens is not None:
         log.say(f"Trained tokens: {job.tokens:,}")

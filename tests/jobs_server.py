@@ -153,7 +153,7 @@ class Server:
         """All of them, oldest first."""
         return list(reversed(self.get(f"/fine_tuning/jobs/{job}/events?limit=1000")["data"]))
 
-    def wait(self, job: str, *statuses: str, seconds: float = 120) -> dict:
+    def wait(self, job: str, *statuses: str, seconds: float = 400) -> dict:
         """The job when it has one of the statuses, or has ended."""
         deadline = time.monotonic() + seconds
         while True:
@@ -163,7 +163,7 @@ class Server:
             assert time.monotonic() < deadline, (found, self.log(), self.output(job))
             time.sleep(0.1)
 
-    def wait_steps(self, job: str, steps: int, seconds: float = 120) -> None:
+    def wait_steps(self, job: str, steps: int, seconds: float = 400) -> None:
         """Return when that step has its event."""
         deadline = time.monotonic() + seconds
         while max((e["data"]["step"] for e in self.events(job) if e["type"] == "metrics"), default=0) < steps:

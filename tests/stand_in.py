@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -41,8 +42,9 @@ class StandIn:
                 self.send_response(status)
                 self.send_header("content-type", "text/html" if isinstance(found, str) else "application/json")
                 self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                with suppress(ConnectionError):  # the client did not wait for it
+                    self.end_headers()
+                    self.wfile.write(body)
 
             do_POST = do_PUT = do_GET  # noqa: N815
 

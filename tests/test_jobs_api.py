@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -141,7 +139,7 @@ def test_pause_resume_cancel(server, long_job, finished):
     assert paused["status"] == "paused"
     began = time.monotonic()
     while not (stopped := re.search(r"stopped after step (\d+) and saved", server.output(long_job))):
-        assert time.monotonic() - began < 15, "a pause takes seconds"
+        assert time.monotonic() - began < 30, "a pause takes seconds"
         time.sleep(0.05)
     with pytest.raises(openai.BadRequestError, match="has status 'paused' and cannot be paused"):
         client.fine_tuning.jobs.pause(long_job)
@@ -161,16 +159,19 @@ def test_pause_resume_cancel(server, long_job, finished):
         client.fine_tuning.jobs.cancel(long_job)
 
 
-def test_chat_with_the_result_and_its_checkpoint(server, finished, long_job):
-    """Each answers under its own name once the card is free; the SDK waits for that by itself."""
-    client = server.client(max_retries=5)
+def test_chat_with_a_checkpoint(server, finished, long_job):
+    """It answers under its own name once the card is free; the SDK waits for that by itself.
+
+    test_upload_script.py asks the model of a job itself, test_jobs_sdk1.py both, one after the other.
+    """
+    client = server.client(max_retries=60)
     running = server.get(f"/fine_tuning/jobs/{long_job}")
     assert running["status"] == "cancelled", "runs after the test that cancels it"
-    for name in (f"{finished['fine_tuned_model']}:ckpt-step-4", finished["fine_tuned_model"]):
-        answer = client.chat.completions.create(
-            model=name, messages=[{"role": "user", "content": "Привет"}], max_tokens=4, timeout=200
-        )
-        assert answer.model == name and answer.usage.completion_tokens <= 4
+    name = f"{finished['fine_tuned_model']}:ckpt-step-4"
+    answer = client.chat.completions.create(
+        model=name, messages=[{"role": "user", "content": "Привет"}], max_tokens=4, timeout=200
+    )
+    assert answer.model == name and answer.usage.completion_tokens <= 4
     with pytest.raises(openai.BadRequestError, match="is a base of this server"):
         client.chat.completions.create(model="acme/tiny", messages=[{"role": "user", "content": "?"}])
     with pytest.raises(openai.NotFoundError) as caught:
@@ -325,49 +326,6 @@ def test_a_repeated_request_makes_no_second_job(server, training_file):
     response = server.ask("POST", "/fine_tuning/jobs", json=body, headers={"idempotency-key": "k"})
     assert response.status_code == 400
     assert len(list(server.client().fine_tuning.jobs.list(metadata={"repeated": "1"}))) == 4
-
-
-def test_the_old_line_of_the_sdk(server, finished, training_file, tmp_path):
-    """openai 1.x from a folder of its own goes the same way."""
-    names = ["openai==1.109.1", "httpx==0.28.1", "httpcore==1.0.9", "distro==1.9.0"]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), *names]
-    installed = subprocess.run([*command, "--disable-pip-version-check"], capture_output=True, text=True, timeout=60)
-    if installed.returncode:
-        pytest.skip(f"no package registry: {installed.stderr.strip().splitlines()[-1]}")
-    script = tmp_path / "life.py"
-    script.write_text(OLD_SDK, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, script, server.url, training_file, finished["id"]],
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0].startswith("1.")
-
-
-OLD_SDK = """
-import sys
-import openai
-from openai.types.fine_tuning import FineTuningJob
-url, training_file, finished = sys.argv[1:]
-client = openai.OpenAI(base_url=url, api_key="any", max_retries=0)
-job = client.fine_tuning.jobs.create(model="acme/tiny", training_file=training_file, hyperparameters={"n_epochs": 1})
-FineTuningJob.model_validate(job.to_dict(), strict=True)
-assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
-done = client.fine_tuning.jobs.retrieve(finished)
-FineTuningJob.model_validate(done.to_dict(), strict=True)
-assert done.status == "succeeded" and done.fine_tuned_model
-assert [e.message for e in client.fine_tuning.jobs.list_events(finished)][0] == "The job has successfully completed"
-assert len(list(client.fine_tuning.jobs.checkpoints.list(finished))) == 2
-assert client.files.content(done.result_files[0]).text.startswith("step,")
-assert done.fine_tuned_model in [m.id for m in client.models.list()]
-file = client.files.create(file=b"x", purpose="user_data")
-assert client.files.delete(file.id).deleted
-try:
-    client.files.retrieve(file.id)
-except openai.NotFoundError as error:
-    assert "No such File object" in error.message
-print(openai.__version__)
-"""
 
 
 def test_a_deleted_model_is_gone_with_its_last_name(server, finished):

@@ -1,11 +1,13 @@
 """SIGKILL of server, launcher and training at any moment: every job ends as it should have, once.
 
-GOVOR_KILLS=100 pytest tests/test_jobs_crash.py   the full measure, in about a quarter of an hour
+GOVOR_KILLS=100 pytest -s tests/test_jobs_crash.py   the full measure, in about a quarter of an hour
 """
 
 import os
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,12 +15,13 @@ from pathlib import Path
 
 import openai
 import psutil
-from jobs_server import Server, check_events, rows
+from jobs_server import ENDED, Server, check_events, rows
 
 from train.jobs import processes
 
-KILLS = int(os.environ.get("GOVOR_KILLS", "8"))
-JOBS = max(2, KILLS // 4)
+KILLS = int(os.environ.get("GOVOR_KILLS", "3"))
+AHEAD = 2
+"""Jobs that wait or train at a time."""
 EPOCHS, ROWS = 2, 12
 
 
@@ -32,28 +35,34 @@ def trainers(server: Server) -> dict[str, list[psutil.Process]]:
 
 
 class Client(threading.Thread):
-    """Uploads and creates until every job is acknowledged, whatever the connection does."""
+    """Uploads and creates jobs until it is to end, each until it is acknowledged, whatever the connection does."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
         self.server = server
+        self.enough = threading.Event()
         self.acknowledged: dict[str, str] = {}
         """Tag → id of its job."""
         self.uploaded: dict[str, bytes] = {}
 
     def run(self) -> None:
-        for number in range(JOBS):
-            content = rows(ROWS, start=1000 * number)
-            file = self.insist(lambda c, content=content: c.files.create(file=content, purpose="fine-tune"))
-            self.uploaded[file.id] = content
-            tag = f"job-{number}"
-            job = self.insist(
-                lambda c, file=file, tag=tag: c.fine_tuning.jobs.create(
-                    model="acme/tiny", training_file=file.id, metadata={"tag": tag}, suffix=tag,
-                    hyperparameters={"n_epochs": EPOCHS}, extra_headers={"Idempotency-Key": tag},
-                )
-            )  # fmt: skip
-            self.acknowledged[tag] = job.id
+        while not self.enough.is_set():
+            listed = self.insist(lambda c: c.fine_tuning.jobs.list(limit=100).data)
+            if sum(job.status not in ENDED for job in listed) < AHEAD:
+                self.create(len(self.acknowledged))
+            self.enough.wait(0.2)
+
+    def create(self, number: int) -> None:
+        content, tag = rows(ROWS, start=1000 * number), f"job-{number}"
+        file = self.insist(lambda c: c.files.create(file=content, purpose="fine-tune"))
+        self.uploaded[file.id] = content
+        job = self.insist(
+            lambda c: c.fine_tuning.jobs.create(
+                model="acme/tiny", training_file=file.id, metadata={"tag": tag}, suffix=tag,
+                hyperparameters={"n_epochs": EPOCHS}, extra_headers={"Idempotency-Key": tag},
+            )
+        )  # fmt: skip
+        self.acknowledged[tag] = job.id
 
     def insist(self, ask):
         while True:
@@ -99,8 +108,15 @@ def kill_something(server: Server, what: str) -> bool:
     return hit
 
 
+def start_up() -> float:
+    """Seconds that a training needs here before its first step, by far the most of a short one."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import train.trainer"], check=True)
+    return time.monotonic() - began
+
+
 def test_nothing_is_lost_doubled_or_stuck(tmp_path, base):
-    """A stream of short jobs under random SIGKILLs."""
+    """A stream of short jobs under random SIGKILLs, which come before, in and after the steps of a training."""
     seed = int(os.environ.get("GOVOR_SEED", str(random.randrange(10**6))))
     print(f"seed {seed}")
     dice = random.Random(seed)
@@ -109,27 +125,24 @@ def test_nothing_is_lost_doubled_or_stuck(tmp_path, base):
 
 
 def stream_under_fire(server: Server, dice: random.Random) -> None:
-    client, guard = Client(server), Guard(server)
+    client, guard, longest = Client(server), Guard(server), 1.5 * start_up()
     client.start()
     guard.start()
     hits: Counter[str] = Counter()
     began = time.monotonic()
     while hits.total() < KILLS:
-        time.sleep(dice.uniform(0.2, 3.5))
+        time.sleep(dice.uniform(0.1, longest))
         what = dice.choices(["server", "training", "launcher", "both"], [4, 2, 2, 2])[0]
         hits[what] += kill_something(server, what)
-        if len(client.acknowledged) == JOBS and not trainers(server):
-            statuses = {job["status"] for job in server.get("/fine_tuning/jobs?limit=100")["data"]}
-            if statuses == {"succeeded"}:  # the stream ended before the kills did
-                break
+    client.enough.set()
     client.join(120)
     assert not client.is_alive()
-    jobs = [server.wait(id_, seconds=120 + 20 * JOBS) for id_ in client.acknowledged.values()]
+    jobs = [server.wait(id_, seconds=120 + 10 * longest) for id_ in client.acknowledged.values()]
     guard.done.set()
     guard.join()
-    print(f"{hits.total()} kills {dict(hits)} over {JOBS} jobs in {time.monotonic() - began:.0f} s")
+    print(f"{hits.total()} kills {dict(hits)} over {len(jobs)} jobs in {time.monotonic() - began:.0f} s")
 
-    assert [job["status"] for job in jobs] == ["succeeded"] * JOBS, [job["error"] for job in jobs]
+    assert {job["status"] for job in jobs} == {"succeeded"}, [job["error"] for job in jobs]
     assert not guard.twice, "a job was trained by two processes at once"
     listed = server.get("/fine_tuning/jobs?limit=1000")["data"]
     tags = Counter(job["metadata"]["tag"] for job in listed)
@@ -146,7 +159,7 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
         steps = [c["step_number"] for c in server.get(f"/fine_tuning/jobs/{job['id']}/checkpoints")["data"]]
         assert steps == [total, total // 2]
     models = [m["id"] for m in server.get("/models")["data"]]
-    assert len(models) == len(set(models)) == 1 + 3 * JOBS
+    assert len(models) == len(set(models)) == 1 + 3 * len(jobs)
     for id_, content in client.uploaded.items():
         assert server.ask("GET", f"/files/{id_}/content").content == content
     assert processes.marked(f"{server.data}:") == set(), "no training is left over"

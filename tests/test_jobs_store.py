@@ -13,12 +13,15 @@ from jobs_server import Server, envelope, rows
 from train.cli import main
 from train.config import config_class
 from train.errors import ConfigError, GovorError
-from train.jobs import processes, recipe, worker
+from train.jobs import processes, recipe
 from train.jobs.catalogue import DEFAULT, load_catalogue
+from train.jobs.change import Entry, Plan, new_id
 from train.jobs.metrics import Steps, Tail, result_csv
 from train.jobs.objects import File, Hyperparameters, Job, JobMethod, Resolved, Truth
 from train.jobs.server import is_loopback, lock, serve
-from train.jobs.store import Entry, NoSuchCursorError, Plan, Store, new_id
+from train.jobs.store import NoSuchCursorError, Store
+from train.jobs.words import training_problem
+from train.jobs.worker import Room, Worker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -51,7 +54,7 @@ class TestStore:
         with store.change() as change:
             change.add_job(a_job("ftjob-a", "running"), "body", None)
         again = Store(store.folder)
-        assert [entry.job.id for entry in again.with_status("running", "queued")] == ["ftjob-a"]
+        assert [entry.job.id for entry in again.with_status("running")] == ["ftjob-a"]
         with again.change() as change:
             entry = change.entry("ftjob-a")
             entry.job.status, entry.plan.step = "succeeded", 7
@@ -198,33 +201,55 @@ class TestWorker:
         log.write_text("24 rows\nerror: 2 problems:\n  one\n  two\nsome warning\n")
         assert processes.last_words(log) == "2 problems:\n  one\n  two"
 
+    def test_a_training_is_found_again_with_its_slot(self, tmp_path):
+        mark = f"{tmp_path}:ftjob-a"
+        started = processes.start(["sleep", "60"], mark, tmp_path, tmp_path / "log", 3, {})
+        found = processes.Training(mark)
+        assert found.runs() and found.slot() == 3 and processes.marked(f"{tmp_path}:") == {mark}
+        found.ask_to_stop(saved=False)
+        deadline = time.monotonic() + 10
+        while started.runs() or found.runs():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert found.slot() is None
+
+    def test_a_job_that_cannot_go_on_holds_up_no_other(self, store):
+        with store.change() as change:
+            for id_ in ("ftjob-a", "ftjob-b"):  # without the folders that a request makes
+                change.add_job(a_job(id_), "body", None)
+        worker = Worker(store, 1, Room())
+        worker._look()
+        worker._look()
+        assert [store.entry(id_).job.status for id_ in ("ftjob-a", "ftjob-b")] == ["failed", "failed"]
+        assert store.entry("ftjob-a").job.error.code == "server_error"
+
     def test_what_training_says_becomes_the_error(self, store):
-        entry, folder = a_job("ftjob-a"), store.job_folder("ftjob-a")
-        error = worker.training_problem(f"{folder}/train.jsonl:3: the chat template refuses it", entry, folder)
+        folder = store.job_folder("ftjob-a")
+        error = training_problem(f"{folder}/train.jsonl:3: the chat template refuses it", folder)
         assert (error.code, error.param) == ("invalid_training_file", "training_file")
         assert error.message == "The job failed due to an invalid training file. line 3: the chat template refuses it"
         text = f"2 rows of {folder}/valid.jsonl are like rows of {folder}/train.jsonl"
-        assert worker.training_problem(text, entry, folder).param == "validation_file"
+        assert training_problem(text, folder).param == "validation_file"
         long = "3 rows are longer than training.max_length=64 tokens: line 5 (70)"
-        assert worker.training_problem(long, entry, folder).code == "invalid_training_file"
-        error = worker.training_problem(f"{store.folder}/runs/x: no room", entry, folder)
+        assert training_problem(long, folder).code == "invalid_training_file"
+        error = training_problem(f"{store.folder}/runs/x: no room", folder)
         assert (error.code, error.message) == ("server_error", "The job failed: runs/x: no room")
 
 
 class TestCatalogue:
     def test_the_default_names_the_bases_of_the_readme(self, monkeypatch, working_folder, base):
-        (working_folder / "runs").mkdir()
-        (working_folder / "runs/tiny-base").symlink_to(base)
+        (working_folder / "data").mkdir()
+        (working_folder / "data/tiny-ru").symlink_to(base)
         found = load_catalogue(DEFAULT)
         used = {yaml.safe_load(path.read_text())["model"]["name_or_path"] for path in REPOSITORY.glob("configs/*.yaml")}
-        assert used - {"data/tiny-ru"} <= {b.shown.removeprefix("./") for b in found.bases.values()}
+        assert used <= {b.shown.removeprefix("./") for b in found.bases.values()}
         assert found.find("gpt-4.1-mini-2025-04-14").name == "Qwen/Qwen3-4B-Instruct-2507"
-        assert found.bases["tiny"].path == str(working_folder / "runs/tiny-base")
+        assert found.bases["tiny"].path == str(working_folder / "data/tiny-ru")
         assert found.find("gpt-99") is None
 
     def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
         found = load_catalogue(DEFAULT)
-        assert found.find("tiny") is None and found.missing["tiny"] == "./runs/tiny-base"
+        assert found.find("tiny") is None and found.missing["tiny"] == "./data/tiny-ru"
 
     def test_recipes(self, working_folder, base):
         (working_folder / "mine.yaml").write_text(
@@ -265,7 +290,7 @@ class TestSafety:
 
     def test_keys_and_browsers(self, tmp_path, base):
         with Server(tmp_path, base, key="sk-right") as server:
-            for given in ("Bearer sk-wrong", "Bearer ", "sk-right", ""):
+            for given in ("Bearer sk-wrong", "Bearer", "sk-right", ""):
                 response = server.ask("GET", "/files", headers={"authorization": given})
                 assert response.status_code == 401 and envelope(response.json())["code"] == "invalid_api_key"
             assert server.ask("GET", "/files", headers={"origin": "https://evil.example"}).status_code == 200

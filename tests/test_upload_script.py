@@ -6,17 +6,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import date
 from pathlib import Path
 
-import finetune_providers
 import pytest
 import upload_and_finetune
 import yaml
 from click.testing import CliRunner
 from conftest import REPOSITORY
-from finetune_providers import PROVIDERS, read_env
+from finetuning import providers
+from finetuning.providers import PROVIDERS, read_env
 from jobs_server import Server, rows
 from stand_in import Asked, StandIn
 
@@ -30,7 +31,7 @@ def clean(monkeypatch):
     """No keys of the machine's, and a day on which OpenAI takes jobs."""
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(finetune_providers, "today", lambda: date(2026, 11, 21))
+    monkeypatch.setattr(providers, "today", lambda: date(2026, 11, 21))
     monkeypatch.setattr(upload_and_finetune, "HOSTED", 0.02)
 
 
@@ -152,7 +153,9 @@ def test_the_whole_way_prints_what_people_know(whole_way, server):
     id_ = re.search(r"ftjob-\w+", printed)[0]
     job = server.get(f"/fine_tuning/jobs/{id_}")
     assert job["govor"]["config"]["training"]["learning_rate"] == 0.004, "the rate itself, not a factor"
-    assert job["hyperparameters"]["n_epochs"] == 2 and job["user_provided_suffix"] == "natasha"
+    resolved = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
+    assert job["hyperparameters"] == resolved, "what was `auto` is a number"
+    assert job["user_provided_suffix"] == "natasha"
     trained = int(re.search(r"Trained tokens: ([\d,]+)", printed)[1].replace(",", ""))
     assert trained == job["trained_tokens"]
 
@@ -260,7 +263,7 @@ def test_openai_is_refused_after_its_last_day(no_network, monkeypatch):
     Path("rows.jsonl").write_bytes(rows(12))
     words = ("--provider", "openai", "--file", "rows.jsonl", "--dry-run")
     for day, code in ((date(2027, 1, 6), 0), (date(2027, 1, 7), 2)):
-        monkeypatch.setattr(finetune_providers, "today", lambda day=day: day)
+        monkeypatch.setattr(providers, "today", lambda day=day: day)
         said = call(*words, exit_code=code).stderr
     assert "created no fine-tuning jobs since 2027-01-06" in said and "--provider local" in said
     assert (
@@ -434,25 +437,39 @@ def test_what_is_no_api_at_all(monkeypatch):
     kimi.close()
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(openai_stand_in):
-    openai_stand_in.changes = {"status": "running", "fine_tuned_model": None}
-    url = f"{openai_stand_in.url}/v1"
-    command = [sys.executable, REPOSITORY / "scripts/upload_and_finetune.py", "--provider", "openai", "--base-url", url]
+@pytest.mark.parametrize(
+    ("method", "said", "command"),
+    [
+        ("GET", "Job ftjob-1 goes on", "--monitor ftjob-1"),
+        ("POST", "Whether the job was created is not known", "--list-jobs"),
+    ],
+)
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(openai_stand_in, method, said, command):
+    """In the first question after the job was created, and before that is known."""
+    at = threading.Event()
+
+    def slowly(asked: Asked):
+        if asked.method == method and "/fine_tuning/jobs" in asked.path:
+            at.set()
+            time.sleep(2)
+        return openai_stand_in.answer(asked)
+
+    slow, script = StandIn(slowly), REPOSITORY / "scripts/upload_and_finetune.py"
+    there = ["--provider", "openai", "--base-url", f"{slow.url}/v1"]
+    Path("rows.jsonl").write_bytes(rows(12))
     process = subprocess.Popen(
-        [*command, "--monitor", "ftjob-1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not any(asked.path.endswith("limit=100") for asked in openai_stand_in.asked):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.5)
+        [sys.executable, script, *there, "--file", "rows.jsonl"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
+    assert at.wait(60)
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=20)
-    assert process.returncode == 130 and errors == "", errors
-    assert "Job ftjob-1 goes on" in printed
-    script = REPOSITORY / "scripts/upload_and_finetune.py"
-    assert f"python {script} --provider openai --base-url {url} --monitor ftjob-1" in printed
-    assert all(asked.method == "GET" for asked in openai_stand_in.asked)
+    assert process.returncode == 130 and "error" not in errors, errors
+    assert said in printed and f"python {script} {' '.join(there)} {command}" in printed
+    assert not any(asked.path.endswith("cancel") for asked in slow.asked)
+    slow.close()
 
 
 # Request bodies for those who send them by hand

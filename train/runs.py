@@ -124,7 +124,8 @@ def resumable_run(config: Config) -> Run:
         raise RunError(f"{run.path} holds no run to resume: start it without --resume")
     if run.adapter.exists() or run.merged.exists():
         raise RunError(f"{run.path} is finished: there is nothing to resume")
-    before, after = (_flat(yaml.safe_load(text)) for text in (run.config_file.read_text("utf-8"), dump_config(config)))
+    # an option that is newer than the run counts with its default
+    before, after = (_flat(yaml.safe_load(dump_config(one))) for one in (run.config(), config))
     changed = [f"{key}: {before.get(key)!r} → {after.get(key)!r}" for key in sorted({*before, *after})
                if before.get(key) != after.get(key)]  # fmt: skip
     if changed:

@@ -12,18 +12,21 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import GovorError, MachineError
 from ..runs import Run, complete_folder, open_run
 from ..serving.dialect import Served
+from ..serving.engines import KEEPER
 from ..serving.envelope import ApiError, model_not_found
 from ..serving.models import find_vllm, served_models
 from ..serving.parity import compare
 from .catalogue import Catalogue
 from .store import Store
-from .worker import Room, say
+from .words import say
+from .worker import Room
 
 LAST_WORDS = 30.0
 """Seconds that answers in flight may take when the engine is to go."""
@@ -93,7 +96,7 @@ class Chats(Room):
 
     def _end(self) -> None:
         if merging := self._merging:
-            merging.kill()
+            _end_merge(merging)
         self._let_answer()
         if served := self._served:
             served.engine.stop()
@@ -154,17 +157,24 @@ class Chats(Room):
         job, step = origin
         run = self.store.run(job) if step is None else self._checkpoint(job, step)
         if find_vllm(os.environ.get("GOVOR_VLLM")) is None and not run.merged.exists():
-            command = [sys.executable, "-P", "-m", "train.cli", "merge", "--no-drift", str(run.path)]
-            with (self.store.job_folder(job) / "merge.log").open("wb") as log:
-                self._merging = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            try:
-                if self._merging.wait() != 0:
-                    raise GovorError(f"{run.path} could not be merged: see {log.name}")
-            finally:
-                self._merging = None
+            self._merge(run, self.store.job_folder(job) / "merge.log")
         if run.held_out_file.exists() and run.held_out_file.stat().st_size == 0:
             run.held_out_file.unlink()  # nothing was held out; the parity check takes an empty file for a damaged one
         return open_run(run.path)
+
+    def _merge(self, run: Run, log: Path) -> None:
+        """Write the merged model in a process that ends with us: the next server's must not meet it at its work."""
+        command = [sys.executable, "-I", "-S", str(KEEPER), sys.executable, "-P", "-m", "train.cli", "merge"]
+        with log.open("wb") as output:
+            self._merging = subprocess.Popen(
+                [*command, "--no-drift", str(run.path)], stdin=subprocess.PIPE, stdout=output, stderr=output
+            )
+        try:
+            if self._merging.wait() != 0:
+                raise GovorError(f"{run.path} could not be merged: see {log}")
+        finally:
+            _end_merge(self._merging)
+            self._merging = None
 
     def _checkpoint(self, job: str, step: int) -> Run:
         """A run folder around a checkpoint: its weights with everything else of the finished run."""
@@ -195,3 +205,9 @@ class Chats(Room):
         return ApiError(
             503, message, code="card_is_training", headers={"retry-after": str(min(120, max(1, int(left))))}
         )
+
+
+def _end_merge(merging: "subprocess.Popen[bytes]") -> None:
+    """Its keeper ends it when this pipe closes."""
+    assert merging.stdin is not None
+    merging.stdin.close()

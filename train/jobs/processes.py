@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 MARK = "GOVOR_JOB"
+SLOT = "GOVOR_SLOT"
 SAVED_GRACE = 20.0
 """Seconds a training may still need once it has saved its state."""
 GRACE = 120.0
@@ -44,6 +45,13 @@ class Training:
         self._found = [process for process in self._found if _alive(process)] or find(self._mark)
         return bool(self._found)
 
+    def slot(self) -> int | None:
+        """The slot that it was started in, and so the card that it uses."""
+        for process in find(self._mark):
+            with suppress(psutil.Error, ValueError):
+                return int(process.environ().get(SLOT, ""))
+        return None
+
     def ask_to_stop(self, saved: bool) -> None:
         """Once to each trainer: finish the step, save, end. `saved`: its checkpoint is there, so it need not linger."""
         now = time.time()
@@ -61,9 +69,10 @@ class Training:
                     process.kill()
 
 
-def start(command: Sequence[str], mark: str, folder: Path, log: Path, more: Mapping[str, str]) -> Training:
+def start(command: Sequence[str], mark: str, folder: Path, log: Path, slot: int, more: Mapping[str, str]) -> Training:
     """Begin a training in a session of its own, so that it outlives us; its output goes to the log."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **more, MARK: mark}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **more, MARK: mark, SLOT: str(slot)}
+    environment.pop("GOVOR_API_KEY", None)  # clients' affair, none of training's
     with log.open("wb") as output:
         leader = subprocess.Popen(
             command,

@@ -122,3 +122,10 @@ def write_config(path: Path, tree: dict[str, Any]) -> Config:
     if getattr(config.lora, "changes_base", False):
         raise ConfigError("govor.lora.init_lora_weights: checkpoints must fit the unchanged base")
     return config
+
+
+def shown(tree: dict[str, Any]) -> dict[str, Any]:
+    """The sections that a job object shows: without the server's paths."""
+    sections = {key: value for key, value in tree.items() if key in ("lora", "training", "generation")}
+    model = {key: value for key, value in tree.get("model", {}).items() if key != "name_or_path"}
+    return sections | {"model": model}

@@ -1,7 +1,6 @@
 """The verb: one server for a data folder."""
 
 import asyncio
-import fcntl
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,20 +8,24 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import IO
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import GovorError
+from ..errors import GovorError, MachineError
 from ..serving.app import chat_routes, require_key
 from ..serving.envelope import ApiError, envelope_errors
 from ..serving.serve import listen
+from .answers import ERRORS
 from .catalogue import Catalogue
 from .chats import Chats
-from .routes import job_routes
+from .file_routes import file_routes
+from .job_routes import job_routes
+from .model_routes import model_routes
 from .store import Store
-from .worker import Worker, say
+from .words import say
+from .worker import Worker
 
 
 def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str | None, slots: int) -> None:
@@ -70,7 +73,11 @@ def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int) ->
         title="govor jobs", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         redirect_slashes=False,
     )  # fmt: skip
-    app.include_router(job_routes(store, catalogue, worker.wake.set))
+    routes = APIRouter(prefix="/v1", responses=ERRORS)
+    file_routes(routes, store)
+    job_routes(routes, store, catalogue, worker.wake.set)
+    model_routes(routes, store, catalogue)
+    app.include_router(routes)
     app.include_router(chat_routes(chats.resolve))
     app.add_middleware(chats.count)
     require_key(app, key)
@@ -114,6 +121,10 @@ def is_loopback(host: str) -> bool:
 
 def lock(folder: Path) -> IO[str]:
     """Held while the server lives, however it dies; GovorError where another server has it."""
+    try:
+        import fcntl
+    except ImportError:
+        raise MachineError("govor jobs serve needs Linux or macOS (on Windows: WSL)") from None
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / "server.lock").open("a+")
     try:
@@ -121,6 +132,7 @@ def lock(folder: Path) -> IO[str]:
     except OSError:
         file.seek(0)
         pid = file.read().strip()
+        file.close()
         raise GovorError(f"{folder}: another server works on this folder (process {pid}): stop it first") from None
     file.truncate(0)
     file.write(str(os.getpid()))

@@ -8,21 +8,17 @@ DATA/
 """
 
 import os
-import secrets
 import shutil
 import sqlite3
-import string
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
 from ..runs import Run
-from .objects import Checkpoint, Event, File, Job, Model
+from .change import Change, Entry, read_entry
+from .objects import Checkpoint
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -52,29 +48,6 @@ CREATE TABLE IF NOT EXISTS models (
     job TEXT NOT NULL, step INTEGER
 );
 """
-LETTERS = string.ascii_letters + string.digits
-
-
-class Plan(BaseModel):
-    """What the server knows of a job and the wire does not show."""
-
-    tree: dict[str, Any]
-    """Sections of its config."""
-    letters: str
-    """The eight letters at the end of its model's name."""
-    alone: int = 0
-    """Training processes in a row that ended without a new step."""
-    step: int = 0
-    """Last step that has an event."""
-    total: int = 0
-    """All steps; 0 before the files are checked."""
-
-
-class Entry(NamedTuple):
-    """A job as the store holds it."""
-
-    job: Job
-    plan: Plan
 
 
 class Page(NamedTuple):
@@ -108,7 +81,7 @@ class Store:
         return connection
 
     @contextmanager
-    def change(self) -> Iterator["Change"]:
+    def change(self) -> Iterator[Change]:
         """One transaction: all of it is on disk when the block ends, or none of it."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
@@ -133,11 +106,10 @@ class Store:
         """By step."""
         return Change(self._connection).checkpoints(job)
 
-    def with_status(self, *statuses: str) -> list[Entry]:
-        """Jobs in one of these states, oldest first."""
-        marks = ", ".join("?" * len(statuses))
-        query = f"SELECT object, plan FROM jobs WHERE status IN ({marks}) ORDER BY seq"
-        return [_entry(row) for row in self._connection.execute(query, statuses)]
+    def with_status(self, status: str, limit: int = -1) -> list[Entry]:
+        """Jobs in this state, oldest first; `limit`: no more than these."""
+        query = "SELECT object, plan FROM jobs WHERE status = ? ORDER BY seq LIMIT ?"
+        return [read_entry(row) for row in self._connection.execute(query, (status, limit))]
 
     def page(
         self,
@@ -216,82 +188,6 @@ class Store:
             remove(path)
 
 
-class Change:
-    """The statements of one transaction."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def entry(self, id_: str) -> Entry | None:
-        row = self._connection.execute("SELECT object, plan FROM jobs WHERE id = ?", (id_,)).fetchone()
-        return _entry(row) if row else None
-
-    def add_job(self, entry: Entry, body: str, key: str | None) -> None:
-        values = (entry.job.id, entry.job.model_dump_json(), entry.plan.model_dump_json(), body, key)
-        self._connection.execute("INSERT INTO jobs (id, object, plan, body, key) VALUES (?, ?, ?, ?, ?)", values)
-
-    def save(self, entry: Entry) -> None:
-        values = (entry.job.model_dump_json(), entry.plan.model_dump_json(), entry.job.id)
-        self._connection.execute("UPDATE jobs SET object = ?, plan = ? WHERE id = ?", values)
-
-    def created_by(self, body: str, since: int) -> str | None:
-        """JSON of the newest job that this very request has created since then."""
-        query = "SELECT object FROM jobs WHERE body = ? AND created_at >= ? ORDER BY seq DESC LIMIT 1"
-        row = self._connection.execute(query, (body, since)).fetchone()
-        return row[0] if row else None
-
-    def created_under(self, key: str) -> tuple[str, str] | None:
-        """(JSON, hash of the request) of the job made under an Idempotency-Key."""
-        row = self._connection.execute("SELECT object, body FROM jobs WHERE key = ?", (key,)).fetchone()
-        return (row[0], row[1]) if row else None
-
-    def add_file(self, file: File, sha256: str) -> None:
-        values = (file.id, file.model_dump_json(), sha256)
-        self._connection.execute("INSERT INTO files (id, object, sha256) VALUES (?, ?, ?)", values)
-
-    def same_file(self, file: File, sha256: str, since: int) -> str | None:
-        """JSON of a file with these contents and this name, uploaded since then."""
-        query = """SELECT object FROM files WHERE sha256 = ? AND json_extract(object, '$.filename') = ? AND purpose = ?
-                   AND json_extract(object, '$.created_at') >= ? ORDER BY seq DESC LIMIT 1"""
-        row = self._connection.execute(query, (sha256, file.filename, file.purpose, since)).fetchone()
-        return row[0] if row else None
-
-    def delete(self, table: str, id_: str) -> bool:
-        return self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (id_,)).rowcount > 0
-
-    def expire_files(self) -> set[str]:
-        query = "DELETE FROM files WHERE expires_at IS NOT NULL AND expires_at <= unixepoch() RETURNING id"
-        return {row[0] for row in self._connection.execute(query).fetchall()}
-
-    def add_event(self, job: str, key: str, message: str, **more: Any) -> None:
-        """An event, once: another one with the same key of the same job changes nothing."""
-        event = Event(id=new_id("ftevent-"), created_at=int(time.time()), message=message, **more)
-        query = "INSERT OR IGNORE INTO events (id, object, job, key) VALUES (?, ?, ?, ?)"
-        self._connection.execute(query, (event.id, event.model_dump_json(), job, key))
-
-    def count_events(self, job: str, prefix: str) -> int:
-        query = "SELECT count(*) FROM events WHERE job = ? AND key GLOB ?"
-        return int(self._connection.execute(query, (job, f"{prefix}*")).fetchone()[0])
-
-    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        query = "INSERT OR IGNORE INTO checkpoints (id, object, job, step) VALUES (?, ?, ?, ?)"
-        values = (checkpoint.id, checkpoint.model_dump_json(), checkpoint.fine_tuning_job_id, checkpoint.step_number)
-        self._connection.execute(query, values)
-
-    def add_model(self, name: str, job: str, step: int | None) -> None:
-        model = Model(id=name, created=int(time.time()), owned_by="local")
-        query = "INSERT OR IGNORE INTO models (id, object, job, step) VALUES (?, ?, ?, ?)"
-        self._connection.execute(query, (name, model.model_dump_json(), job, step))
-
-    def checkpoints(self, job: str) -> list[Checkpoint]:
-        rows = self._connection.execute("SELECT object FROM checkpoints WHERE job = ? ORDER BY step", (job,))
-        return [Checkpoint.model_validate_json(text) for (text,) in rows]
-
-
-def new_id(prefix: str, length: int = 24) -> str:
-    return prefix + "".join(secrets.choice(LETTERS) for _ in range(length))
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """The same contents under a second name; where the file system has no links, a copy."""
     try:
@@ -300,10 +196,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _entry(row: Sequence[str]) -> Entry:
-    return Entry(Job.model_validate_json(row[0]), Plan.model_validate_json(row[1]))
 
 
 def remove(path: Path) -> None:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune_providers import Provider
-
 from train.chats.readers import read_rows
 from train.config import config_class
 from train.errors import BaseError
@@ -13,6 +11,8 @@ from train.jobs.recipe import auto_epochs
 from train.plan.estimate import Price, prices
 from train.plan.shapes import local_folder
 from train.plan.tokens import count_tokens
+
+from .providers import Provider
 
 
 class Estimate(NamedTuple):

@@ -4,16 +4,16 @@ import json
 import shlex
 from pathlib import Path
 
-from finetune_asked import Asked
-from finetune_estimate import estimate, show
-from finetune_providers import PROVIDERS, Provider, Service, body
-from finetune_vertex import gemini_rows, object_name, rest_body, sdk_arguments
-
 from train.chats.checks import check_file, place
 from train.chats.readers import read_rows
 from train.chats.split import require_disjoint
 from train.errors import DataError
 from train.files import require_new, write_atomically
+
+from .asked import Asked
+from .estimate import estimate, show
+from .providers import PROVIDERS, Provider, Service, body
+from .vertex import gemini_rows, object_name, rest_body, sdk_arguments
 
 CONFIGS = ("google_finetune_config.json", "vertex_finetune_config.json", "kimi_finetune_config.json")
 

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 import openai
-from finetune_providers import BusyError, Event, Job, Provider, Request, UnreachableError, body, without_keys
 from openai.pagination import SyncCursorPage
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from pydantic import BaseModel
 
 from train.errors import ConfigError, GovorError, MachineError
+
+from .providers import BusyError, Event, Job, Provider, Request, UnreachableError, body, without_keys
 
 T = TypeVar("T", bound=BaseModel)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -130,7 +131,10 @@ class OpenAiService:
                 raise GovorError(f"{self.provider.title} has no {error.request.url.path}") from None
             kind = UnreachableError if error.status_code >= 500 else GovorError
             kind = BusyError if error.status_code == 429 else kind
-            raise kind(f"{self.provider.title} answers {error.status_code}: {self._words(error)}") from None
+            words = self._words(error)
+            if error.status_code == 404 and "/v1" not in self.url and "base URL" not in words:
+                words += " Is the base URL right? It usually ends in /v1"
+            raise kind(f"{self.provider.title} answers {error.status_code}: {words}") from None
         except openai.OpenAIError as error:
             raise GovorError(f"{self.provider.title}: {self._safe(str(error))}") from None
         except OSError as error:

@@ -5,9 +5,9 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from finetune_providers import Event, Job, JobFailedError, Service, UnreachableError
-
 from train.errors import GovorError
+
+from .providers import Event, Job, JobFailedError, Service, UnreachableError
 
 ENDED = ("succeeded", "failed", "cancelled")
 PATIENCE = 10  # polls in a row without an answer

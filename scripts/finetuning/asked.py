@@ -6,14 +6,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_providers import Provider, Request, require, warning
-from finetune_vertex import Place
-
 from train.errors import ConfigError
+
+from .providers import Provider, Request, require, warning
+from .vertex import Place
 
 LOCATION = "us-central1"
 ACTIONS = ("validate_only", "upload_only", "monitor", "test", "list_jobs", "cancel", "estimate", "write_config")
-SCRIPT = Path(__file__).with_name("upload_and_finetune.py")
+SCRIPT = Path(__file__).parents[1] / "upload_and_finetune.py"
 
 
 @dataclass(frozen=True)

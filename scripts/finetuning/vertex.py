@@ -14,12 +14,12 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune_providers import Event, Job, Request, UnreachableError
-
 from train.chats.readers import read_rows
 from train.chats.writers import convert
 from train.errors import ConfigError, DataError, GovorError, MachineError
 from train.files import write_whole
+
+from .providers import Event, Job, Request, UnreachableError
 
 T = TypeVar("T")
 FOLDER = "govor"  # of the bucket

@@ -1,0 +1,121 @@
+"""One change of the store: the statements of a transaction, and what the store knows of a job."""
+
+import secrets
+import sqlite3
+import string
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from .objects import Checkpoint, Event, File, Job, Model
+
+LETTERS = string.ascii_letters + string.digits
+
+
+class Plan(BaseModel):
+    """What the server knows of a job and the wire does not show."""
+
+    tree: dict[str, Any]
+    """Sections of its config."""
+    letters: str
+    """The eight letters at the end of its model's name."""
+    alone: int = 0
+    """Training processes in a row that ended without a new step."""
+    step: int = 0
+    """Last step that has an event."""
+    total: int = 0
+    """All steps; 0 before the files are checked."""
+
+
+class Entry(NamedTuple):
+    """A job as the store holds it."""
+
+    job: Job
+    plan: Plan
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called once there is one."""
+        return f"ft:{self.job.model}:local:{self.job.user_provided_suffix or ''}:{self.plan.letters}"
+
+
+class Change:
+    """The statements of one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def entry(self, id_: str) -> Entry | None:
+        row = self._connection.execute("SELECT object, plan FROM jobs WHERE id = ?", (id_,)).fetchone()
+        return read_entry(row) if row else None
+
+    def add_job(self, entry: Entry, body: str, key: str | None) -> None:
+        values = (entry.job.id, entry.job.model_dump_json(), entry.plan.model_dump_json(), body, key)
+        self._connection.execute("INSERT INTO jobs (id, object, plan, body, key) VALUES (?, ?, ?, ?, ?)", values)
+
+    def save(self, entry: Entry) -> None:
+        values = (entry.job.model_dump_json(), entry.plan.model_dump_json(), entry.job.id)
+        self._connection.execute("UPDATE jobs SET object = ?, plan = ? WHERE id = ?", values)
+
+    def created_by(self, body: str, since: int) -> str | None:
+        """JSON of the newest job that this very request has created since then."""
+        query = "SELECT object FROM jobs WHERE body = ? AND created_at >= ? ORDER BY seq DESC LIMIT 1"
+        row = self._connection.execute(query, (body, since)).fetchone()
+        return row[0] if row else None
+
+    def created_under(self, key: str) -> tuple[str, str] | None:
+        """(JSON, hash of the request) of the job made under an Idempotency-Key."""
+        row = self._connection.execute("SELECT object, body FROM jobs WHERE key = ?", (key,)).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def add_file(self, file: File, sha256: str) -> None:
+        values = (file.id, file.model_dump_json(), sha256)
+        self._connection.execute("INSERT INTO files (id, object, sha256) VALUES (?, ?, ?)", values)
+
+    def same_file(self, file: File, sha256: str, since: int) -> str | None:
+        """JSON of a file with these contents and this name, uploaded since then."""
+        query = """SELECT object FROM files WHERE sha256 = ? AND json_extract(object, '$.filename') = ? AND purpose = ?
+                   AND json_extract(object, '$.created_at') >= ? ORDER BY seq DESC LIMIT 1"""
+        row = self._connection.execute(query, (sha256, file.filename, file.purpose, since)).fetchone()
+        return row[0] if row else None
+
+    def delete(self, table: str, id_: str) -> bool:
+        return self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (id_,)).rowcount > 0
+
+    def expire_files(self) -> set[str]:
+        query = "DELETE FROM files WHERE expires_at IS NOT NULL AND expires_at <= unixepoch() RETURNING id"
+        return {row[0] for row in self._connection.execute(query).fetchall()}
+
+    def add_event(self, job: str, key: str, message: str, **more: Any) -> None:
+        """An event, once: another one with the same key of the same job changes nothing."""
+        event = Event(id=new_id("ftevent-"), created_at=int(time.time()), message=message, **more)
+        query = "INSERT OR IGNORE INTO events (id, object, job, key) VALUES (?, ?, ?, ?)"
+        self._connection.execute(query, (event.id, event.model_dump_json(), job, key))
+
+    def count_events(self, job: str, prefix: str) -> int:
+        query = "SELECT count(*) FROM events WHERE job = ? AND key GLOB ?"
+        return int(self._connection.execute(query, (job, f"{prefix}*")).fetchone()[0])
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        query = "INSERT OR IGNORE INTO checkpoints (id, object, job, step) VALUES (?, ?, ?, ?)"
+        values = (checkpoint.id, checkpoint.model_dump_json(), checkpoint.fine_tuning_job_id, checkpoint.step_number)
+        self._connection.execute(query, values)
+
+    def add_model(self, name: str, job: str, step: int | None) -> None:
+        model = Model(id=name, created=int(time.time()), owned_by="local")
+        query = "INSERT OR IGNORE INTO models (id, object, job, step) VALUES (?, ?, ?, ?)"
+        self._connection.execute(query, (name, model.model_dump_json(), job, step))
+
+    def checkpoints(self, job: str) -> list[Checkpoint]:
+        rows = self._connection.execute("SELECT object FROM checkpoints WHERE job = ? ORDER BY step", (job,))
+        return [Checkpoint.model_validate_json(text) for (text,) in rows]
+
+
+def new_id(prefix: str, length: int = 24) -> str:
+    return prefix + "".join(secrets.choice(LETTERS) for _ in range(length))
+
+
+def read_entry(row: Sequence[str]) -> Entry:
+    return Entry(Job.model_validate_json(row[0]), Plan.model_validate_json(row[1]))

@@ -1,0 +1,144 @@
+"""The routes of files."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from ..serving.envelope import ApiError
+from . import objects
+from .answers import RETRY_WINDOW, After, Order, as_json, changed, found, is_retry, listed
+from .change import new_id
+from .objects import File
+from .store import Store, remove
+from .uploads import LARGEST, receive
+
+PURPOSES = get_args(objects.Purpose)
+
+
+def file_routes(routes: APIRouter, store: Store) -> None:
+    """Upload, list, retrieve, delete, download."""
+
+    @routes.post("/files", response_model=objects.File, openapi_extra=UPLOAD)
+    async def upload(request: Request) -> Response:
+        id_ = new_id("file-")
+        path = store.file_path(id_)
+        received = await receive(request, path)
+        try:
+            file = _file(id_, received.fields, received.filename or "upload", received.size)
+            text = await asyncio.to_thread(_add_file, store, file, received.sha256, is_retry(request))
+        except Exception:  # a cancelled request may be in the store already: the next start sweeps what is not
+            remove(path)
+            raise
+        if text is not None:  # the first answer was lost on its way
+            remove(path)
+            return as_json(text)
+        return as_json(file.model_dump_json())
+
+    @routes.get("/files", response_model=objects.Files)
+    async def files(
+        after: After = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+        order: Order = "desc",
+        purpose: Annotated[str | None, Query()] = None,
+    ) -> Response:
+        where: list[tuple[str, Any]] = [("(expires_at IS NULL OR expires_at > ?)", int(time.time()))]
+        if purpose is not None:
+            where.append(("purpose = ?", purpose))
+        return listed(store, "files", where, after, limit, oldest_first=order == "asc", ends=True)
+
+    @routes.get("/files/{file_id}", response_model=objects.File)
+    async def file(file_id: str) -> Response:
+        return as_json(found(store.text("files", file_id), _no_file(file_id)))
+
+    @routes.delete("/files/{file_id}", response_model=objects.Deleted)
+    async def delete_file(file_id: str) -> Response:
+        found(store.text("files", file_id), _no_file(file_id))
+        if not await asyncio.to_thread(changed, store, lambda change: change.delete("files", file_id)):
+            raise _no_file(file_id)
+        remove(store.file_path(file_id))
+        return as_json(objects.Deleted(id=file_id, object="file").model_dump_json())
+
+    @routes.get("/files/{file_id}/content", response_class=Response, responses=CONTENT)
+    async def content(file_id: str) -> Response:
+        file = File.model_validate_json(found(store.text("files", file_id), _no_file(file_id)))
+        return _download(store.file_path(file_id), file)
+
+
+def _file(id_: str, fields: dict[str, str], filename: str, size: int) -> File:
+    """The object of an upload; ApiError where the form's fields are wrong."""
+    purpose = fields.get("purpose")
+    if purpose is None:
+        raise ApiError(400, "Missing required parameter: 'purpose'.", param="purpose")
+    if purpose not in PURPOSES:
+        raise ApiError(400, f"'{purpose[:64]}' is not one of {list(PURPOSES)} - 'purpose'", param="purpose")
+    now = int(time.time())
+    seconds = fields.get("expires_after[seconds]")
+    if fields.get("expires_after[anchor]", "created_at") != "created_at":
+        raise ApiError(400, "expires_after[anchor] can only be 'created_at'.", param="expires_after[anchor]")
+    if seconds is not None and not (seconds.isascii() and seconds.isdigit() and 3600 <= int(seconds[:9]) <= 2_592_000):
+        message = "expires_after[seconds] must be a number from 3600 to 2592000."
+        raise ApiError(400, message, param="expires_after[seconds]")
+    lives = int(seconds) if seconds else 2_592_000 if purpose == "batch" else None
+    expires_at = now + lives if lives else None
+    return File(id=id_, purpose=purpose, filename=filename, bytes=size, created_at=now, expires_at=expires_at)
+
+
+def _add_file(store: Store, file: File, sha256: str, retried: bool) -> str | None:
+    """None, or the JSON of the file that this very request has uploaded before."""
+    with store.change() as change:
+        earlier = change.same_file(file, sha256, file.created_at - RETRY_WINDOW) if retried else None
+        if earlier is None:
+            change.add_file(file, sha256)
+    return earlier
+
+
+def _download(path: Path, file: File) -> Response:
+    """The contents as they are, under the client's own name for them."""
+    try:
+        opened = path.open("rb")
+    except FileNotFoundError:
+        raise _no_file(file.id) from None
+    plain = "".join(letter if letter.isascii() and letter not in '"\\' else "_" for letter in file.filename)
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file.filename, safe='')}"
+
+    def blocks() -> Iterable[bytes]:
+        with opened:
+            while block := opened.read(2**18):
+                yield block
+
+    headers = {"content-disposition": disposition, "content-length": str(file.bytes)}
+    return StreamingResponse(blocks(), media_type="application/octet-stream", headers=headers)
+
+
+def _no_file(id_: str) -> ApiError:
+    return ApiError(404, f"No such File object: {id_}", param="id")
+
+
+UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["purpose", "file"],
+                    "properties": {
+                        "purpose": {"type": "string", "enum": list(PURPOSES)},
+                        "file": {"type": "string", "format": "binary", "maxLength": LARGEST},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+                    },
+                }
+            }
+        },
+    }
+}
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}

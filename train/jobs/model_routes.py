@@ -1,0 +1,44 @@
+"""The routes of models: what was fine-tuned, and the bases."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from fastapi import APIRouter, Response
+
+from ..serving.envelope import ApiError, model_not_found
+from . import objects
+from .answers import as_json, changed, found
+from .catalogue import Catalogue
+from .store import Store, remove
+
+
+def model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
+    """List, retrieve, delete."""
+    began = int(time.time())
+
+    def bases() -> Iterable[str]:
+        for name in catalogue.bases:
+            yield objects.Model(id=name, created=began, owned_by="catalogue").model_dump_json()
+
+    @routes.get("/models", response_model=objects.Models)
+    async def models() -> Response:
+        return as_json(f'{{"object":"list","data":[{",".join([*store.all_models(), *bases()])}]}}')
+
+    @routes.get("/models/{model:path}", response_model=objects.Model)
+    async def model(model: str) -> Response:
+        base = next((text for name, text in zip(catalogue.bases, bases(), strict=True) if name == model), None)
+        return as_json(found(store.text("models", model) or base, model_not_found(model)))
+
+    @routes.delete("/models/{model:path}", response_model=objects.Deleted)
+    async def delete_model(model: str) -> Response:
+        if model in catalogue.bases:
+            raise ApiError(403, f"{model} is a base of the server's catalogue: only fine-tuned models can be deleted.")
+        origin = store.origin(model)
+        if origin is None or not await asyncio.to_thread(changed, store, lambda change: change.delete("models", model)):
+            raise model_not_found(model)
+        if origin[1] is not None:
+            remove(store.checkpoint_run(*origin).path)
+        if not store.models_of(origin[0]):
+            store.forget_run(origin[0])
+        return as_json(objects.Deleted(id=model, object="model").model_dump_json())
