@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import torch
+from click.testing import CliRunner
 from test_serve import TALK, Server, gone, make_run, user
 
 from train.chat import chat
+from train.cli import main
 from train.model import load_merged, load_tuned
 from train.serving.models import find_vllm
 from train.templates import render
@@ -161,12 +163,15 @@ def test_json_schema(server):
     assert isinstance(json.loads(got)["a"], bool)
 
 
+def test_govor_s_own_options_are_not_handed_on(runs):
+    result = CliRunner().invoke(main, ["serve", str(runs[0].path), *FLAGS, "--api-key=x"])
+    assert (result.exit_code, result.stderr) == (
+        2, "error: --api-key=x behind -- goes to vLLM, where govor sets it: put govor's own options before --\n",
+    )  # fmt: skip
+
+
 def test_engine_that_dies_at_start(runs, working_folder):
     """One line of ours, then its own."""
-    from click.testing import CliRunner
-
-    from train.cli import main
-
     shutil.copytree(runs[0].path, "runs/copy")
     result = CliRunner().invoke(main, ["serve", "runs/copy", "--port", "0", "--", "--max-model-len", "9999999"])
     assert result.exit_code == 2

@@ -84,7 +84,7 @@ class Server:
     """`govor serve` in a process of its own."""
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
-        command = [GOVOR, "serve", *arguments, "--port", "0", "--api-key", KEY]
+        command = [GOVOR, "serve", "--port", "0", "--api-key", KEY, *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
         )

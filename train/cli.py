@@ -17,6 +17,8 @@ from .errors import DataError, GovorError, one_line_errors
 if TYPE_CHECKING:
     from .chats.dialogues import Account
     from .chats.privacy import Scrubber
+    from .hub.facts import What
+    from .hub.objections import Kind
     from .merge import Device
     from .merged import Target
     from .serving.models import EngineName
@@ -375,6 +377,114 @@ def merge(
     )
     print(report(result, asked=not no_drift))
     raise SystemExit(1 if result.passed is False else 0)
+
+
+@main.command()
+@click.argument("source", type=PATH, metavar="RUN|CONFIG")
+@click.argument("overrides", nargs=-1, metavar="[key=value …]")
+@click.option(
+    "--to", "target", required=True, type=click.Choice(["llamafactory", "gguf", "ollama"]), help="Tool to write for."
+)
+@click.option("-o", "--output", type=PATH, help="Folder or .gguf file.  [default: in RUN/exports]")
+@click.option("--quantization", help="Type of the GGUF's weights: f16, bf16, q8_0, q4_k_m, …  [default: the model's]")
+@click.option("--force", is_flag=True, help="Replace an earlier export.")
+def export(
+    source: Path, overrides: tuple[str, ...], target: str, output: Path | None, quantization: str | None, force: bool
+) -> None:
+    """Write a run for other tools: a folder for LLaMA-Factory, a GGUF file for llama.cpp, or one for Ollama.
+
+    \b
+    govor export runs/natasha --to llamafactory
+    govor export runs/natasha --to ollama --quantization q4_k_m
+
+    LLaMA-Factory's folder can also be written from a config that has not run yet.
+    """
+    from .config import load_config
+    from .runs import open_run
+
+    if target != "llamafactory":
+        if overrides:
+            raise GovorError(f"--to {target} takes a finished run as it is: leave out {overrides[0]}")
+        from .exports.gguf import export_gguf
+        from .exports.ollama import export_ollama
+
+        to_file = export_gguf if target == "gguf" else export_ollama
+        lines, passed = to_file(open_run(source), output, quantization=quantization, force=force)
+    else:
+        from .exports.llamafactory import export_llamafactory
+
+        if quantization:
+            raise GovorError("--quantization is for gguf and ollama")
+        if overrides and not source.is_file():
+            raise GovorError(f"{source} is no config file: overrides go with a config, a run is exported as it was")
+        asked = load_config(source, overrides) if source.is_file() else open_run(source)
+        lines, passed = export_llamafactory(asked, output, force=force), True
+    print("\n".join(lines))
+    raise SystemExit(0 if passed else 1)
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--adapter", "what", flag_value="adapter", default=True, help="The adapter, for PEFT, vLLM.  [default]")
+@click.option("--merged", "what", flag_value="merged", help="The merged model, for transformers and vLLM.")
+@click.option("--gguf", "what", flag_value="gguf", help="The GGUF files of RUN/exports, for Ollama and llama.cpp.")
+@click.option("--private/--public", default=True, show_default=True, help="Who sees the repository.")
+@click.option("--base", metavar="OWNER/NAME", help="The base's name on the Hub, where the run was trained on a folder.")
+@click.option("--license", "licence", metavar="ID", help="As the Hub writes it: apache-2.0, …  [default: the base's]")
+@click.option("--language", "languages", metavar="CODE", multiple=True, help="Of the dialogues.  [default: as found]")
+@click.option("--source", metavar="TEXT", help="Where the dialogues come from, for the card.")
+@click.option("--samples/--no-samples", default=None, help="Answers in the card.  [default: those that quote no row]")
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(["secret", "personal-data", "path", "license", "gates"]),
+    help="Send although this speaks against it; may be repeated.",
+)
+@click.option("--force", is_flag=True, help="Write into a repository that holds something else.")
+@click.option("--dry-run", is_flag=True, help="List the files and show the card; no network.")
+def push(
+    run: Path,
+    repo: str,
+    what: "What",
+    private: bool,
+    base: str | None,
+    licence: str | None,
+    languages: tuple[str, ...],
+    source: str | None,
+    samples: bool | None,
+    allow: "tuple[Kind, ...]",
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Send a run to the Hugging Face Hub with a model card; into a private repository unless told otherwise.
+
+    \b
+    govor push runs/natasha ivan/natasha --dry-run
+    govor push runs/natasha ivan/natasha-gguf --gguf --public --source "invented dialogues"
+
+    Exit code 1 where something speaks against it: a secret, personal data, the base's licence, a failed gate.
+    """
+    from .hub.contents import require_name
+    from .hub.objections import require_none
+    from .hub.push import Stated, listing, pack
+    from .hub.push import push as send
+    from .hub.upload import connect
+    from .runs import open_run
+
+    opened = open_run(run)
+    require_name(repo, "REPO")
+    api = None if dry_run else connect()
+    parcel = pack(opened, repo, what, Stated(base, licence, languages, source, samples), private=private, api=api)
+    for note in parcel.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if dry_run:
+        print(f"{listing(parcel)}\n\n{parcel.card}")
+        require_none(parcel.objections, allow)
+        return
+    pushed = send(parcel, api, allow=allow, force=force)
+    state = f"commit {pushed.commit[:10]}" if pushed.changed else "held all of it already"
+    print(f"{pushed.url} ({'private' if private else 'public'}): {len(parcel.contents)} files, {state}")
 
 
 @main.command()

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..chats.rows import Message
+from ..errors import GovorError
 from .asked import ChatRequest, Sampling
 from .dialect import Dialect, Served
 from .engines import ask
 
+OURS = ("--host", "--port", "--api-key", "--served-model-name", "--chat-template")
+"""Flags that govor gives it; another value would part the two."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that --max-lora-rank takes."""
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
@@ -58,6 +61,8 @@ def command(
     program: str, folder: Path, template: Path, adapters: dict[str, Path], *, dtype: str, flags: Sequence[str]
 ) -> list[str]:
     """`vllm serve` of the model in a folder, with adapters by name; without its port. `flags` are the user's."""
+    if taken := [flag for flag in flags if flag.partition("=")[0] in OURS]:
+        raise GovorError(f"{taken[0]} behind -- goes to vLLM, where govor sets it: put govor's own options before --")
     words = [program, "serve", str(folder), "--host", "127.0.0.1", "--served-model-name", BASE]
     words += ["--chat-template", str(template), "--dtype", dtype, "--disable-uvicorn-access-log"]
     if adapters:
