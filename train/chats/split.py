@@ -6,12 +6,24 @@ from collections.abc import Iterable, Sequence
 from os.path import commonprefix
 from pathlib import Path
 
+from ..config import Config
 from ..errors import DataError
 from .duplicates import fold, near_duplicate_groups
+from .readers import read_rows
 from .rows import Message, Row, text_of, to_json
 
 LONG = 60  # characters; two rows that share so long a message are parts of one dialogue
 FREQUENT = 0.05  # share of the rows; what more of them contain is boilerplate and ties nothing together
+
+
+def read_split(config: Config) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows) of a config, checked."""
+    rows = read_rows(config.data.train_file)
+    if config.data.eval_file is None:
+        return split_rows(rows, config.data.eval_fraction, config.training.seed)
+    held_out = read_rows(config.data.eval_file)
+    require_disjoint(rows, held_out, config.data.train_file, config.data.eval_file)
+    return rows, held_out
 
 
 def split_rows(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -14,17 +14,16 @@ answer out of the loss, and has no template for many bases. Hence tokenized/.
 import json
 import shutil
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from ..chats.readers import read_records, read_rows
+from ..chats.readers import read_records
 from ..chats.rows import shared_system_message
-from ..chats.split import require_disjoint, split_rows
+from ..chats.split import read_split
 from ..config import Config
-from ..encoding import Encoding, encode_rows, stop_ids
+from ..encoding import Encoding, encoder
 from ..errors import BaseError, RunError
 from ..model import GENERATION_FILE, find_base, load_tokenizer, quiet_libraries, run_base
 from ..runs import Run, sha256
@@ -122,22 +121,8 @@ def _config_source(config: Config) -> Source:
 
 def _source(config: Config, run: Run | None, base: Path, today: datetime) -> Source:
     tokenizer = load_tokenizer(base)
-    rows = read_rows(config.data.train_file)
-    if config.data.eval_file is not None:
-        held_out = read_rows(config.data.eval_file)
-        require_disjoint(rows, held_out, config.data.train_file, config.data.eval_file)
-    else:
-        rows, held_out = split_rows(rows, config.data.eval_fraction, config.training.seed)
-    encode = partial(
-        encode_rows,
-        tokenizer,
-        max_length=config.training.max_length,
-        too_long=config.data.too_long,
-        rewritten_history=config.data.rewritten_history,
-        assistant_only_loss=config.training.assistant_only_loss,
-        stop=stop_ids(base),
-        today=today,
-    )
+    rows, held_out = read_split(config)
+    encode = encoder(config, tokenizer, base, today)
     alpaca = read_records(config.data.train_file)[0] == "alpaca"
     return Source(config, run, base, tokenizer, encode(rows), encode(held_out), alpaca)
 

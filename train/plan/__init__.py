@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..chats.readers import read_rows
-from ..chats.rows import Row
-from ..chats.split import require_disjoint, split_rows
+from ..chats.split import read_split
 from ..config import Config
 from ..errors import DataError
 from .estimate import Gpu, Price, Work, known_gpus, prices, seconds, work
@@ -56,7 +54,7 @@ class Plan:
 def plan(config: Config, gpu: Gpu | None = None) -> Plan:
     """The plan of a config, for that card or for all that are known."""
     shapes, folder = find_shapes(config.model)
-    rows, held_out = _read(config)
+    rows, held_out = read_split(config)
     tokens = count_tokens(config, folder, str(shapes.config.get("model_type")), rows, held_out)
     if not tokens.lengths:
         raise DataError(f"{config.data.train_file}: no row is left to train on")
@@ -93,16 +91,6 @@ def _cards(gpu: Gpu | None) -> list[Gpu]:
 def _card(gpu: Gpu, needed: Memory, done: Work, shapes: Shapes) -> Card:
     time = seconds(gpu, done, shapes.layers) if gpu.tflops else None
     return Card(gpu, needed.peak <= gpu.usable, time)
-
-
-def _read(config: Config) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows), as training splits them."""
-    rows = read_rows(config.data.train_file)
-    if config.data.eval_file is None:
-        return split_rows(rows, config.data.eval_fraction, config.training.seed)
-    held_out = read_rows(config.data.eval_file)
-    require_disjoint(rows, held_out, config.data.train_file, config.data.eval_file)
-    return rows, held_out
 
 
 def to_json(found: Plan) -> dict[str, Any]:

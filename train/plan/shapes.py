@@ -158,8 +158,8 @@ def find_shapes(model: Model) -> tuple[Shapes, Path | None]:
     return Shapes("a table of published shapes", config, dict(_of_config(config))), None
 
 
-def local_folder(model: Model) -> Path | None:
-    """The folder with the base's config.json: the given one, or the Hub's files in the local cache."""
+def given_folder(model: Model) -> Path | None:
+    """The base's own folder; None where it is named by a Hub id, BaseError where it is neither."""
     folder = Path(model.name_or_path)
     if (folder / "config.json").is_file():
         return folder
@@ -167,6 +167,13 @@ def local_folder(model: Model) -> Path | None:
         raise BaseError(f"{folder} is not a model folder: it has no config.json")
     if model.name_or_path.count("/") != 1 or folder.parent.is_dir():
         raise BaseError(f"{folder}: no such folder, and no Hub id (owner/name) either")
+    return None
+
+
+def local_folder(model: Model) -> Path | None:
+    """The folder with the base's config.json: the given one, or the Hub's files in the local cache."""
+    if folder := given_folder(model):
+        return folder
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cached = Path(HF_HUB_CACHE) / f"models--{model.name_or_path.replace('/', '--')}"

@@ -37,6 +37,7 @@ class VLLM(Dialect):
             **settings,
             "model": model,
             "max_tokens": sampling["max_new_tokens"],
+            "stream_options": {"include_usage": True},  # every answer is taken as a stream, and counted
             "stop": request.stops(),
             "stop_token_ids": list(stop),
         }
