@@ -101,7 +101,8 @@ def test_the_longest_batches_run_first_and_leave_no_trace(write_config, monkeypa
 
     monkeypatch.setattr(train.trainer.Trainer, "training_step", training_step)
     monkeypatch.setattr(train.trainer.Trainer, "prediction_step", prediction_step)
-    settings = {"lora": {"lora_dropout": 0.1}, "training": {"per_device_eval_batch_size": 2, "logging_steps": 2}}
+    padded = {"per_device_eval_batch_size": 2, "logging_steps": 2, "kernels": "off"}
+    settings = {"lora": {"lora_dropout": 0.1}, "training": padded}
     run = run_of(write_config(name="rehearsed", **settings))
     (kind, longest_eval), (other, longest_train), *later = seen
     assert (kind, other) == ("eval", "train")

@@ -1,9 +1,9 @@
 """govor: tune an open model on a person's chats, prove the result, serve it.
 
 The rooms, lowest first (a module imports only from those before it; tests/test_layers.py holds this):
-errors < config, files, shards < runs, chats, launch < plan < rendering, report < templates < encoding < model
-< generate, trainer, progress, fold, drift < merged
-< sft, evaluate, merge, chat, serving, analyze, preview < jobs < cli
+errors < config, files, shards < runs, chats, launch < plan < rendering, report < templates < encoding
+< model, kernels < generate, trainer, progress, fold, drift < merged
+< sft, evaluate, merge, chat, serving, exports, hub, analyze, preview < jobs < cli
 """
 
 import os

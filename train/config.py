@@ -101,6 +101,9 @@ class Lora(Section):
         return str(self.init_lora_weights).startswith(("olora", "pissa"))
 
 
+Kernel = Literal["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
+
+
 class Training(Section):
     """Fields of SFTConfig whose default we set or that govor itself reads; every other one is accepted as well."""
 
@@ -153,6 +156,10 @@ class Training(Section):
     fit: Literal["auto"] | None = None
     """auto: choose load_in_4bit, both batch sizes, accumulation and checkpointing for the GPU at hand and keep the
     effective batch: 16-bit weights if they fit, then the least recomputation. The run's config.yaml has the choice."""
+    kernels: Literal["auto", "off"] | list[Kernel] = "auto"
+    """Code of ours that computes the same faster. auto: what was tested on such a device, on a CPU all but norm, on a
+    GPU none yet; off: none; or names: varlen (rows end to end instead of padded), head (the loss of trained positions
+    alone), lora_qkv, lora_mlp, norm (less memory)."""
 
 
 class Message(Section):

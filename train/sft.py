@@ -19,11 +19,10 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: train/ stands first on the path and would shadow libraries
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from train.chats.readers import read_rows
-from train.chats.rows import Row, shared_system_message, to_json
-from train.chats.split import require_disjoint, split_rows
+from train.chats.rows import shared_system_message, to_json
+from train.chats.split import read_split
 from train.config import Config, load_config
-from train.encoding import Encoding, encode_rows, parity, require_vocabulary, stop_ids
+from train.encoding import Encoding, encoder, parity, require_vocabulary
 from train.errors import MachineError, RunError, Stopped, one_line_errors
 from train.files import write_atomically
 from train.model import (
@@ -64,7 +63,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
     checkpoint = last_checkpoint(run) if resume else None
     quiet_libraries()
     require_device(config)
-    rows, held_out = read_data(config)
+    rows, held_out = read_split(config)
 
     import torch
 
@@ -79,8 +78,8 @@ def train(config: Config, *, resume: bool = False) -> Run:
         base = find_base(config.model)
     tokenizer = load_tokenizer(base)
     today = date_of(run) if resume else datetime.now()
-    train_set = encode(tokenizer, rows, config, base, today)
-    eval_set = encode(tokenizer, held_out, config, base, today)
+    encode = encoder(config, tokenizer, base, today)
+    train_set, eval_set = encode(rows), encode(held_out)
     require_vocabulary(base, tokenizer, [*train_set.encoded, *eval_set.encoded])
     if config.training.fit:
         config = fit_gpu(config, base, train_set, eval_set, state)
@@ -121,17 +120,6 @@ def train(config: Config, *, resume: bool = False) -> Run:
     return run
 
 
-def read_data(config: Config) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows), checked."""
-    rows = read_rows(config.data.train_file)
-    if config.data.eval_file is not None:
-        held_out = read_rows(config.data.eval_file)
-        require_disjoint(rows, held_out, config.data.train_file, config.data.eval_file)
-    else:
-        rows, held_out = split_rows(rows, config.data.eval_fraction, config.training.seed)
-    return rows, held_out
-
-
 def require_processes(arguments: Any) -> Any:
     """accelerate's state; MachineError where it is not what the launcher was asked for."""
     state = arguments.distributed_state
@@ -160,20 +148,6 @@ def fit_gpu(config: Config, base: Path, train_set: Encoding, eval_set: Encoding,
     config, chosen = settle(config, gpu, facts_of(config, read_shapes(base), *lengths))
     say(state, chosen)
     return config
-
-
-def encode(tokenizer: Any, rows: Sequence[Row], config: Config, base: Path, today: datetime) -> Encoding:
-    """The rows as ids and labels, as the config says."""
-    return encode_rows(
-        tokenizer,
-        rows,
-        max_length=config.training.max_length,
-        too_long=config.data.too_long,
-        rewritten_history=config.data.rewritten_history,
-        assistant_only_loss=config.training.assistant_only_loss,
-        stop=stop_ids(base),
-        today=today,
-    )
 
 
 def describe_run(
@@ -224,6 +198,7 @@ def describe_run(
         },
         "lengths": {"counts": counts.tolist(), "edges": edges.tolist()},
         "parameters": {"trainable": trainable, "all": total},
+        "kernels": sorted(trainer.kernels),
         "processes": {
             "num_processes": state.num_processes,
             "distributed_type": state.distributed_type.value,
@@ -322,7 +297,7 @@ def summary(run: Run) -> str:
     lines = [f"{metrics[-1]['step']} steps in {manifest['seconds']:.0f} s, {trained}"]
     if losses:
         lines[0] += f", training loss {losses[0]:.3f} → {losses[-1]:.3f}"
-    if held_out:
+    if len(held_out) > 1:
         lines.append(f"held-out loss {held_out[0]:.3f} → {held_out[-1]:.3f}")
     lines.append(f"saved in {run.path}, report in {run.report_file}")
     return "\n".join(lines)

@@ -13,12 +13,16 @@ import psutil
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
-from .config import Config
+from .config import Config, Kernel
 from .errors import ConfigError, MachineError
+from .kernels import switch_on
+from .kernels.batches import ByLength
 from .model import Precision, load_base, lora_config
 from .plan.fit import out_of_memory_help
 from .plan.memory import facts_of
@@ -28,12 +32,70 @@ from .templates import Encoded
 
 
 class Trainer(SFTTrainer):
-    """Writes each checkpoint aside and renames it when everything is on disk."""
+    """Writes each checkpoint aside and renames it when everything is on disk; counts without waiting for the device."""
 
+    kernels: frozenset[Kernel] = frozenset()
+    """Those that run, see kernels/."""
+    masks_nothing = False
+    """Whether padding, always on the right, needs no mask: trained tokens look to the left alone. Without a mask plain
+    attention takes its fast path."""
     initial_adapter: dict[str, Any] | None = None
     """The adapter before the first step, where its initialization has taken a part out of the base's weights."""
     _aside: Path | None = None
     _saved_at = -1
+
+    def __init__(self, *more: Any, **named: Any) -> None:
+        super().__init__(*more, **named)
+        self.counts: dict[str, torch.Tensor] = {}  # of train and eval: [right, trained, all tokens] since the last line
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss, without its entropy and its waiting for the device at every forward pass."""
+        if return_outputs or not self._is_plain():
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        mask = inputs.get("attention_mask")
+        ids, inputs = inputs["input_ids"], {**inputs, "use_cache": False}
+        tokens = torch.full((), ids.numel(), dtype=torch.int64, device=ids.device) if mask is None else mask.sum()
+        if self.masks_nothing:
+            inputs.pop("attention_mask", None)
+        if "head" in self.kernels:
+            made = model(**inputs, trained_loss=True)
+            loss, correct, trained = made["loss_sum"], made["correct"], made["trained"]
+        else:
+            made = model(**inputs, fused_lm_head=True)
+            loss, correct, trained = -made.log_probs.sum(), made.is_top1.sum(), made.label_mask.sum()
+        counted = torch.stack([correct, trained, tokens])
+        mode = "train" if self.model.training else "eval"
+        self.counts[mode] = self.counts[mode] + counted if mode in self.counts else counted
+        loss = loss / (trained if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # DDP will take the mean
+        return loss
+
+    def _is_plain(self) -> bool:
+        """Whether the loss is the mean over the trained tokens and no more."""
+        more = self.label_smoother or self.compute_loss_func or self.aux_loss_enabled or self.args.loss_type != "nll"
+        parallel = self.accelerator.parallelism_config
+        return not more and (parallel is None or not parallel.sp_enabled)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        if mode in self.counts:
+            counted = self.accelerator.reduce(self.counts.pop(mode), "sum")
+            correct, trained, tokens = counted.tolist()
+            self._metrics[mode]["mean_token_accuracy"] = [correct / max(trained, 1)]
+            self._total_train_tokens += tokens // self.get_tp_size() if mode == "train" else 0
+            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return ByLength(lengths(rows), batch, seed)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._aside or self.args.output_dir)
@@ -73,8 +135,9 @@ class Trainer(SFTTrainer):
 def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool) -> Any:
     """TRL's SFTConfig: the section `training`, and what govor settles itself."""
     training = config.training
-    fields = {name: getattr(training, name) for name in type(training).model_fields if name != "fit"}
+    fields = {name: getattr(training, name) for name in type(training).model_fields if name not in ("fit", "kernels")}
     given = {name: value for name, value in fields.items() if value is not None or name in training.model_fields_set}
+    given.setdefault("logging_nan_inf_filter", False)  # it waits for the device at every forward pass
     given |= {
         "output_dir": str(run.checkpoints),
         "bf16": precision.autocast == "bf16",
@@ -133,8 +196,38 @@ def build_trainer(
     if config.lora and config.lora.changes_base:
         weights = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
         trainer.initial_adapter = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
+    make_fast(trainer, config, precision, sharded=sharded)
     trainer.add_callback(Rehearsal(trainer, config, base))
     return trainer
+
+
+def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded: bool) -> None:
+    """What the libraries do by default and costs time or memory, put right; then the kernels."""
+    model, arguments = trainer.model, trainer.args
+    causal = model.get_base_model() if config.lora else model
+    add_fused_lm_head(causal, outputs=("log_probs", "is_top1"))  # over TRL's own, which makes the entropy as well
+    if precision.autocast:  # PEFT makes each layer's input float32, and autocast 16-bit again
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer) and not getattr(module, "lora_variant", None):
+                module.cast_input_dtype_enabled = False
+    trainer.kernels = frozenset(
+        switch_on(
+            model,
+            config.training.kernels,
+            autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision.autocast or ""),
+            sharded=sharded,
+            loud=trainer.accelerator.is_main_process,
+        )
+    )
+    facts = causal.config.get_text_config()
+    looks_back = getattr(facts, "is_causal", True) and not getattr(facts, "use_bidirectional_attention", False)
+    trainer.masks_nothing = bool(looks_back) and config.model.attn_implementation == "sdpa"
+    if arguments.packing or trainer.padding_free:
+        return
+    if "varlen" in trainer.kernels:
+        trainer.padding_free = trainer.data_collator.padding_free = True
+    elif getattr(config.training, "train_sampling_strategy", None) is None:
+        arguments.train_sampling_strategy = "group_by_length"
 
 
 class Rehearsal(TrainerCallback):
@@ -163,7 +256,7 @@ class Rehearsal(TrainerCallback):
         del stand_in
         model.zero_grad()
         trainer._total_train_tokens = tokens
-        for metrics in trainer._metrics.values():
+        for metrics in (*trainer._metrics.values(), trainer.counts):
             metrics.clear()
 
     def _optimizer_bytes(self) -> int:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,9 @@ class Steps:
 
 
 def on_the_wire(line: dict[str, Any]) -> dict[str, float]:
-    return {name: line[ours] for name, ours in WIRE.items() if line.get(ours) is not None}
+    """Without values that JSON cannot say."""
+    found = {name: line[ours] for name, ours in WIRE.items() if line.get(ours) is not None}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def full_validation(line: dict[str, Any]) -> dict[str, float]:
