@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,9 +11,17 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+
+def govor(*arguments: str, **kwargs):
+    """A verb as a person types it: exit code and what it printed."""
+    from train.cli import main
+
+    return CliRunner().invoke(main, arguments, catch_exceptions=False, **kwargs)
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +115,10 @@ def finished_run(tmp_path_factory, base, rows_file):
     finally:
         os.chdir(before)
     return type(run)(folder / run.path)
+
+
+@pytest.fixture
+def run(finished_run, working_folder):
+    """A copy of the finished run that the test may change."""
+    shutil.copytree(finished_run.path, "runs/done")
+    return type(finished_run)(Path("runs/done"))

@@ -4,25 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-from click.testing import CliRunner
+from conftest import govor
 
 from train.chats.checks import check_file
 from train.chats.readers import read_rows
-from train.cli import main
 from train.merge import merge
 from train.runs import Run
-
-
-@pytest.fixture
-def run(finished_run, working_folder) -> Run:
-    """A copy of the finished run that the test may change."""
-    shutil.copytree(finished_run.path, "runs/done")
-    return Run(Path("runs/done"))
-
-
-def govor(*arguments: str, **kwargs):
-    return CliRunner().invoke(main, arguments, catch_exceptions=False, **kwargs)
 
 
 def greedy(run: Run) -> None:

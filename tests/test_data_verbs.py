@@ -6,18 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from conftest import REPOSITORY
+from conftest import REPOSITORY, govor
 
 from train.chats.checks import check_file
 from train.chats.readers import read_rows
-from train.cli import main
 
 ROWS = str(REPOSITORY / "data/natasha.jsonl")
-
-
-def govor(*arguments: str):
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 def message(number: int, who: str, name: str, text: str, hours: float, **more) -> dict:

@@ -328,6 +328,20 @@ def test_training_with_and_without(dtype, write_config):
     assert first == pytest.approx(plain, rel=1e-6 if dtype == "float32" else 1e-3)
 
 
+def test_by_default_it_learns_as_well(write_config):
+    """Held-out loss at the end over three seeds: with what is on by default, and with the plain path and its order."""
+    ends = {
+        kernels: [
+            losses(train_run(load_config(write_config(name=f"{kernels}-{seed}", training=settings))), "eval_loss")[-1]
+            for seed in (1, 2, 3)
+            for settings in [{"kernels": kernels, "seed": seed, "data_seed": seed, "max_steps": 12}]
+        ]
+        for kernels in ("auto", "off")
+    }
+    noise = max(max(found) - min(found) for found in ends.values())
+    assert abs(sum(ends["auto"]) - sum(ends["off"])) / 3 <= noise < 0.2 * ends["off"][0]
+
+
 def test_by_default_on_a_cpu(write_config):
     run = train_run(load_config(write_config(training={"max_steps": 1})))
     assert run.manifest()["kernels"] == sorted(ON_BY_DEFAULT["cpu"])

@@ -10,6 +10,7 @@ LAYERS = [
     {"plan"},
     {"rendering", "report"},
     {"templates"},
+    {"token_cache"},
     {"encoding"},
     {"model", "kernels"},
     {"generate", "trainer", "progress", "fold", "drift"},

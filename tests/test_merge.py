@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from conftest import govor
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from train.chats.readers import read_rows
-from train.cli import main
 from train.config import dump_config, load_config
 from train.drift import drift_of, tuned_reference
 from train.errors import BaseError, MachineError, RunError
@@ -28,17 +27,6 @@ from train.model import resolve_precision as precision_of
 from train.runs import Run
 from train.sft import train
 from train.templates import encode_row
-
-
-def govor(*arguments: str, **kwargs):
-    return CliRunner().invoke(main, arguments, catch_exceptions=False, **kwargs)
-
-
-@pytest.fixture
-def run(finished_run, working_folder) -> Run:
-    """A copy of the finished run that the test may change."""
-    shutil.copytree(finished_run.path, "runs/done")
-    return Run(Path("runs/done"))
 
 
 @pytest.fixture

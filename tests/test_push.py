@@ -46,13 +46,6 @@ def hub(base, working_folder, monkeypatch):
 
 
 @pytest.fixture
-def run(finished_run, working_folder) -> Run:
-    """A copy of the finished run that the test may change."""
-    shutil.copytree(finished_run.path, "runs/done")
-    return Run(Path("runs/done"))
-
-
-@pytest.fixture
 def merged(run, base) -> Run:
     """The run with a merged model in two shards: the base's weights stand in, no test here computes with them."""
     from safetensors.torch import load_file, save_file

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import govor
 
 from train.chat import chat
 from train.cli import main
@@ -419,10 +420,6 @@ class TestEnds:
             assert gone(below, 15)
         finally:
             server.close()
-
-
-def govor(*arguments: str):
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
 class TestBadStarts:

@@ -338,3 +338,19 @@ def test_manifest_is_valid_json_and_holds_no_chat_text_but_the_system_message(fi
     for line in finished_run.held_out_file.read_bytes().splitlines():
         for message in json.loads(line)["messages"][1:]:
             assert message["content"] not in text
+
+
+def test_the_compiler_stays_out_of_a_job_that_has_no_use_for_it(write_config):
+    """bitsandbytes would load it as it is imported; what asks for it later gets it."""
+    script = f"""
+import sys
+from pathlib import Path
+from train.config import load_config
+from train.model import import_peft
+import_peft(load_config(Path({str(write_config())!r})))
+assert "bitsandbytes" in sys.modules and "torch._inductor.compile_fx" not in sys.modules
+import torch
+compiled = torch.compile(lambda x: x + 1, backend="eager")
+assert compiled(torch.ones(2)).tolist() == [2, 2] and torch._dynamo.utils.counters["frames"]["ok"]
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True)

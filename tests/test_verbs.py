@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import REPOSITORY
+from conftest import REPOSITORY, govor
 
 from train.chats.readers import read_rows
 from train.cli import main
@@ -20,20 +20,9 @@ from train.errors import RunError
 from train.evaluate import held_out_loss
 from train.merge import merge
 from train.model import load_tuned
-from train.runs import Run, open_run
+from train.runs import open_run
 from train.sft import train
 from train.templates import encode_row
-
-
-@pytest.fixture
-def run(finished_run, working_folder) -> Run:
-    """A copy of the finished run that the test may change."""
-    shutil.copytree(finished_run.path, "runs/done")
-    return Run(Path("runs/done"))
-
-
-def govor(*arguments: str, **kwargs):
-    return CliRunner().invoke(main, arguments, catch_exceptions=False, **kwargs)
 
 
 class TestEval:

@@ -13,6 +13,7 @@ Rows whose earlier answers the chat template rewrites once others follow (`data.
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -23,6 +24,7 @@ from .chats.rows import Message, Row, is_trained
 from .config import Config
 from .errors import BaseError, DataError
 from .templates import Encoded, encode_row
+from .token_cache import Encode, fingerprint, remembered
 
 TooLong = Literal["error", "drop", "truncate", "split"]
 RewrittenHistory = Literal["last_turn", "split"]
@@ -81,20 +83,22 @@ def encode_rows(
     assistant_only_loss: bool = True,
     stop: Collection[int] = (),
     today: datetime | None = None,
+    within: Callable[[Encode], AbstractContextManager[Encode]] = nullcontext,
 ) -> Encoding:
     """The rows as ids and labels; DataError names those that the template refuses, and where none is left.
 
-    `stop`, `today`: see `templates.encode_row`.
+    `stop`, `today`: see `templates.encode_row`. `within`: what may encode rows instead of it.
     """
-    encode = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
+    plain = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
     account = Account(max_length)
     kept: list[Part] = []
-    for row in rows:
-        for part in _by_history(row, encode, rewritten_history, account):
-            if len(part[1].input_ids) > max_length:
-                kept += _shortened(part, encode, too_long, account)
-            else:
-                kept.append(part)
+    with within(plain) as encode:
+        for row in rows:
+            for part in _by_history(row, encode, rewritten_history, account):
+                if len(part[1].input_ids) > max_length:
+                    kept += _shortened(part, encode, too_long, account)
+                else:
+                    kept.append(part)
     if too_long == "error" and account.dropped:
         raise DataError(
             f"{len(account.dropped)} rows are longer than training.max_length={max_length} tokens: "
@@ -114,16 +118,31 @@ def encode_rows(
 
 def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None = None) -> Callable[..., Encoding]:
     """`encode_rows` as the config says."""
-    return partial(
-        encode_rows,
-        tokenizer,
-        max_length=config.training.max_length,
-        too_long=config.data.too_long,
-        rewritten_history=config.data.rewritten_history,
-        assistant_only_loss=config.training.assistant_only_loss,
-        stop=stop_ids(base),
-        today=today,
-    )
+    return partial(encode_rows, tokenizer, **_settings(config), stop=stop_ids(base), today=today)
+
+
+def kept_encoder(
+    config: Config, tokenizer: Any, base: Path, today: datetime | None = None
+) -> Callable[[Sequence[Row]], Encoding]:
+    """`encoder` that reads back what it has encoded before, see token_cache.py."""
+    encode, settings = encoder(config, tokenizer, base, today), _settings(config)
+
+    def encode_once(rows: Sequence[Row]) -> Encoding:
+        key = fingerprint(base, rows, settings)
+        only_answers = config.training.assistant_only_loss
+        return encode(rows, within=lambda one: remembered(one, key, assistant_only_loss=only_answers))
+
+    return encode_once
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What the config decides of `encode_rows`."""
+    return {
+        "max_length": config.training.max_length,
+        "too_long": config.data.too_long,
+        "rewritten_history": config.data.rewritten_history,
+        "assistant_only_loss": config.training.assistant_only_loss,
+    }
 
 
 def parity(

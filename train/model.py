@@ -28,6 +28,7 @@ GENERATION_FILE = "generation_config.json"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # an old base names them in config.json alone
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 """Settings that only sampling uses."""
+OFF = "TORCHDYNAMO_DISABLE"
 TEMPLATE_FILE = "chat_template.jinja"  # transformers prefers it to the template inside tokenizer_config.json
 
 
@@ -281,6 +282,21 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers a package that would download kernels
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\.")
+
+
+def import_peft(config: Config) -> None:
+    """Import PEFT and with it bitsandbytes, which has torch's compiler loaded to wrap four functions of its own.
+
+    They stand in for kernels that a device lacks. Where the config has no use for them the compiler stays out: it would
+    be a second before the first step. Later calls of torch.compile work as ever.
+    """
+    if config.model.load_in_4bit or "torch" not in config.training.optim or OFF in os.environ:
+        return
+    os.environ[OFF] = "1"
+    try:
+        import peft  # noqa: F401 (to be there)
+    finally:
+        del os.environ[OFF]
 
 
 def _first_line(error: Exception) -> str:

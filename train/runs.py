@@ -9,6 +9,8 @@ runs/NAME/
     adapter/         final adapter, tokenizer files of the base, frozen chat template
     merged/          the whole model: written by `govor merge`, or by full tuning itself
     samples.md  report.html
+
+runs/.tokens/ has the ids of rows, see token_cache.py.
 """
 
 import hashlib
@@ -31,6 +33,7 @@ from .errors import MachineError, RunError
 from .files import write_atomically
 
 RUNS = Path("runs")
+TOKENS = RUNS / ".tokens"
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
 
 

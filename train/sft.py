@@ -22,7 +22,7 @@ if __name__ == "__main__":  # run as a script: train/ stands first on the path a
 from train.chats.rows import shared_system_message, to_json
 from train.chats.split import read_split
 from train.config import Config, load_config
-from train.encoding import Encoding, encoder, parity, require_vocabulary
+from train.encoding import Encoding, kept_encoder, parity, require_vocabulary
 from train.errors import MachineError, RunError, Stopped, one_line_errors
 from train.files import write_atomically
 from train.model import (
@@ -30,6 +30,7 @@ from train.model import (
     base_revision,
     copy_tokenizer,
     find_base,
+    import_peft,
     load_tokenizer,
     put_over_unchanged_base,
     quiet_libraries,
@@ -65,6 +66,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
     require_device(config)
     rows, held_out = read_split(config)
 
+    import_peft(config)
     import torch
 
     from train.progress import watch
@@ -78,7 +80,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
         base = find_base(config.model)
     tokenizer = load_tokenizer(base)
     today = date_of(run) if resume else datetime.now()
-    encode = encoder(config, tokenizer, base, today)
+    encode = kept_encoder(config, tokenizer, base, today)
     train_set, eval_set = encode(rows), encode(held_out)
     require_vocabulary(base, tokenizer, [*train_set.encoded, *eval_set.encoded])
     if config.training.fit:

@@ -76,10 +76,16 @@ def encode_row(
         raise BaseError(
             f"{tokenizer.name_or_path}: its chat template writes {tokenizer.bos_token} twice: take one out of it"
         )
-    labels = [IGNORED] * len(ids)
-    for start, end in spans if assistant_only_loss else [(0, len(ids))]:
-        labels[start:end] = ids[start:end]
+    labels = labels_of(ids, spans, assistant_only_loss=assistant_only_loss)
     return Encoded(ids, labels, spans, last_turn_only=not together and len(answers) > 1, dated=clock.asked)
+
+
+def labels_of(ids: list[int], answers: list[Span], *, assistant_only_loss: bool) -> list[int]:
+    """The ids where they are trained, `IGNORED` elsewhere."""
+    labels = [IGNORED] * len(ids)
+    for start, end in answers if assistant_only_loss else [(0, len(ids))]:
+        labels[start:end] = ids[start:end]
+    return labels
 
 
 def render(

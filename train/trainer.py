@@ -20,12 +20,12 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from .config import Config, Kernel
-from .errors import ConfigError, MachineError
+from .errors import BaseError, ConfigError, MachineError
 from .kernels import switch_on
 from .kernels.batches import ByLength
 from .model import Precision, load_base, lora_config
 from .plan.fit import out_of_memory_help
-from .plan.memory import facts_of
+from .plan.memory import Facts, facts_of, memory
 from .plan.shapes import read_shapes
 from .runs import Run, settle_folder
 from .templates import Encoded
@@ -197,7 +197,8 @@ def build_trainer(
         weights = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
         trainer.initial_adapter = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
     make_fast(trainer, config, precision, sharded=sharded)
-    trainer.add_callback(Rehearsal(trainer, config, base))
+    if may_run_out_of_memory(trainer, config, base):
+        trainer.add_callback(Rehearsal(trainer, config, base))
     return trainer
 
 
@@ -228,6 +229,19 @@ def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded
         trainer.padding_free = trainer.data_collator.padding_free = True
     elif getattr(config.training, "train_sampling_strategy", None) is None:
         arguments.train_sampling_strategy = "group_by_length"
+
+
+def may_run_out_of_memory(trainer: Trainer, config: Config, base: Path) -> bool:
+    """True on a GPU; on a CPU where the planned peak is more than half of the memory that is free.
+
+    There a rehearsal costs as much as two steps, and the plan is within a third of what was measured.
+    """
+    if trainer.args.device.type != "cpu":
+        return True
+    try:
+        return bool(2 * memory(config, facts(trainer, config, base)).peak > psutil.virtual_memory().available)
+    except (BaseError, ConfigError):  # a base whose shapes cannot be read without loading it
+        return True
 
 
 class Rehearsal(TrainerCallback):
@@ -282,11 +296,15 @@ class Rehearsal(TrainerCallback):
 
 def out_of_memory(trainer: Trainer, config: Config, base: Path, what: str) -> MachineError:
     """The error of a GPU that is too small for `what`: the numbers and the smallest change that fits."""
-    memory = psutil.virtual_memory().total
+    total = psutil.virtual_memory().total
     if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    facts = facts_of(config, read_shapes(base), lengths(trainer.train_dataset), lengths(trainer.eval_dataset))
-    return MachineError(out_of_memory_help(config, memory, facts, what))
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return MachineError(out_of_memory_help(config, total, facts(trainer, config, base), what))
+
+
+def facts(trainer: Trainer, config: Config, base: Path) -> Facts:
+    """What the trainer's memory depends on."""
+    return facts_of(config, read_shapes(base), lengths(trainer.train_dataset), lengths(trainer.eval_dataset))
 
 
 def lengths(dataset: Any) -> list[int]:

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from ..files import write_whole
-from ..runs import Run
+from ..runs import TOKENS, Run
 from . import processes
 from .change import new_id
 from .following import Followed, follow
@@ -26,6 +26,7 @@ def finished(run: Run) -> bool:
 
 def settle(store: Store, job: str) -> None:
     """A training is over: what that means for the job."""
+    remove(store.folder / TOKENS)  # the rows in another form: they must not outlive their file
     entry = store.entry(job)
     if entry is None or entry.job.status != "running":
         return
