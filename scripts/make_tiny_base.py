@@ -50,7 +50,7 @@ def make_tiny_base(
     aside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(rows, vocab_size),
+        tokenizer_object=train_tokenizer(texts_of(rows), vocab_size),
         eos_token=SPECIAL["end"],
         pad_token=SPECIAL["pad"],
         chat_template=CHATML,
@@ -81,19 +81,26 @@ def make_tiny_base(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def train_tokenizer(rows: Path, vocab_size: int):  # noqa: ANN201 (tokenizers.Tokenizer, imported here alone)
-    """Byte-level BPE over the rows' texts, so that any text survives a round trip."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    texts = [
+def texts_of(rows: Path) -> list[str]:
+    """Every message's text."""
+    return [
         message["content"]
         for line in rows.read_bytes().splitlines()
         for message in json.loads(line)["messages"]
         if isinstance(message["content"], str)
     ]
+
+
+def train_tokenizer(texts: list[str], vocab_size: int):  # noqa: ANN201 (tokenizers.Tokenizer, imported here alone)
+    """Byte-level BPE with Qwen2's idea of a word, so that any text survives a round trip."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    # Exactly Qwen2's expression, English endings included: GGUF names pre-tokenizers and has no other way to say it
+    words = Regex(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     tokenizer = Tokenizer(models.BPE())
-    # Words with the space before them, numbers digit by digit, runs of marks: Qwen2's idea of a word
-    words = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(words, behavior="isolated"),
@@ -101,15 +108,13 @@ def train_tokenizer(rows: Path, vocab_size: int):  # noqa: ANN201 (tokenizers.To
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIAL.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make_tiny_base import SPECIAL
+from make_tiny_base import SPECIAL, train_tokenizer
 
 IGNORED = -100  # torch's label that costs nothing
 
@@ -150,33 +150,6 @@ def prepare(work: Path, plays_file: Path, prose_file: Path, vocab_size: int, win
     sizes = {name: f"{len(stream):,}" for name, stream in data.items() if stream.ndim}
     print("tokens:", sizes, "characters to try on:", int(data["tried_characters"]), flush=True)
     return data
-
-
-def train_tokenizer(texts: list[str], vocab_size: int) -> Any:
-    """Byte-level BPE with Qwen2's idea of a word, so that any text survives a round trip."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    # Exactly Qwen2's expression, English endings included: GGUF names pre-tokenizers and has no other way to say it
-    words = Regex(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 def encode(tokenizer: Any, texts: list[str]) -> np.ndarray:

@@ -59,10 +59,10 @@ def merged_run(finished_run, tmp_path_factory) -> Run:
 @pytest.fixture
 def tokenizer_of(rows_file):
     """A small tokenizer with one of the templates that TRL ships, and with its special tokens."""
-    from make_tiny_base import train_tokenizer
+    from make_tiny_base import texts_of, train_tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    words = train_tokenizer(rows_file, 600)
+    words = train_tokenizer(texts_of(rows_file), 600)
 
     def make(name: str):
         template = (SHIPPED / f"{name}.jinja").read_text(encoding="utf-8")

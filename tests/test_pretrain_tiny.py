@@ -10,6 +10,7 @@ import yaml
 from bits_per_character import model_bits, ngram_bits, xz_bits
 from click.testing import CliRunner
 from conftest import REPOSITORY
+from make_tiny_base import train_tokenizer
 from pretrain_tiny import Plan, batch_of, main
 from tiny_text import (
     HELD_OUT,
@@ -20,7 +21,6 @@ from tiny_text import (
     play_text,
     read_plays,
     read_prose,
-    train_tokenizer,
 )
 
 TINY = REPOSITORY / "data/tiny-ru"

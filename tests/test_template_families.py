@@ -163,9 +163,9 @@ ALL = {path.stem: (path.read_text(encoding="utf-8"), family_of) for path in FILE
 
 @pytest.fixture(scope="session")
 def words(rows_file):
-    from make_tiny_base import train_tokenizer
+    from make_tiny_base import texts_of, train_tokenizer
 
-    return train_tokenizer(rows_file, 600)
+    return train_tokenizer(texts_of(rows_file), 600)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Rows are rendered and tokenized once: their ids stay beside the runs, under a fingerprint of all that decides them.
 
-`govor train` after an export, a second run of the same rows, a resumed one read them back. A template that writes
-today's date into the rows is not kept. The folder can be deleted at any time.
+The next run of the same rows reads them back, and so does a resumed one. Rows into which the template writes today's
+date are not kept. The folder can be deleted at any time.
 """
 
 import hashlib

@@ -23,7 +23,7 @@ from ..chats.readers import read_records
 from ..chats.rows import shared_system_message
 from ..chats.split import read_split
 from ..config import Config
-from ..encoding import Encoding, kept_encoder
+from ..encoding import Encoding, encoder
 from ..errors import BaseError, RunError
 from ..model import GENERATION_FILE, find_base, load_tokenizer, quiet_libraries, run_base
 from ..runs import Run, sha256
@@ -122,7 +122,7 @@ def _config_source(config: Config) -> Source:
 def _source(config: Config, run: Run | None, base: Path, today: datetime) -> Source:
     tokenizer = load_tokenizer(base)
     rows, held_out = read_split(config)
-    encode = kept_encoder(config, tokenizer, base, today)
+    encode = encoder(config, tokenizer, base, today)
     alpaca = read_records(config.data.train_file)[0] == "alpaca"
     return Source(config, run, base, tokenizer, encode(rows), encode(held_out), alpaca)
 
