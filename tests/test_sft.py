@@ -54,6 +54,12 @@ def test_run_folder_is_complete(finished_run, base):
     assert sorted(p.name for p in finished_run.checkpoints.iterdir()) == ["checkpoint-5", "checkpoint-6"]
 
 
+def test_the_last_word_counts_the_steps_also_where_no_line_was_logged(write_config, capsys):
+    settings = {"max_steps": 3, "logging_steps": 100, "eval_strategy": "no", "eval_on_start": False}
+    train(load_config(write_config(data={"eval_fraction": 0}, training=settings)))
+    assert capsys.readouterr().out.splitlines()[-2].startswith("3 steps in ")
+
+
 def test_metrics_lines(finished_run):
     entry = finished_run.metrics()[1]
     assert {"step", "epoch", "loss", "learning_rate", "tokens_per_second", "memory_gib"} <= entry.keys()

@@ -115,7 +115,8 @@ def train(config: Config, *, resume: bool = False) -> Run:
     save_result(trainer, run, base, tokenizer, config)
     if state.is_main_process:
         check_parity(run, eval_set, today)
-        run.update_manifest(status="finished", finished=now(), seconds=round(time.perf_counter() - started, 1))
+        seconds = round(time.perf_counter() - started, 1)
+        run.update_manifest(status="finished", finished=now(), seconds=seconds, steps=trainer.state.global_step)
         write_report(run)
         print(summary(run))
     state.wait_for_everyone()
@@ -296,7 +297,7 @@ def summary(run: Run) -> str:
     losses = [entry["loss"] for entry in metrics if "loss" in entry]
     held_out = [entry["eval_loss"] for entry in metrics if "eval_loss" in entry]
     trained = f"{manifest['parameters']['trainable']:,} of {manifest['parameters']['all']:,} weights trained"
-    lines = [f"{metrics[-1]['step']} steps in {manifest['seconds']:.0f} s, {trained}"]
+    lines = [f"{manifest['steps']} steps in {manifest['seconds']:.0f} s, {trained}"]
     if losses:
         lines[0] += f", training loss {losses[0]:.3f} → {losses[-1]:.3f}"
     if len(held_out) > 1:
