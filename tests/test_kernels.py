@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
@@ -16,11 +17,15 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import train.kernels.head
+from train.chats.readers import read_rows
 from train.config import load_config
+from train.errors import ConfigError
+from train.evaluate import held_out_loss
 from train.kernels import ON_BY_DEFAULT, switch_on
 from train.kernels.batches import ByLength
 from train.kernels.trial import end_to_end
-from train.model import load_base, resolve_precision
+from train.model import load_base, load_tuned, resolve_precision
 from train.sft import train as train_run
 
 KERNELS = ["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
@@ -112,6 +117,46 @@ def test_in_bfloat16_a_kernel_rounds_no_worse_than_the_plain_path(kernel, autoca
     assert abs(fast_loss - loss) <= 1.5 * abs(plain_loss - loss) + 1e-3 * loss
     assert difference(fast, gradients) <= 1.5 * difference(plain, gradients)
     assert difference(plain, gradients) < 0.1
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("kernels", [["head"], KERNELS])
+def test_a_head_with_an_adapter_is_seen_and_trained(kernels, base, monkeypatch):
+    """Three tiles of it, as in the plain path."""
+    layers = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+    model = qwen3(base, target_modules=layers)
+    loss, gradients = results(model)
+    assert switch_on(model, kernels) == set(kernels)
+    monkeypatch.setattr(train.kernels.head, "TILE", 600 * 3)
+    fast_loss, fast = results(model, kernels)
+    assert fast_loss == pytest.approx(loss, rel=1e-6)
+    assert sum("lm_head.lora_" in name for name in fast) == 2
+    assert difference(fast, gradients) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_an_adapter_on_the_head_learns_with_kernels_and_without(write_config):
+    """TRL's own loss reads the head's weight alone and leaves B at zero."""
+    lora, order = {"target_modules": ["q_proj", "lm_head"]}, {"train_sampling_strategy": "random"}
+    runs = [
+        train_run(load_config(write_config(name=kernels, lora=lora, training={**order, "kernels": kernels})))
+        for kernels in ("auto", "off")
+    ]
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-4)
+    for run in runs:
+        weights = load_file(run.adapter / "adapter_model.safetensors")
+        assert any("lm_head.lora_B" in name for name in weights)
+        assert all(weight.abs().max() > 0 for weight in weights.values())
+        model, tokenizer = load_tuned(run)
+        after = held_out_loss(model, tokenizer, read_rows(run.held_out_file), run.config())
+        assert after == pytest.approx(losses(run, "eval_loss")[-1], rel=2e-2)  # that one is a mean over batches
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_an_adapter_on_the_head_is_refused_where_another_loss_would_pass_it_by(write_config):
+    config = write_config(lora={"target_modules": ["q_proj", "lm_head"]}, training={"loss_type": "dft"})
+    with pytest.raises(ConfigError, match=r"target_modules: an adapter on the head .* the loss is not the plain one"):
+        train_run(load_config(config))
 
 
 @pytest.mark.parametrize("kernel", ["lora_qkv", "lora_mlp"])

@@ -243,8 +243,7 @@ def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Conf
         if config.lora:
             for adapter in model.peft_config.values():
                 adapter.base_model_name_or_path = config.model.name_or_path
-            # PEFT would ask the Hub whether the base's vocabulary has grown; ours never does
-            model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+            model.save_pretrained(folder, state_dict=weights)
             if trainer.initial_adapter:
                 put_over_unchanged_base(folder, trainer.initial_adapter)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is a form to fill in

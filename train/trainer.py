@@ -6,22 +6,23 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from datasets import Dataset, disable_progress_bars
-from peft import get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import TrainerCallback
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from .config import Config, Kernel
 from .errors import BaseError, ConfigError, MachineError
-from .kernels import switch_on
+from .kernels import head, switch_on
 from .kernels.batches import ByLength
 from .model import Precision, load_base, lora_config
 from .plan.fit import out_of_memory_help
@@ -39,6 +40,8 @@ class Trainer(SFTTrainer):
     masks_nothing = False
     """Whether padding, always on the right, needs no mask: trained tokens look to the left alone. Without a mask plain
     attention takes its fast path."""
+    scores_trained = False
+    """Whether the loss is computed as kernels/head.py does."""
     initial_adapter: dict[str, Any] | None = None
     """The adapter before the first step, where its initialization has taken a part out of the base's weights."""
     _aside: Path | None = None
@@ -59,7 +62,7 @@ class Trainer(SFTTrainer):
         tokens = torch.full((), ids.numel(), dtype=torch.int64, device=ids.device) if mask is None else mask.sum()
         if self.masks_nothing:
             inputs.pop("attention_mask", None)
-        if "head" in self.kernels:
+        if self.scores_trained:
             made = model(**inputs, trained_loss=True)
             loss, correct, trained = made["loss_sum"], made["correct"], made["trained"]
         else:
@@ -174,14 +177,21 @@ def build_trainer(
 
     sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
+    adapter = lora_config(config.lora) if config.lora else None
+    tuned_head = None
     try:
+        if adapter and tunes_head(model, adapter):  # which TRL refuses, so it does not see it
+            set_seed(arguments.seed)  # as TRL does
+            model, adapter = get_peft_model(model, adapter), None
+            tuned_head = model.get_output_embeddings()
+            model.get_base_model().set_output_embeddings(tuned_head.get_base_layer())
         trainer = Trainer(
             model=model,
             args=arguments,
             train_dataset=dataset(train_set),
             eval_dataset=dataset(eval_set) if eval_set else None,
             processing_class=tokenizer,
-            peft_config=lora_config(config.lora) if config.lora else None,
+            peft_config=adapter,
         )
     except ValueError as error:  # no layer of that name, a combination that TRL refuses, …
         raise ConfigError(str(error).strip().split("\n", 1)[0]) from None
@@ -189,6 +199,11 @@ def build_trainer(
         if "install" not in str(error):
             raise
         raise ConfigError(f"training.report_to or training.optim: {str(error).strip()}") from None
+    if tuned_head is not None:
+        model.get_base_model().set_output_embeddings(tuned_head)
+    if config.lora:
+        # PEFT would ask the Hub whether the base's vocabulary has grown, and save the base of a tuned head as well
+        trainer.model.save_pretrained = partial(trainer.model.save_pretrained, save_embedding_layers=False)
     if config.model.load_in_4bit:
         for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
             if parameter.requires_grad:
@@ -200,6 +215,12 @@ def build_trainer(
     if may_run_out_of_memory(trainer, config, base):
         trainer.add_callback(Rehearsal(trainer, config, base))
     return trainer
+
+
+def tunes_head(model: Any, adapter: LoraConfig) -> bool:
+    """Whether the adapter's target modules name the head."""
+    head = model.get_output_embeddings()
+    return any(module is head and check_target_module_exists(adapter, name) for name, module in model.named_modules())
 
 
 def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded: bool) -> None:
@@ -220,6 +241,14 @@ def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded
             loud=trainer.accelerator.is_main_process,
         )
     )
+    trainer.scores_trained = "head" in trainer.kernels
+    if head.is_tuned(causal):  # TRL's loss would pass its adapter by
+        reason = head.refusal(causal) or (None if trainer._is_plain() else "the loss is not the plain one")
+        if reason:
+            raise ConfigError(f"lora.target_modules: an adapter on the head cannot be trained here: {reason}")
+        if not trainer.scores_trained:
+            head.fuse_head(causal)
+        trainer.scores_trained = True
     facts = causal.config.get_text_config()
     looks_back = getattr(facts, "is_causal", True) and not getattr(facts, "use_bidirectional_attention", False)
     trainer.masks_nothing = bool(looks_back) and config.model.attn_implementation == "sdpa"

@@ -2,6 +2,9 @@
 
 TRL's head computes every position where there is no Triton (of chats about half are trained), each tile twice, with a
 dozen passes over it; this one computes a tile once and keeps of it the gradient of the hidden states.
+
+A head with an adapter is called as the module that it is, tile by tile: both functions read `lm_head.weight` and would
+neither see nor train the adapter.
 """
 
 import functools
@@ -9,8 +12,11 @@ import types
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 IGNORED = -100
 TILE = 2**24  # logits at a time: 64 MiB in float32
@@ -78,17 +84,35 @@ def _forward(
     return loss, correct
 
 
+def _through(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What `TrainedLoss` returns, by the module: a tile's logits are made again in the backward pass."""
+
+    def scored(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(x).float()
+        return functional.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()
+
+    rows = max(1, TILE // head.weight.shape[0])
+    tiles = zip(hidden.split(rows), targets.split(rows), strict=True)
+    losses, correct = zip(*(checkpoint(scored, x, y, use_reentrant=False) for x, y in tiles), strict=True)
+    return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+
 def refusal(model: Any) -> str | None:
     """Why the model's loss is more than a linear head and a cross-entropy; None where it is that."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     for name in SCALES:
         if getattr(config, name, None) not in (None, 1, 1.0):
             return f"the model's logits are changed by {name}"
-    if type(head) is not nn.Linear:
+    if type(head) is not nn.Linear and not is_tuned(model):
         return f"its head is a {type(head).__name__}"
     if config is not model.config:
         return "the model reads more than text"
     return None
+
+
+def is_tuned(model: Any) -> bool:
+    """Whether the head carries an adapter."""
+    return isinstance(model.get_output_embeddings(), BaseTunerLayer)
 
 
 def fuse_head(model: Any) -> None:
@@ -102,10 +126,11 @@ def fuse_head(model: Any) -> None:
         labels = named.pop("labels")[:, 1:]
         kept = labels != IGNORED
         hidden = self.base_model(*more, **named).last_hidden_state[:, :-1]
-        head = self.get_output_embeddings()
-        loss_sum, correct = TrainedLoss.apply(
-            hidden[kept], head.weight, head.bias, labels[kept], torch.is_grad_enabled()
-        )
+        head, learn = self.get_output_embeddings(), torch.is_grad_enabled()
+        if is_tuned(self):
+            loss_sum, correct = _through(head, hidden[kept], labels[kept])
+        else:
+            loss_sum, correct = TrainedLoss.apply(hidden[kept], head.weight, head.bias, labels[kept], learn)
         return {"loss_sum": loss_sum, "correct": correct, "trained": kept.sum()}
 
     model.forward = types.MethodType(forward, model)
