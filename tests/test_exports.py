@@ -187,6 +187,14 @@ class TestLlamaFactory:
             told = f"training.{name}" in left_out or named.get(name, name) in found
             assert told or getattr(config.training, name) is None, name
 
+    def test_an_adapter_on_the_head_is_said_aloud(self, write_config):
+        result = export(
+            write_config(name="soon", lora={"target_modules": ["q_proj", "lm_head"]}), "--to", "llamafactory"
+        )
+        assert result.exit_code == 0, result.output
+        assert read_yaml(Path("soon-llamafactory/train.yaml"))["lora_target"] == "q_proj,lm_head"
+        assert "no counterpart: `lora.target_modules`: lm_head: where a base's head" in result.output
+
     def test_of_a_config_before_any_run(self, write_config, working_folder):
         result = export(write_config(name="soon"), "training.max_steps=9", "--to", "llamafactory")
         assert result.exit_code == 0, result.output

@@ -5,6 +5,7 @@
 `govor train` runs the same command. The same path serves a CPU, one GPU and several processes.
 """
 
+import gc
 import json
 import os
 import signal
@@ -335,6 +336,7 @@ def main(argv: Sequence[str]) -> None:
         see_one_gpu()
         end_with_launcher()
         train(load_config(Path(words[0]), words[1:]), resume=resume)
+    gc.freeze()  # Python would look through a million objects of the libraries before it ends: more than a second
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ def lora_settings(config: Config, targets: Sequence[str] | None, left_out: dict[
         "lora_dropout": lora.lora_dropout,
         "lora_target": "all" if names == ["all-linear"] else ",".join(targets or names),
     }
+    if "lm_head" in (targets or names):
+        left_out["lora.target_modules"] = (
+            "lm_head: where a base's head and embeddings are one tensor (tie_word_embeddings) LLaMA-Factory adds the "
+            "head's adapter to both, in chat and api as well: there use what `govor merge` makes"
+        )
     settings |= {name: True for name in ("use_rslora", "use_dora") if getattr(lora, name)}
     init = str(lora.init_lora_weights)
     if init.startswith("pissa"):
