@@ -153,10 +153,34 @@ def test_an_adapter_on_the_head_learns_with_kernels_and_without(write_config):
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
-def test_an_adapter_on_the_head_is_refused_where_another_loss_would_pass_it_by(write_config):
-    config = write_config(lora={"target_modules": ["q_proj", "lm_head"]}, training={"loss_type": "dft"})
-    with pytest.raises(ConfigError, match=r"target_modules: an adapter on the head .* the loss is not the plain one"):
-        train_run(load_config(config))
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"training": {"loss_type": "dft"}}, "an adapter on the head .* the loss is not the plain one"),
+        ({"lora": {"init_lora_weights": "pissa"}}, "pissa begins in the base's weights"),
+    ],
+)
+def test_an_adapter_on_the_head_is_refused_where_it_would_go_wrong(sections, reason, write_config):
+    lora = {"target_modules": ["q_proj", "lm_head"], **sections.get("lora", {})}
+    with pytest.raises(ConfigError, match=reason):
+        train_run(load_config(write_config(**{**sections, "lora": lora})))
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_a_run_with_an_adapter_on_the_head_goes_on_as_if_nothing_had_happened(write_config):
+    lora, training = {"target_modules": ["q_proj", "lm_head"]}, {"save_strategy": "steps", "save_steps": 2}
+    whole = train_run(load_config(write_config(name="whole", lora=lora, training=training)))
+    config = load_config(write_config(name="cut", lora=lora, training=training))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("train.trainer.Trainer.evaluate", lambda self, **_: stop() if self.state.global_step else {})
+        train_run(config)
+    run = train_run(config, resume=True)
+    file = "adapter_model.safetensors"
+    assert (run.adapter / file).read_bytes() == (whole.adapter / file).read_bytes()
 
 
 @pytest.mark.parametrize("kernel", ["lora_qkv", "lora_mlp"])

@@ -181,6 +181,11 @@ def build_trainer(
     tuned_head = None
     try:
         if adapter and tunes_head(model, adapter):  # which TRL refuses, so it does not see it
+            if config.lora and config.lora.changes_base:
+                raise ConfigError(
+                    f"lora.init_lora_weights: {config.lora.init_lora_weights} begins in the base's weights, and the "
+                    "head's may be the embeddings' as well: leave the head out of lora.target_modules"
+                )
             set_seed(arguments.seed)  # as TRL does
             model, adapter = get_peft_model(model, adapter), None
             tuned_head = model.get_output_embeddings()
