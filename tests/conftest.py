@@ -1,5 +1,6 @@
 """Models and rows made on the spot; every test works in a folder of its own, without a network."""
 
+import copy
 import json
 import os
 import shutil
@@ -57,6 +58,30 @@ def tokenizer(base):
     from train.model import load_tokenizer
 
     return load_tokenizer(base)
+
+
+@pytest.fixture(scope="session")
+def words(rows_file):
+    """A tokenizer of 600 tokens, without a template."""
+    from make_tiny_base import texts_of, train_tokenizer
+
+    return train_tokenizer(texts_of(rows_file), 600)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_with(words):
+    """Call it with a chat template, its special tokens and the end of a turn: a small tokenizer of its own."""
+    from transformers import PreTrainedTokenizerFast
+
+    def make(template: str, special: list[str], eos: str):
+        made = PreTrainedTokenizerFast(
+            tokenizer_object=copy.deepcopy(words), chat_template=template, clean_up_tokenization_spaces=False
+        )
+        made.add_special_tokens({"extra_special_tokens": sorted({*special})})
+        made.add_special_tokens({"bos_token": "<s>", "eos_token": eos})
+        return made
+
+    return make
 
 
 @pytest.fixture

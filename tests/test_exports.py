@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import trl
 import yaml
 from click.testing import CliRunner
-from test_template_families import SPECIAL
+from test_template_families import DIALOGUE as TALK
+from test_template_families import SHIPPED, SPECIAL
 
 from train.chats.readers import read_rows
 from train.chats.rows import Row
@@ -37,14 +37,7 @@ from train.exports.prompts import prompt_of
 from train.merge import merge
 from train.runs import Run
 
-SHIPPED = Path(trl.__file__).parent / "chat_templates"
 SYSTEM = {"role": "system", "content": "Ты Наташа."}
-TALK = [
-    {"role": "user", "content": "Я устал\nот всего"},
-    {"role": "assistant", "content": "От чего именно? 🙂"},
-    {"role": "user", "content": "От себя."},
-    {"role": "assistant", "content": "Тогда отдохни  от себя."},
-]
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +50,13 @@ def merged_run(finished_run, tmp_path_factory) -> Run:
 
 
 @pytest.fixture
-def tokenizer_of(rows_file):
-    """A small tokenizer with one of the templates that TRL ships, and with its special tokens."""
-    from make_tiny_base import texts_of, train_tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    words = train_tokenizer(texts_of(rows_file), 600)
+def tokenizer_of(tokenizer_with):
+    """A small tokenizer with one of the templates that TRL ships."""
 
     def make(name: str):
         template = (SHIPPED / f"{name}.jinja").read_text(encoding="utf-8")
-        made = PreTrainedTokenizerFast(
-            tokenizer_object=copy.deepcopy(words), chat_template=template, clean_up_tokenization_spaces=False
-        )
-        made.add_special_tokens({"extra_special_tokens": sorted({*SPECIAL.findall(template)})})
         eos = next((end for end in ENDS if end in template), "</s>")
-        made.add_special_tokens({"bos_token": "<s>", "eos_token": eos})
-        return made
+        return tokenizer_with(template, SPECIAL.findall(template), eos)
 
     return make
 

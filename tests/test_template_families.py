@@ -161,26 +161,13 @@ ALL = {path.stem: (path.read_text(encoding="utf-8"), family_of) for path in FILE
        for family_of in [FAMILIES.get(path.stem) or FAMILIES[path.stem.removesuffix("_training")]]} | OURS  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def words(rows_file):
-    from make_tiny_base import texts_of, train_tokenizer
-
-    return train_tokenizer(texts_of(rows_file), 600)
-
-
 @pytest.fixture
-def tokenizer_of(words):
-    """A small tokenizer with a template, whose special tokens it has."""
-    from transformers import PreTrainedTokenizerFast
+def tokenizer_of(tokenizer_with):
+    """A small tokenizer with the template of a family."""
 
     def make(template: str, family: Family):
-        made = PreTrainedTokenizerFast(
-            tokenizer_object=copy.deepcopy(words), chat_template=template, clean_up_tokenization_spaces=False
-        )
         ends = SPECIAL.findall(family.end)
-        made.add_special_tokens({"extra_special_tokens": sorted({*SPECIAL.findall(template), *ends})})
-        made.add_special_tokens({"bos_token": "<s>", "eos_token": family.eos or ends[-1]})
-        return made
+        return tokenizer_with(template, [*SPECIAL.findall(template), *ends], family.eos or ends[-1])
 
     return make
 
