@@ -1,5 +1,6 @@
 """govor chat in the terminal; against a served model it is tested in test_serve.py."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -68,6 +69,24 @@ class TestConversation:
             "error: nowhere/a: No such file or directory",
         ]
         assert Path("notes.txt").read_text(encoding="utf-8") == notes
+
+    def test_save_adds_and_rewrites_nothing(self, run):
+        """Line ends, mode and links of a file stay as they are; what is no plain JSONL is refused."""
+        row = '{"messages": [{"role": "user", "content": "А?"}, {"role": "assistant", "content": "Б."}]}'
+        Path("private.jsonl").write_bytes(f"{row}\r\n{row}".encode())
+        Path("private.jsonl").chmod(0o600)
+        Path("link.jsonl").symlink_to("private.jsonl")
+        Path("array.json").write_text(f"[{row}]", encoding="utf-8")
+        Path("packed.jsonl.gz").write_bytes(gzip.compress(f"{row}\n".encode()))
+        Path("wide.jsonl").write_bytes(row.encode("utf-16"))
+        before = {name: Path(name).read_bytes() for name in ("array.json", "packed.jsonl.gz", "wide.jsonl")}
+        result = govor(
+            "chat", str(run.path), input="Кто я?\n/save link.jsonl\n" + "".join(map("/save {}\n".format, before))
+        )
+        assert "saved as row 3 of link.jsonl" in result.stderr and result.stderr.count("error: ") == 3
+        assert Path("private.jsonl").read_bytes().startswith(f"{row}\r\n{row}\n{{".encode())
+        assert Path("link.jsonl").is_symlink() and Path("private.jsonl").stat().st_mode & 0o777 == 0o600
+        assert {name: Path(name).read_bytes() for name in before} == before
 
     def test_help_and_what_is_no_command(self, run):
         result = govor("chat", str(run.path), input="/help\n/what\n")

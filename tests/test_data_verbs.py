@@ -68,6 +68,11 @@ class TestCollect:
         assert rows["<ТЕЛЕФОН_3>"]["lines"] == "3"
         assert rows["<ИМЯ_1>"]["lines"] == " ".join(map(str, range(1, 13)))
         assert stat.S_IMODE(table.stat().st_mode) == 0o600
+        for path in Path("out").iterdir():
+            path.unlink() if path != table else path.write_text("mine")
+        result = govor("collect", str(export), "--persona", "user1", "-o", "out")
+        assert result.stderr == f"error: {table} is there already: --force replaces it\n"
+        assert table.read_text() == "mine" and list(Path("out").iterdir()) == [table], "nothing is half done"
 
     def test_unscrubbed_where_asked(self, export):
         govor("collect", str(export), "--persona", "user1", "-o", "out", "--no-scrub")
@@ -119,6 +124,11 @@ class TestScrub:
         assert "Пишите <ИМЯ_1>: <ПОЧТА_10>" in text
         assert stat.S_IMODE(Path("my_scrubbed_replaced.csv").stat().st_mode) == 0o600
         assert govor("scrub", "my.jsonl", "--name", "Иван").exit_code == 2
+        Path("my_scrubbed.jsonl").unlink()
+        Path("my_scrubbed_replaced.csv").write_text("mine")
+        result = govor("scrub", "my.jsonl")
+        assert result.stderr == "error: my_scrubbed_replaced.csv is there already: --force replaces it\n"
+        assert Path("my_scrubbed_replaced.csv").read_text() == "mine" and not Path("my_scrubbed.jsonl").exists()
 
     def test_shipped_rows_hold_nothing_personal(self):
         result = govor("scrub", ROWS, "-o", "clean.jsonl")

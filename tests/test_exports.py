@@ -153,7 +153,7 @@ class TestLlamaFactory:
         assert (answering["max_new_tokens"], answering["temperature"], answering["top_k"]) == (8, 0.8, 50)
         assert read_yaml(folder / "api.yaml") == {k: v for k, v in answering.items() if k != "default_system"}
         assert read_yaml(folder / "merge.yaml")["adapter_name_or_path"] == "adapter"
-        for file in finished_run.adapter.iterdir():
+        for file in finished_run.adapter.glob("[!.]*"):
             assert (folder / "adapter" / file.name).read_bytes() == file.read_bytes()
 
     def test_nothing_of_the_training_section_is_lost(self, write_config, working_folder):
@@ -264,9 +264,12 @@ class TestLlamaFactory:
         before = Path("out/train.yaml").stat().st_mtime_ns
         assert problem(export(*words)) == "error: out is there already: --force replaces it"
         assert Path("out/train.yaml").stat().st_mtime_ns == before
-        (working_folder / "out/mine.txt").write_text("kept aside")
-        assert export(*words, "--force").exit_code == 0
-        assert not Path("out/mine.txt").exists()
+        (working_folder / "out/mine.txt").write_text("mine")
+        (working_folder / "out/saves/adapter").mkdir(parents=True)  # where LLaMA-Factory's own training goes
+        result = export(*words, "--force")
+        assert result.exit_code == 0 and Path("out/train.yaml").stat().st_mtime_ns > before
+        assert Path("out/mine.txt").read_text() == "mine" and Path("out/saves/adapter").is_dir()
+        assert "left as they were: mine.txt, saves" in result.stderr
         Path("photos").mkdir()
         Path("photos/one.jpg").write_bytes(b"1")
         for more in ((), ("--force",)):
@@ -438,7 +441,7 @@ class TestOllama:
         folder = tmp_path / "ollama"
         result = export(merged_run.path, "--to", "ollama", "--quantization", "q8_0", "-o", folder)
         assert result.exit_code == 0, result.output
-        assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "done-q8_0.gguf"]
+        assert sorted(path.name for path in folder.glob("[!.]*")) == ["Modelfile", "done-q8_0.gguf"]
         assert result.stdout.strip().endswith(f"next: ollama create done -f {folder / 'Modelfile'}")
         assert "TEMPLATE renders 5 of 5 prompts as the model's own chat template" in result.stdout
         text = (folder / "Modelfile").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from train.chats.readers import read_rows
 from train.config import dump_config, load_config
 from train.drift import drift_of, tuned_reference
 from train.errors import BaseError, MachineError, RunError
+from train.files import note_files
 from train.merge import LEAST_BOUND, MAX_DRIFT, merge
 from train.model import copy_tokenizer, load_base, load_merged, load_tokenizer, load_tuned, weights_fingerprint
 from train.model import resolve_precision as precision_of
@@ -379,7 +381,7 @@ class TestFiles:
         merge(run, measure=False)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json"):
             assert (run.merged / name).read_bytes() == (other / name).read_bytes()
-        assert {path.name for path in run.merged.iterdir()} == {path.name for path in other.iterdir()}
+        assert {path.name for path in run.merged.glob("[!.]*")} == {path.name for path in other.iterdir()}
         before, after = (json.loads((folder / "config.json").read_text()) for folder in (other, run.merged))
         assert before == after
 
@@ -394,11 +396,52 @@ class TestFiles:
         run = make_run(base, model={"load_in_4bit": True})
         merge(run, measure=False)
         first = weights(run.merged)
+        for name in ("merged.old", "merged.new", "merged/gguf"):  # as somebody may have put them there
+            (run.path / name).mkdir()
+            (run.path / name / "mine").write_text("x")
         assert govor("merge", str(run.path), "--target", "nf4", "--force", "--no-drift").exit_code == 0
+        assert all((run.path / name / "mine").exists() for name in ("merged.old", "merged.new", "merged/gguf"))
         name = "model.layers.0.mlp.up_proj.weight"
         assert not torch.equal(first[name], weights(run.merged)[name])
         assert run.manifest()["merge"]["target"] == "nf4"
-        assert {path.name for path in run.path.iterdir() if path.is_dir()} == {"adapter", "merged"}
+        there = {path.name for path in run.path.iterdir() if path.is_dir()}
+        assert there == {"adapter", "merged", "merged.old", "merged.new"}
+
+    def test_a_link_in_the_place_of_merged_is_not_followed(self, run):
+        Path("foreign").mkdir()
+        for name in ("model.safetensors", "thesis.txt"):
+            Path("foreign", name).write_text("mine")
+        run.merged.symlink_to(Path("foreign").absolute())
+        result = govor("merge", str(run.path), "--force", "--no-drift")
+        assert result.exit_code == 2 and f"{run.merged} is a link to" in result.stderr
+        assert sorted(path.name for path in Path("foreign").iterdir()) == ["model.safetensors", "thesis.txt"]
+        assert run.merged.is_symlink()
+
+    def test_weights_of_an_earlier_merge_do_not_stay(self, run):
+        """The base may have been saved in other shards since: an index that names them would be believed."""
+        merge(run, measure=False)
+        earlier = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+        for name in earlier:
+            (run.merged / name).write_text("{}")
+        note_files(run.merged)
+        (run.merged / "notes.txt").write_text("mine")
+        merge(run, measure=False, force=True)
+        assert not any((run.merged / name).exists() for name in earlier)
+        assert (run.merged / "notes.txt").read_text() == "mine"
+
+    def test_a_model_that_came_meanwhile_is_not_replaced_unasked(self, run, monkeypatch):
+        module = import_module("train.merge")
+        original = module.write_merged
+
+        def write(*more):
+            run.merged.mkdir()
+            (run.merged / "config.json").write_text("mine")
+            return original(*more)
+
+        monkeypatch.setattr(module, "write_merged", write)
+        result = govor("merge", str(run.path), "--no-drift")
+        assert result.exit_code == 2 and "merged has come into being meanwhile" in result.stderr
+        assert [path.name for path in run.merged.iterdir()] == ["config.json"]
 
     def test_a_failed_replacement_leaves_the_old_one(self, run):
         merge(run, measure=False)
@@ -605,18 +648,18 @@ class TestBigModels:
         base = Path("big")
         shards = [file.stat().st_size for file in base.glob("*.safetensors")]
         assert len(shards) >= 4
-        half = big_run.path / ".merged.partial"
+        half = ".merged.*.partial"
         with self.start() as process:
-            while process.poll() is None and len([*half.glob("*.safetensors")]) < 2:
+            while process.poll() is None and len([*big_run.path.glob(f"{half}/*.safetensors")]) < 2:
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
-        assert half.exists(), "killed in the middle"
+        assert [*big_run.path.glob(half)], "killed in the middle"
         assert not big_run.merged.exists()
 
         with self.start() as process:
             grown = int(process.communicate()[0])
         assert process.returncode == 0
         assert grown < 1.5 * max(shards) < sum(shards) / 2
-        assert not half.exists()
+        assert not [*big_run.path.glob(half)]
         assert weights(big_run.merged).keys() == weights(base).keys()

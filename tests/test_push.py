@@ -18,6 +18,7 @@ from huggingface_hub.utils import close_session
 
 from train.chats.readers import read_rows
 from train.cli import main
+from train.files import NOTE, note_files
 from train.hub.licences import Licence, licence_beside
 from train.hub.samples import languages_of, quoting_nothing
 from train.hub.scan import guard, scan
@@ -103,7 +104,8 @@ class TestWholeWay:
         subprocess.run([sys.executable, "-c", fetch], env=env, check=True, capture_output=True)
         got = Path("got")
         names = {file.name for file in got.iterdir() if file.is_file()}
-        assert names == {*(file.name for file in run.adapter.iterdir()), "README.md", ".gitattributes"}
+        written = {file.name for file in run.adapter.iterdir() if file.name != NOTE}
+        assert names == {*written, "README.md", ".gitattributes"}
         for name in names - {"README.md", ".gitattributes", "adapter_config.json"}:
             assert (got / name).read_bytes() == (run.adapter / name).read_bytes(), name
         before, after = (json.loads((folder / "adapter_config.json").read_bytes()) for folder in (run.adapter, got))
@@ -152,6 +154,14 @@ class TestWholeWay:
         again = push("--merged")
         assert again.exit_code == 0 and "held all of it already" in again.stdout
         assert (hub.stored_bytes(), len(hub.repos[REPO].commits)) == (stored, commits)
+
+    def test_what_somebody_put_beside_the_model_stays_here(self, merged, hub):
+        note_files(merged.merged)
+        for name in ("notes.txt", "dialogues.json"):
+            (merged.merged / name).write_text("{}")
+        assert push("--merged").exit_code == 0
+        sent = hub.files(REPO)
+        assert "model-00001-of-00002.safetensors" in sent and not {"notes.txt", "dialogues.json", NOTE} & sent.keys()
 
     def test_licence_of_the_base_goes_with_its_weights(self, merged, hub, base, tmp_path):
         folder = shutil.copytree(base, tmp_path / "licensed")
@@ -206,7 +216,7 @@ class TestDryRun:
         env = {**environment(hub), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        for file in run.adapter.iterdir():
+        for file in run.adapter.glob("[!.]*"):
             assert re.search(rf"^  {re.escape(file.name)} +[\d.]+ k?B$", done.stdout, re.MULTILINE)
         assert "7 files, " in done.stdout and "# natasha" in done.stdout
         assert "licence of acme/tiny-base is asked of the Hub" in done.stderr

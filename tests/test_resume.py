@@ -55,9 +55,9 @@ def train_and_die(folder: str, config: str, where: str, step: int, ask: int = si
         at("settle", int(path.name.split("-")[1]))
         original_settle(aside, path)
 
-    def rotate(**more):
-        at("rotate", max(int(path.name.split("-")[1]) for path in Path(more["output_dir"]).glob("checkpoint-*")))
-        original_rotate(**more)
+    def rotate(folder, *more):
+        at("rotate", max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")))
+        original_rotate(folder, *more)
 
     StopOnSignal.on_step_end, trainer._save_rng_state = on_step_end, save
     train.trainer.settle_folder, train.trainer.rotate_checkpoints = settle, rotate

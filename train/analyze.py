@@ -15,7 +15,7 @@ from rich.text import Text
 from .chats.rows import Row
 from .chats.statistics import CRITERIA, Share, Side, Spread, Statistics
 from .errors import GovorError
-from .files import require_new, write_atomically
+from .files import require_new, write_whole
 
 PAGE = """<!doctype html>
 <html lang="ru"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -96,7 +96,7 @@ def write_page(stats: Statistics, path: Path, *, force: bool = False) -> None:
 def _write(path: Path, text: str, force: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     require_new(path, force)
-    write_atomically(path, text)
+    write_whole(path, [text], replace=force)
 
 
 def _sections(stats: Statistics) -> list[Section]:

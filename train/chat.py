@@ -1,6 +1,7 @@
 """Talk to a model in the terminal: a run, a folder with a merged model, or one that is served somewhere."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +13,6 @@ from .chats.rows import Message, Row, to_json
 from .config import Generation, Model
 from .encoding import stop_ids
 from .errors import GovorError
-from .files import write_whole
 from .generate import answer
 from .model import GENERATION_FILE, Precision, load_base, load_merged, load_tokenizer, load_tuned, quiet_libraries
 from .runs import Run, open_run
@@ -22,6 +22,8 @@ HELP = """/reset        begin a new conversation
 /save FILE    add the conversation to a file of training rows
 /help         this list
 /exit         leave; so does Ctrl-D. Ctrl-C ends an answer"""
+FEW = ("too_few_examples", "empty_file")
+"""What a file may lack that gets another row."""
 Reply = Callable[[list[Message]], str]
 
 
@@ -184,15 +186,24 @@ def save(messages: list[Message], name: str) -> str:
     if not any(message["role"] == "assistant" for message in messages):
         raise GovorError("there is nothing to save yet")
     path = Path(name).expanduser()
-    before, rows = "", 0
-    if path.exists():
-        report = check_file(path) if path.is_file() else None
-        if report is None or any(problem.line for problem in report.errors):  # of a line, not of the whole file
-            raise GovorError(f"{path} is there already and holds no training rows: choose another name")
-        before, rows = path.read_text(encoding="utf-8"), report.examples
-        before += "" if before.endswith("\n") or not before else "\n"
+    rows = 0
     try:
-        write_whole(path, [before, to_json(Row(rows + 1, messages)) + "\n"])
+        if path.exists():
+            report = check_file(path) if path.is_file() else None
+            if report is None or any(problem.kind not in FEW for problem in report.errors):
+                raise GovorError(f"{path} is there already and holds no training rows: choose another name")
+            rows = report.examples
+        with path.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            line = "\n" * (file.read(1) not in (b"\n", b"")) + to_json(Row(rows + 1, messages)) + "\n"
+            try:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)  # half a row would spoil the others
+                raise
     except OSError as error:
         raise GovorError(f"{path}: {error.strerror}") from None
     return f"saved as row {rows + 1} of {path}"

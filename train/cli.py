@@ -123,7 +123,8 @@ def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool)
         shown = [f"{file}:{line}: {target} has no place for: {why}" for line, why in result.refused[:SHOWN]]
         hint = "" if when_lossy == "drop" else "; --when-lossy drop or split says what to do"
         raise DataError("\n  ".join([f"{len(result.refused)} rows cannot be written{hint}:", *shown]))
-    write_whole(output, (json.dumps(record, ensure_ascii=False) + "\n" for record in result.records))
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
+    write_whole(output, lines, replace=force)
     lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(result.lost.items()))
     print(f"{output}: {len(result.records)} rows, read as {found}, written as {target}{lost}")
 
@@ -191,9 +192,10 @@ def collect(
     collected = collect_dialogues(export, speaker, survey=found, gap_hours=gap_hours, scrub=replace, system=system)
     if not collected.rows:
         raise DataError(f"{export}: {persona} answers nobody in what is left; {_account(collected.account)}")
-    written = write_collected(collected, output, name or _file_name(speaker.names, speaker.id), force=force)
+    name = name or _file_name(speaker.names, speaker.id)
+    written = write_collected(collected, output, name, force=force, scrubbed=scrub)
     if scrub:
-        written.append(_write_table(scrubber, written[0], force=True))
+        written.append(_write_table(scrubber, written[0], force=force))
     print(_account(collected.account))
     for path in written:
         print(f"wrote {path}")
@@ -207,17 +209,18 @@ def collect(
 @click.option("--force", is_flag=True, help="Replace the file.")
 def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Path | None, force: bool) -> None:
     """Replace personal data in rows by placeholders; what was replaced goes to a private file beside the rows."""
-    from .chats.privacy import Scrubber, scrub_row
+    from .chats.privacy import Scrubber, scrub_row, table_beside
     from .chats.readers import read_rows
     from .chats.rows import to_json
     from .files import require_new, write_whole
 
     target = output or file.with_name(f"{file.name.split('.')[0]}_scrubbed.jsonl")
-    require_new(target, force)
+    for path in (target, table_beside(target)):
+        require_new(path, force)
     scrubber = Scrubber(names, keep)
     rows = [scrub_row(row, scrubber) for row in read_rows(file)]
-    write_whole(target, (to_json(row) + "\n" for row in rows))
-    table = _write_table(scrubber, target, force=True)
+    write_whole(target, (to_json(row) + "\n" for row in rows), replace=force)
+    table = _write_table(scrubber, target, force=force)
     count = sum(replacement.times for replacement in scrubber.replaced)
     print(f"{target}: {len(rows)} rows, {count} places replaced\n{table}: what was replaced, for your eyes only")
 
@@ -639,13 +642,12 @@ def _file_name(names: Sequence[str], id_: str) -> str:
 
 def _write_table(scrubber: "Scrubber", beside: Path, *, force: bool) -> Path:
     """The private table of what was replaced, readable by its owner alone."""
-    from .chats.privacy import table
-    from .files import require_new, write_whole
+    from .chats.privacy import table, table_beside
+    from .files import write_whole
 
-    path = beside.with_name(f"{beside.stem}_replaced.csv")
-    require_new(path, force)
+    path = table_beside(beside)
     with beside.open(encoding="utf-8", newline="\n") as written:
-        write_whole(path, [table(scrubber, written)], mode=0o600)
+        write_whole(path, [table(scrubber, written)], mode=0o600, replace=force)
     return path
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .chats.readers import read_rows
+from .files import aside_folder
 from .model import load_merged, load_tuned
 from .runs import Run, require_room
 from .templates import IGNORED, Encoded, encode_row
@@ -52,7 +53,6 @@ def tuned_reference(run: Run, *, use_cpu: bool) -> Iterator[Reference | None]:
     if not held_out:
         yield None
         return
-    file = run.path / ".drift"
     model, tokenizer = load_tuned(run, use_cpu=use_cpu)
     part, stop = run.config().training.assistant_only_loss, manifest["template"]["end_of_turn"]
     date: str | None = manifest["template"].get("date")
@@ -65,14 +65,13 @@ def tuned_reference(run: Run, *, use_cpu: bool) -> Iterator[Reference | None]:
         if tokens >= TOKENS:
             break
     require_room(run.path, tokens * model.config.get_text_config().vocab_size * 4, "measuring the drift")
-    try:
+    with aside_folder(run.path / "drift") as aside:
+        file = aside / "log_probabilities"
         with file.open("wb") as out:
             untuned, loss = _compare(_write_both(model, encoded, out), encoded)
         del model
         _free_memory()
         yield Reference(len(encoded), tokens, loss, untuned, encoded, file)
-    finally:
-        file.unlink(missing_ok=True)
 
 
 def drift_of(reference: Reference, run: Run, folder: Path, *, use_cpu: bool) -> Drift:

@@ -1,16 +1,14 @@
 """The adapter folded into the base: one model that every tool loads, and proof that it answers as the adapter did."""
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .config import Config
 from .drift import Drift, Reference, drift_of, tuned_reference
 from .errors import MachineError, RunError
+from .files import aside_folder
 from .merged import Target, write_merged
 from .model import quiet_libraries, run_base
 from .runs import Run, complete_folder
@@ -62,7 +60,7 @@ def merge(
     quiet_libraries()
     base = run_base(run)
     started = time.perf_counter()
-    dtype = replace_merged(run, base, target, device)
+    dtype = replace_merged(run, base, target, device, force=force)
     seconds = round(time.perf_counter() - started, 1)
     written = {"target": target, "dtype": dtype, "seconds": seconds}
     run.update_manifest(merge={**written, "drift": None, "passed": None})
@@ -79,7 +77,7 @@ def merge(
             drift[target] = drift_of(reference, run, run.merged, use_cpu=use_cpu)
             if compare:
                 other: Target = "16bit" if target == "nf4" else "nf4"
-                with passing_folder(run.path / ".merged.compared") as folder:
+                with aside_folder(run.path / "merged") as folder:
                     write_merged(run, base, other, device, folder)
                     drift[other] = drift_of(reference, run, folder, use_cpu=use_cpu)
     result = Merged(run.merged, target, dtype, seconds, reference, drift, bound)
@@ -121,32 +119,13 @@ def resolve_device(device: Device | None, config: Config) -> Device:
     return device or ("cuda" if torch.cuda.is_available() and not config.training.use_cpu else "cpu")
 
 
-def replace_merged(run: Run, base: Path, target: Target, device: str) -> str:
+def replace_merged(run: Run, base: Path, target: Target, device: str, *, force: bool) -> str:
     """merged/ anew, complete or as it was; returns the type of its weights."""
-    fresh = run.path / "merged.new" if run.merged.exists() else run.merged
-    old = run.path / "merged.old"
-    for leftover in (run.path / "merged.new", old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    with complete_folder(fresh) as folder:
+    with complete_folder(run.merged, replace=force) as folder:
         dtype = write_merged(run, base, target, device, folder)
-    if run.manifest().get("merge"):
-        run.update_manifest(merge=None)  # it told of the folder that goes now
-    if fresh != run.merged:
-        run.merged.rename(old)
-        fresh.rename(run.merged)
-        shutil.rmtree(old)
+        if run.manifest().get("merge"):
+            run.update_manifest(merge=None)  # it tells of the folder that goes now
     return dtype
-
-
-@contextmanager
-def passing_folder(path: Path) -> Iterator[Path]:
-    """A new folder that is gone after the block."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def report(result: Merged, *, asked: bool) -> str:

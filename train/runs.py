@@ -16,10 +16,11 @@ runs/.tokens/ has the ids of rows, see token_cache.py.
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,10 +31,36 @@ import yaml
 
 from .config import Config, dump_config, load_config
 from .errors import MachineError, RunError
-from .files import write_atomically
+from .files import (
+    MARKER,
+    aside_folder,
+    is_aside_name,
+    listed,
+    name_replaced,
+    note_files,
+    publish_folder,
+    remove_if_empty,
+    remove_leftovers,
+    remove_noted,
+    require_no_link,
+    sync_folder,
+    write_atomically,
+)
 
 RUNS = Path("runs")
 TOKENS = RUNS / ".tokens"
+TOKENS_FILE = re.compile(r"[0-9a-f]{64}\.npz|\.\d+\.partial")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+UNNOTED = re.compile(
+    r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(adapter_|generation_|tokenizer_)?config\.json"
+    r"|tokenizer\.(json|model)|(special_tokens_map|added_tokens|vocab)\.json|merges\.txt|chat_template\.jinja"
+    r"|trainer_state\.json|training_args\.bin|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth"
+)
+"""Files of adapters, models and checkpoints of the last version, which left no note of what it wrote."""
+UNNOTED_IN_CHECKPOINT = re.compile(f"{UNNOTED.pattern}|README\\.md")
+"""There PEFT writes its card, which training removes from the adapter."""
+PARTIAL = ".partial"
+"""In checkpoints/: the one that is being written."""
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
 
 
@@ -112,7 +139,9 @@ class Run:
 def require_free(name: str) -> Run:
     """The folder that a new run would get, or a RunError where it holds another run."""
     run = Run(RUNS / name)
-    if run.path.is_file() or any(path.is_file() for path in run.path.rglob("*")):
+    logs = run.checkpoints / "runs"  # TensorBoard's, of a run that never came to a checkpoint
+    others = (path for path in run.path.rglob("*") if logs not in path.parents)
+    if run.path.is_file() or any(path.is_symlink() or not path.is_dir() for path in others):
         state = "a finished run" if run.adapter.exists() or run.merged.exists() else "an unfinished run"
         if not run.manifest_file.exists():
             state = "other files"
@@ -139,10 +168,76 @@ def resumable_run(config: Config) -> Run:
     return run
 
 
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in RUN/checkpoints by step; what a crash has left half-written has another name."""
+    paths = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    paths = [path for path in paths if CHECKPOINT.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(path.name.split("-")[1]))
+
+
 def last_checkpoint(run: Run) -> Path | None:
-    """The newest complete checkpoint; what a crash has left half-written has another name."""
-    steps = [int(path.name.split("-")[1]) for path in run.checkpoints.glob("checkpoint-*")]
-    return run.checkpoints / f"checkpoint-{max(steps)}" if steps else None
+    """The newest complete checkpoint."""
+    return next(reversed(whole_checkpoints(run.checkpoints)), None)
+
+
+def rotate_checkpoints(folder: Path, most: int | None, best: int | None) -> None:
+    """Delete the oldest complete checkpoints until `most` are left; the newest and that of step `best` stay.
+
+    transformers' own also deletes what merely begins so: a copy that was put by as checkpoint-50-good.
+    """
+    if folder.is_symlink():
+        return  # it may hold another run's
+    paths = whole_checkpoints(folder)
+    kept = {paths[-1], folder / f"checkpoint-{best}"} & {*paths} if paths else set()
+    for path in [path for path in paths if path not in kept][: max(0, len(paths) - max(most or len(paths), len(kept)))]:
+        remove_noted(path, UNNOTED_IN_CHECKPOINT)
+
+
+def clear_partial_checkpoint(folder: Path) -> None:
+    """Remove what a kill has left of a save in RUN/checkpoints; RunError where something else is in it."""
+    partial = folder / PARTIAL
+    if partial.is_symlink():
+        raise RunError(f"{partial} is a link, which govor did not make: move it away")
+    if not partial.exists():
+        return
+    others = [path.name for path in partial.iterdir() if not CHECKPOINT.fullmatch(path.name)]
+    if others:
+        raise RunError(f"{partial} holds what govor did not write ({listed(others)}): move it away")
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def discard_run(run: Run) -> list[Path]:
+    """Remove what training wrote into a run folder, and the folder if that was all; what is left in it is returned.
+
+    Exports stay: a person has asked for them. So do TensorBoard's logs: others may lie beside training's own.
+    """
+    if run.path.is_symlink() or not run.path.is_dir():
+        return [run.path] if os.path.lexists(run.path) else []
+    files = (run.config_file, run.manifest_file, run.metrics_file, run.held_out_file, run.samples_file, run.report_file)
+    for path in run.path.iterdir():
+        if path.is_file() and any(path == file or is_aside_name(path.name, file) for file in files):
+            path.unlink()
+    remove_leftovers(run.adapter)
+    remove_leftovers(run.merged)
+    for folder in (run.adapter, run.merged):
+        remove_noted(folder, UNNOTED)
+    if not run.checkpoints.is_symlink():
+        for folder in whole_checkpoints(run.checkpoints):
+            remove_noted(folder, UNNOTED_IN_CHECKPOINT)
+        with suppress(RunError):
+            clear_partial_checkpoint(run.checkpoints)
+        remove_if_empty(run.checkpoints)
+    remove_noted(run.path)  # the folder that a checkpoint is served from is noted as a whole
+    remove_if_empty(run.path)
+    return sorted(run.path.iterdir()) if run.path.exists() else []
+
+
+def forget_tokens(folder: Path) -> None:
+    """Remove the ids of rows that token_cache.py has kept in a folder."""
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if TOKENS_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    remove_if_empty(folder)
 
 
 def create_run(config: Config, manifest: dict[str, Any]) -> Run:
@@ -174,25 +269,29 @@ def now() -> str:
 
 
 @contextmanager
-def complete_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill beside `path`; it takes that name, with everything on disk, when the block ends well."""
-    aside = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill beside `path`; it takes that name, with everything on disk, when the block ends well.
+
+    With `replace` a folder of that name may be there, see `publish_folder`.
+    """
+    require_no_link(path)
+    name_replaced(path)
+    with aside_folder(path) as aside:
         yield aside
-        settle_folder(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        settle_folder(aside, path, replace=replace)
 
 
-def settle_folder(aside: Path, path: Path) -> None:
-    """Flush every file below `aside` to disk, then give the folder its final name."""
+def settle_folder(aside: Path, path: Path, *, replace: bool = False) -> None:
+    """Note and flush every file below `aside`, then give the folder its final name."""
+    note_files(aside)
     for file in sorted(aside.rglob("*")):
         if file.is_file():
             with file.open("r+b") as handle:  # Windows flushes only what is open for writing
                 os.fsync(handle.fileno())
-    aside.replace(path)
+    (aside / MARKER).unlink(missing_ok=True)
+    sync_folder(aside)
+    publish_folder(aside, path, replace=replace)
+    sync_folder(path.parent)
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:

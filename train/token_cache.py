@@ -14,7 +14,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 from .chats.rows import Row, to_json
-from .runs import TOKENS
+from .runs import TOKENS, TOKENS_FILE
 from .templates import Encoded, labels_of
 
 NEWEST = 8
@@ -74,7 +74,8 @@ def _write(file: Path, encoded: list[Encoded]) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         aside.replace(file)
-        for old in sorted(file.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime)[:-NEWEST]:
+        ours = [path for path in file.parent.glob("*.npz") if TOKENS_FILE.fullmatch(path.name)]
+        for old in sorted(ours, key=lambda path: path.stat().st_mtime)[:-NEWEST]:
             old.unlink(missing_ok=True)
     except OSError:  # no room, or a folder that may not be written: training says so where it matters
         aside.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import heapq
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from transformers import TrainerCallback, set_seed
-from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -28,7 +26,7 @@ from .model import Precision, load_base, lora_config
 from .plan.fit import out_of_memory_help
 from .plan.memory import Facts, facts_of, memory
 from .plan.shapes import read_shapes
-from .runs import Run, settle_folder
+from .runs import PARTIAL, Run, clear_partial_checkpoint, rotate_checkpoints, settle_folder
 from .templates import Encoded
 
 
@@ -49,6 +47,8 @@ class Trainer(SFTTrainer):
 
     def __init__(self, *more: Any, **named: Any) -> None:
         super().__init__(*more, **named)
+        # transformers' own would delete copies of checkpoints too that were put by under other names
+        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.counts: dict[str, torch.Tensor] = {}  # of train and eval: [right, trained, all tokens] since the last line
 
     def compute_loss(
@@ -109,9 +109,9 @@ class Trainer(SFTTrainer):
         self._saved_at = self.state.global_step
         folder = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
-        self._aside = folder / ".partial"
+        self._aside = folder / PARTIAL
         if self.args.should_save:
-            shutil.rmtree(self._aside, ignore_errors=True)
+            clear_partial_checkpoint(folder)
         self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
@@ -124,11 +124,7 @@ class Trainer(SFTTrainer):
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
             settle_folder(aside / name, folder / name)
             aside.rmdir()
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
+            rotate_checkpoints(folder, self.save_total_limit, self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:

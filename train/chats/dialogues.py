@@ -21,6 +21,7 @@ from ..files import require_new, write_whole
 from .packed import Packed
 from .participants import Participant, Survey
 from .participants import survey as survey_export
+from .privacy import table_beside
 from .rows import Message as RowMessage
 from .rows import Row, to_json
 from .sessions import Said, Sessions
@@ -250,8 +251,13 @@ def _size(pairs: list[Pair]) -> int:
     return sum(len(question) + len(answer) for question, answer in pairs)
 
 
-def write_collected(collected: Collected, folder: Path, name: str, *, force: bool) -> list[Path]:
-    """The rows as JSONL, the dialogues as JSON and as a table for Excel; a GovorError if one is there already."""
+def write_collected(
+    collected: Collected, folder: Path, name: str, *, force: bool, scrubbed: bool = False
+) -> list[Path]:
+    """The rows as JSONL, the dialogues as JSON and as a table for Excel; a GovorError if one is there already.
+
+    `scrubbed`: the table of what was replaced will be written too, and may not be there either.
+    """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise GovorError(f"{name!r}: a file's name may hold letters, digits, `_`, `-` and `.`")
     today = date.today().isoformat()
@@ -261,10 +267,10 @@ def write_collected(collected: Collected, folder: Path, name: str, *, force: boo
         folder / f"{name}_dialogs_{today}.csv": _as_csv(collected.dialogues),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for path in files:
+    for path in [*files, table_beside(next(iter(files)))] if scrubbed else files:
         require_new(path, force)
     for path, chunks in files.items():
-        write_whole(path, chunks)
+        write_whole(path, chunks, replace=force)
     return list(files)
 
 

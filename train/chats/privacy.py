@@ -9,6 +9,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from .identifiers import find_numbers
 from .names import PLACEHOLDER_FILL, Names
 from .rows import Message, Row
 
-__all__ = ["KINDS", "Found", "Replacement", "Scrubber", "find", "scrub_row", "table"]
+__all__ = ["KINDS", "Found", "Replacement", "Scrubber", "find", "scrub_row", "table", "table_beside"]
 
 KINDS = {
     "phone": "ТЕЛЕФОН",
@@ -150,6 +151,11 @@ def table(scrubber: Scrubber, written: Iterable[str]) -> str:
     for replacement in scrubber.replaced:
         writer.writerow((*replacement, " ".join(map(str, where.get(replacement.placeholder, ())))))
     return text.getvalue()
+
+
+def table_beside(rows: Path) -> Path:
+    """Where the table of a file of rows is kept."""
+    return rows.with_name(f"{rows.stem}_replaced.csv")
 
 
 def _identity(kind: str, value: str) -> str:

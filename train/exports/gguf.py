@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..chats.rows import text_of
 from ..errors import BaseError, GovorError, MachineError, RunError
-from ..files import require_new
+from ..files import aside_folder, publish, require_new
 from ..model import load_tokenizer
 from ..runs import Run, require_room
 from ..shards import read_headers, weight_files
@@ -46,7 +46,7 @@ def export_gguf(
     if target.suffix != ".gguf":
         raise GovorError(f"{target}: name a file that ends in .gguf")
     require_new(target, force)
-    lines = write_gguf(run, target, kind)
+    lines = write_gguf(run, target, kind, replace=force)
     told, passed = compare(run, target, exact=kind in OWN_TYPE.values())
     return [*lines, *told, f"next: llama-cli -m {target} -cnv"], passed
 
@@ -63,8 +63,8 @@ def resolve_type(run: Run, quantization: str | None) -> str:
     return kind
 
 
-def write_gguf(run: Run, target: Path, kind: str) -> list[str]:
-    """The file, whole or absent; what to tell the user."""
+def write_gguf(run: Run, target: Path, kind: str, *, replace: bool = False) -> list[str]:
+    """The file, whole or absent; what to tell the user. `replace`: it may take the place of another."""
     _require_converter()
     quantize = None if kind in DIRECT else _require_quantizer(run, target, kind)
     first = kind if kind in DIRECT else OWN_TYPE.get(_main_type(run.merged), "f16")
@@ -73,18 +73,15 @@ def write_gguf(run: Run, target: Path, kind: str) -> list[str]:
     bits = DIRECT[first] + (QUANTIZED[kind] if quantize else 0)
     require_room(target.parent, round(ROOM * weights * bits / 8), f"the {kind} file")
     pre, lines = _pre_tokenizer(run)
-    aside = [target.with_name(f".{target.stem}.{number}.partial.gguf") for number in (1, 2)]
-    try:
-        _convert(run, aside[0], first, pre)
+    with aside_folder(target) as aside:
+        made = aside / f"{first}.gguf"
+        _convert(run, made, first, pre)
         if quantize:
-            _run([*quantize, str(aside[0]), str(aside[1]), kind.upper()], "llama-quantize")
-        made = aside[1] if quantize else aside[0]
+            whole, made = made, aside / f"{kind}.gguf"
+            _run([*quantize, str(whole), str(made), kind.upper()], "llama-quantize")
         with made.open("r+b") as handle:
             os.fsync(handle.fileno())
-        made.replace(target)
-    finally:
-        for path in aside:
-            path.unlink(missing_ok=True)
+        publish(made, target, replace=replace)
     if (run.manifest().get("merge") or {}).get("passed") is False:
         lines.append("note: merging changed the answers beyond its limit (govor merge)")
     return [f"wrote {target}: {kind}, {target.stat().st_size / 1e6:.1f} MB, tokenizer and chat template inside", *lines]

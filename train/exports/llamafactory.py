@@ -25,10 +25,10 @@ from ..chats.split import read_split
 from ..config import Config
 from ..encoding import Encoding, encoder
 from ..errors import BaseError, RunError
+from ..files import NOTE, require_replaceable
 from ..model import GENERATION_FILE, find_base, load_tokenizer, quiet_libraries, run_base
-from ..runs import Run, sha256
+from ..runs import Run, complete_folder, sha256
 from ..shards import read_headers, weight_files
-from .folders import exported_folder, require_replaceable
 from .lf_readme import readme
 from .lf_rows import RowsFile, dataset_info, text_rows
 from .lf_settings import (
@@ -90,15 +90,15 @@ def export_llamafactory(source: Run | Config, folder: Path | None = None, *, for
     rows = text_rows(found.train.rows, alpaca=found.alpaca)
     held_out = text_rows(found.held_out.rows, alpaca=rows.formatting == "alpaca")
     text, notes = readme(found.config, choice, left_out, rows, held_out, found.train, tuned=found.run is not None)
-    with exported_folder(folder) as aside:
+    with complete_folder(folder, replace=force) as aside:
         _write_rows(aside, found.config.name, rows, held_out)
         _write_tokenized(aside / "tokenized", found.train, found.held_out)
         for name, values in settings.items():
             _write_yaml(aside / f"{name}.yaml", values)
         if found.adapter:
-            shutil.copytree(found.adapter, aside / "adapter")
+            shutil.copytree(found.adapter, aside / "adapter", ignore=shutil.ignore_patterns(NOTE))
         (aside / "README.md").write_text(text, encoding="utf-8")
-    files = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    files = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name != NOTE)
     told = [f"note: {note}" for note in notes]
     return [f"wrote {folder}: {', '.join(files)}", *told, f"next: cd {folder} && llamafactory-cli train train.yaml"]
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from ..chats.rows import Message, text_of
 from ..errors import BaseError, DataError, GovorError
+from ..files import require_replaceable
 from ..model import GENERATION_FILE, load_tokenizer
-from ..runs import Run
-from .folders import exported_folder, require_replaceable
+from ..runs import Run, complete_folder
 from .gguf import OWN_TYPE, resolve_type, write_gguf
 from .gguf_check import compare
 from .lf_settings import top_k_of
@@ -60,7 +60,7 @@ def export_ollama(
             "prompts renders alike; govor export --to gguf writes the file, whose own chat template llama.cpp uses"
         )
     name = run.path.resolve().name
-    with exported_folder(folder) as aside:
+    with complete_folder(folder, replace=force) as aside:
         file = aside / f"{name}-{kind}.gguf"
         lines = write_gguf(run, file, kind)
         if adds_bos(file):

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 
 from ..errors import ConfigError, RunError
+from ..files import read_note
 from ..model import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_FILES
 from ..runs import Run, sha256
 from .facts import What
 
 ADAPTER = ("adapter_config.json", "adapter_model*.safetensors", *TOKENIZER_FILES, TEMPLATE_FILE, GENERATION_FILE)
 MERGED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
+"""What goes of a merged model, if govor wrote it."""
 NEEDED = {
     "adapter": ("adapter_config.json", "adapter_model*.safetensors"),
     "merged": ("config.json", "*.safetensors", "tokenizer_config.json"),
@@ -43,7 +45,9 @@ def files_of(run: Run, what: What) -> dict[str, Path]:
         if not any(folder.glob(pattern)):
             raise RunError(f"{folder} has no {pattern}: it is damaged, make it again")
     patterns = ADAPTER if what == "adapter" else MERGED
-    return {file.name: file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    found = {file.name: file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    noted = read_note(folder)
+    return found if noted is None else {name: file for name, file in found.items() if name in noted}
 
 
 def _gguf_files(run: Run) -> dict[str, Path]:
