@@ -159,19 +159,27 @@ def test_pause_resume_cancel(server, long_job, finished):
         client.fine_tuning.jobs.cancel(long_job)
 
 
-def test_chat_with_a_checkpoint(server, finished, long_job):
-    """It answers under its own name once the card is free; the SDK waits for that by itself.
+def test_chat_with_a_model_and_its_checkpoint(server, training_file, long_job):
+    """Each answers under its own name once the card is free; the SDK waits for that by itself.
 
-    test_upload_script.py asks the model of a job itself, test_jobs_sdk1.py both, one after the other.
+    The job has no validation file, so nothing was held out: the first answer must not take from the run what the second
+    needs. test_jobs_sdk1.py asks those of a job that has one.
     """
     client = server.client(max_retries=60)
     running = server.get(f"/fine_tuning/jobs/{long_job}")
     assert running["status"] == "cancelled", "runs after the test that cancels it"
-    name = f"{finished['fine_tuned_model']}:ckpt-step-4"
-    answer = client.chat.completions.create(
-        model=name, messages=[{"role": "user", "content": "Привет"}], max_tokens=4, timeout=200
+    job = client.fine_tuning.jobs.create(
+        model="acme/tiny", training_file=training_file, hyperparameters={"n_epochs": 2}
     )
-    assert answer.model == name and answer.usage.completion_tokens <= 4
+    model = server.wait(job.id)["fine_tuned_model"]
+    run = server.data / "runs" / job.id
+    assert (run / "held_out.jsonl").stat().st_size == 0
+    for name in (model, client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].fine_tuned_model_checkpoint):
+        answer = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "Привет"}], max_tokens=4, timeout=200
+        )
+        assert answer.model == name and answer.usage.completion_tokens <= 4
+        assert (run / "held_out.jsonl").exists(), "a file of training's is not the server's to delete"
     with pytest.raises(openai.BadRequestError, match="is a base of this server"):
         client.chat.completions.create(model="acme/tiny", messages=[{"role": "user", "content": "?"}])
     with pytest.raises(openai.NotFoundError) as caught:

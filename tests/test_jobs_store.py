@@ -16,9 +16,10 @@ from train.errors import ConfigError, GovorError
 from train.jobs import processes, recipe
 from train.jobs.catalogue import DEFAULT, load_catalogue
 from train.jobs.change import Entry, Plan, new_id
+from train.jobs.data_folder import lock
 from train.jobs.metrics import Steps, Tail, result_csv
-from train.jobs.objects import File, Hyperparameters, Job, JobMethod, Resolved, Truth
-from train.jobs.server import is_loopback, lock, serve
+from train.jobs.objects import Hyperparameters, Job, JobMethod, Resolved, Truth
+from train.jobs.server import is_loopback, serve
 from train.jobs.store import NoSuchCursorError, Store
 from train.jobs.words import training_problem
 from train.jobs.worker import Room, Worker
@@ -86,31 +87,6 @@ class TestStore:
         for cursor in ("ftevent-none", json.loads(store.page("events", limit=1).objects[0])["id"]):  # another job's
             with pytest.raises(NoSuchCursorError):
                 store.page("events", where, after=cursor, limit=3)
-
-    def test_what_a_crash_leaves_is_swept(self, store):
-        with store.change() as change:
-            for id_, expires_at in (("file-kept", None), ("file-old", 1)):
-                file = File(id=id_, purpose="batch", filename="x", bytes=1, created_at=1, expires_at=expires_at)
-                change.add_file(file, "")
-            change.add_job(a_job("ftjob-kept"), "body", None)
-            change.add_job(a_job("ftjob-done", "succeeded"), "body", None)
-        for name in ("files/file-kept", "files/file-old", "files/file-lost", "files/.file-half.partial"):
-            (store.folder / name).write_bytes(b"x")
-        for name in (
-            "jobs/ftjob-kept",
-            "jobs/ftjob-lost",
-            "runs/ftjob-kept",
-            "runs/ftjob-done",
-            "runs/ftjob-done-step-4",
-        ):
-            (store.folder / name).mkdir()
-        assert store.text("files", "file-old") is None, "expired"
-        store.sweep()
-        left = {str(path.relative_to(store.folder)) for path in store.folder.glob("*/*")}
-        assert left == {"files/file-kept", "jobs/ftjob-kept", "runs/ftjob-kept"}
-
-    def test_the_folder_is_its_owners_alone(self, store):
-        assert store.folder.stat().st_mode & 0o077 == 0
 
     def test_one_server_a_folder(self, tmp_path):
         held = lock(tmp_path)

@@ -4,7 +4,7 @@ import secrets
 import sqlite3
 import string
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -54,6 +54,7 @@ class Change:
     def add_job(self, entry: Entry, body: str, key: str | None) -> None:
         values = (entry.job.id, entry.job.model_dump_json(), entry.plan.model_dump_json(), body, key)
         self._connection.execute("INSERT INTO jobs (id, object, plan, body, key) VALUES (?, ?, ?, ?, ?)", values)
+        self._connection.execute("DELETE FROM unreferenced WHERE id = ?", (entry.job.id,))
 
     def save(self, entry: Entry) -> None:
         values = (entry.job.model_dump_json(), entry.plan.model_dump_json(), entry.job.id)
@@ -73,6 +74,7 @@ class Change:
     def add_file(self, file: File, sha256: str) -> None:
         values = (file.id, file.model_dump_json(), sha256)
         self._connection.execute("INSERT INTO files (id, object, sha256) VALUES (?, ?, ?)", values)
+        self._connection.execute("DELETE FROM unreferenced WHERE id = ?", (file.id,))
 
     def same_file(self, file: File, sha256: str, since: int) -> str | None:
         """JSON of a file with these contents and this name, uploaded since then."""
@@ -82,11 +84,48 @@ class Change:
         return row[0] if row else None
 
     def delete(self, table: str, id_: str) -> bool:
-        return self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (id_,)).rowcount > 0
+        deleted = self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (id_,)).rowcount > 0
+        if deleted and table == "files":
+            self.mark_deleted([id_])
+        return deleted
+
+    def delete_model(self, id_: str) -> tuple[str, int | None, bool] | None:
+        """(job, step of a checkpoint or None, whether it was the job's last model); None where there is no such model.
+
+        With a job's last model its run is marked as deleted.
+        """
+        query = "DELETE FROM models WHERE id = ? RETURNING job, step"
+        rows = self._connection.execute(query, (id_,)).fetchall()
+        if not rows:
+            return None
+        [(job, step)] = rows
+        last = not self._connection.execute("SELECT 1 FROM models WHERE job = ?", (job,)).fetchone()
+        if last:
+            self.mark_deleted([job])
+        return job, step, last
 
     def expire_files(self) -> set[str]:
         query = "DELETE FROM files WHERE expires_at IS NOT NULL AND expires_at <= unixepoch() RETURNING id"
-        return {row[0] for row in self._connection.execute(query).fetchall()}
+        expired = {row[0] for row in self._connection.execute(query).fetchall()}
+        self.mark_deleted(expired)
+        return expired
+
+    def reserve(self, id_: str) -> None:
+        """Note that what is half written under an id is ours to remove, until a file or a job of that id is added."""
+        self._connection.execute("INSERT INTO unreferenced (id, deleted) VALUES (?, 0)", (id_,))
+
+    def unreferenced(self) -> dict[str, bool]:
+        """Ids that are reserved, or whose file or run is deleted → whether it is deleted."""
+        return dict(self._connection.execute("SELECT id, deleted FROM unreferenced").fetchall())
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """What was to be removed under these ids is removed."""
+        self._connection.executemany("DELETE FROM unreferenced WHERE id = ?", [(id_,) for id_ in ids])
+
+    def mark_deleted(self, ids: Iterable[str]) -> None:
+        """Note that what lies under these ids is to be removed."""
+        query = "INSERT OR IGNORE INTO unreferenced (id, deleted) VALUES (?, 1)"
+        self._connection.executemany(query, [(id_,) for id_ in ids])
 
     def add_event(self, job: str, key: str, message: str, **more: Any) -> None:
         """An event, once: another one with the same key of the same job changes nothing."""

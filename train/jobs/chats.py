@@ -17,6 +17,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import GovorError, MachineError
+from ..files import NOTE
 from ..runs import Run, complete_folder, open_run
 from ..serving.dialect import Served
 from ..serving.engines import KEEPER
@@ -158,8 +159,6 @@ class Chats(Room):
         run = self.store.run(job) if step is None else self._checkpoint(job, step)
         if find_vllm(os.environ.get("GOVOR_VLLM")) is None and not run.merged.exists():
             self._merge(run, self.store.job_folder(job) / "merge.log")
-        if run.held_out_file.exists() and run.held_out_file.stat().st_size == 0:
-            run.held_out_file.unlink()  # nothing was held out; the parity check takes an empty file for a damaged one
         return open_run(run.path)
 
     def _merge(self, run: Run, log: Path) -> None:
@@ -183,9 +182,10 @@ class Chats(Room):
             return view
         with complete_folder(view.path) as folder:
             for file in (run.config_file, run.manifest_file, run.held_out_file):
-                shutil.copyfile(file, folder / file.name)
+                if file.exists():  # the last version deleted held_out.jsonl where nothing was held out
+                    shutil.copyfile(file, folder / file.name)
             result = run.adapter if run.adapter.exists() else run.merged
-            shutil.copytree(result, folder / result.name, ignore=shutil.ignore_patterns("*.safetensors*"))
+            shutil.copytree(result, folder / result.name, ignore=shutil.ignore_patterns("*.safetensors*", NOTE))
             for file in (run.checkpoints / f"checkpoint-{step}").glob("*.safetensors*"):
                 shutil.copyfile(file, folder / result.name / file.name)
         return view

@@ -2,18 +2,19 @@
 
 import hashlib
 import secrets
+import shutil
 import time
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..runs import complete_folder
 from ..serving.envelope import ApiError
 from . import recipe
 from .answers import RETRY_WINDOW
 from .catalogue import Base, Catalogue, merge
 from .change import Change, Entry, Plan, new_id
 from .objects import File, Hyperparameters, Job, JobMethod, JobRequest, Resolved, Truth
-from .store import Store, link_or_copy, remove
-from .uploads import sync_folder
+from .store import Store, link_or_copy
 
 ORGANIZATION = "org-local"
 
@@ -34,9 +35,11 @@ def create_job(
     job_id = new_id("ftjob-")
     entry = _entry(store, asked, base, job_id)
     folder = store.job_folder(job_id)
+    store.reserve(job_id)
     try:
-        _take_files(store, entry.job, folder)
-        recipe.write_config(folder / "config.yaml", entry.plan.tree)
+        with complete_folder(folder) as aside:
+            _take_files(store, entry.job, aside)
+            recipe.write_config(aside / "config.yaml", entry.plan.tree)
         with store.change() as change:
             earlier = _earlier(change, body, key, retried)
             if earlier is None:
@@ -45,7 +48,7 @@ def create_job(
         raise ApiError(400, str(error), param="govor") from None
     finally:
         if store.text("jobs", job_id) is None:
-            remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     return earlier or entry.job.model_dump_json()
 
 
@@ -93,7 +96,6 @@ def _entry(store: Store, asked: JobRequest, base: Base, job_id: str) -> Entry:
 
 def _take_files(store: Store, job: Job, folder: Path) -> None:
     """The job's own names for its files' contents: they may be deleted while it trains."""
-    folder.mkdir(parents=True)
     for param, id_, name in (
         ("training_file", job.training_file, "train.jsonl"),
         ("validation_file", job.validation_file, "valid.jsonl"),
@@ -111,7 +113,6 @@ def _take_files(store: Store, job: Job, folder: Path) -> None:
             link_or_copy(store.file_path(id_), folder / name)
         except FileNotFoundError:
             raise ApiError(400, f"invalid {param}: {id_}: no such file", param=param) from None
-    sync_folder(folder)
 
 
 def _earlier(change: Change, body: str, key: str | None, retried: bool) -> str | None:

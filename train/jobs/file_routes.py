@@ -15,7 +15,7 @@ from . import objects
 from .answers import RETRY_WINDOW, After, Order, as_json, changed, found, is_retry, listed
 from .change import new_id
 from .objects import File
-from .store import Store, remove
+from .store import Store, remove_file
 from .uploads import LARGEST, receive
 
 PURPOSES = get_args(objects.Purpose)
@@ -28,15 +28,16 @@ def file_routes(routes: APIRouter, store: Store) -> None:
     async def upload(request: Request) -> Response:
         id_ = new_id("file-")
         path = store.file_path(id_)
+        await asyncio.to_thread(store.reserve, id_)
         received = await receive(request, path)
         try:
             file = _file(id_, received.fields, received.filename or "upload", received.size)
             text = await asyncio.to_thread(_add_file, store, file, received.sha256, is_retry(request))
         except Exception:  # a cancelled request may be in the store already: the next start sweeps what is not
-            remove(path)
+            remove_file(path)
             raise
         if text is not None:  # the first answer was lost on its way
-            remove(path)
+            remove_file(path)
             return as_json(text)
         return as_json(file.model_dump_json())
 
@@ -61,7 +62,7 @@ def file_routes(routes: APIRouter, store: Store) -> None:
         found(store.text("files", file_id), _no_file(file_id))
         if not await asyncio.to_thread(changed, store, lambda change: change.delete("files", file_id)):
             raise _no_file(file_id)
-        remove(store.file_path(file_id))
+        remove_file(store.file_path(file_id))
         return as_json(objects.Deleted(id=file_id, object="file").model_dump_json())
 
     @routes.get("/files/{file_id}/content", response_class=Response, responses=CONTENT)

@@ -10,7 +10,7 @@ from ..serving.envelope import ApiError, model_not_found
 from . import objects
 from .answers import as_json, changed, found
 from .catalogue import Catalogue
-from .store import Store, remove
+from .store import Store
 
 
 def model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
@@ -34,11 +34,12 @@ def model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
     async def delete_model(model: str) -> Response:
         if model in catalogue.bases:
             raise ApiError(403, f"{model} is a base of the server's catalogue: only fine-tuned models can be deleted.")
-        origin = store.origin(model)
-        if origin is None or not await asyncio.to_thread(changed, store, lambda change: change.delete("models", model)):
+        deleted = await asyncio.to_thread(changed, store, lambda change: change.delete_model(model))
+        if deleted is None:
             raise model_not_found(model)
-        if origin[1] is not None:
-            remove(store.checkpoint_run(*origin).path)
-        if not store.models_of(origin[0]):
-            store.forget_run(origin[0])
+        job, step, last = deleted
+        if last:
+            store.forget_run(job)
+        elif step is not None:
+            store.discard(store.checkpoint_run(job, step))
         return as_json(objects.Deleted(id=model, object="model").model_dump_json())

@@ -1,22 +1,25 @@
 """What the end of a process means for its job, judged by the run folder: model, failure, or once more."""
 
+import re
 import time
 from typing import Any
 
 from ..files import write_whole
-from ..runs import TOKENS, Run
+from ..runs import TOKENS, Run, forget_tokens, whole_checkpoints
 from . import processes
 from .change import new_id
 from .following import Followed, follow
 from .metrics import Tail, result_csv
 from .objects import ENDED, File, JobError
-from .store import Store, remove
+from .store import Store, remove_file
 from .words import say, training_problem
 
 ALONE = 10
 """Processes of a job in a row that may end without a word and without a new step before the job fails."""
 STOPPED = ("stopped after step", "interrupted")
 """Last words of a training that was asked to stop: it goes on later."""
+RESUMING = re.compile(r"(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
+"""Files of a checkpoint that only a resumed training needs."""
 
 
 def finished(run: Run) -> bool:
@@ -26,7 +29,7 @@ def finished(run: Run) -> bool:
 
 def settle(store: Store, job: str) -> None:
     """A training is over: what that means for the job."""
-    remove(store.folder / TOKENS)  # the rows in another form: they must not outlive their file
+    forget_tokens(store.folder / TOKENS)  # the rows in another form: they must not outlive their file
     entry = store.entry(job)
     if entry is None or entry.job.status != "running":
         return
@@ -54,11 +57,12 @@ def succeed(store: Store, job: str, run: Run) -> None:
         bytes=len(text.encode()),
         created_at=int(time.time()),
     )
+    store.reserve(file.id)
     write_whole(store.file_path(file.id), [text])
     with store.change() as change:
         entry = change.entry(job)
         if entry is None or entry.job.status != "running":
-            remove(store.file_path(file.id))
+            remove_file(store.file_path(file.id))
             return
         name = entry.model_name
         change.add_file(file, "")
@@ -73,8 +77,10 @@ def succeed(store: Store, job: str, run: Run) -> None:
         entry.job.trained_tokens = int(max((line.get("num_tokens", 0) for line in metrics), default=0))
         change.save(entry)
     say(f"{job}: succeeded")
-    for path in run.checkpoints.glob("checkpoint-*/*.pt*"):
-        path.unlink()  # the optimizer's state: nothing goes on from here
+    for folder in whole_checkpoints(run.checkpoints):
+        for path in folder.iterdir():
+            if RESUMING.fullmatch(path.name):  # nothing goes on from here
+                path.unlink()
 
 
 def died(store: Store, job: str, what: str) -> None:

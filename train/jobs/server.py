@@ -1,25 +1,24 @@
 """The verb: one server for a data folder."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import IO
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import GovorError, MachineError
+from ..files import listed
 from ..serving.app import chat_routes, require_key
 from ..serving.envelope import ApiError, envelope_errors
 from ..serving.serve import listen
 from .answers import ERRORS
 from .catalogue import Catalogue
 from .chats import Chats
+from .data_folder import owned
 from .file_routes import file_routes
 from .job_routes import job_routes
 from .model_routes import model_routes
@@ -29,11 +28,13 @@ from .worker import Worker
 
 
 def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str | None, slots: int) -> None:
-    """Serve until SIGINT or SIGTERM; GovorError where it would not be safe or the folder is taken."""
+    """Serve until SIGINT or SIGTERM; GovorError where it would not be safe, or the folder is taken or another's."""
     import uvicorn
 
     listener = listen(host, port, key)
-    with listener, lock(folder):
+    with listener, owned(folder) as strange:
+        if strange:
+            say(f"{folder}: not the server's, left as they are: {listed(strange)}")
         store = Store(folder)
         store.sweep()
         for name, base in catalogue.missing.items():
@@ -117,27 +118,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def lock(folder: Path) -> IO[str]:
-    """Held while the server lives, however it dies; GovorError where another server has it."""
-    try:
-        import fcntl
-    except ImportError:
-        raise MachineError("govor jobs serve needs Linux or macOS (on Windows: WSL)") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "server.lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        pid = file.read().strip()
-        file.close()
-        raise GovorError(f"{folder}: another server works on this folder (process {pid}): stop it first") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
 
 
 def _authority(origin: str | None) -> str | None:

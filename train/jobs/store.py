@@ -1,6 +1,7 @@
 """Everything that must survive: objects in SQLite (WAL, every commit on disk), contents of files beside it.
 
 DATA/
+    govor-jobs.json the server made this folder, see data_folder.py
     jobs.sqlite3    files, jobs, events, checkpoints, models: each row holds its object as the wire shows it
     files/ID        contents of uploaded files and results, complete or absent
     jobs/ID/        train.jsonl, valid.jsonl (links: a deleted file goes on training), config.yaml, output.log
@@ -16,9 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..runs import Run
+from ..files import listed, remove_leftovers
+from ..runs import Run, discard_run
 from .change import Change, Entry, read_entry
+from .data_folder import DATABASE, FOLDERS, OURS, is_removable
 from .objects import Checkpoint
+from .words import say
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -47,7 +51,10 @@ CREATE TABLE IF NOT EXISTS models (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, object TEXT NOT NULL,
     job TEXT NOT NULL, step INTEGER
 );
+CREATE TABLE IF NOT EXISTS unreferenced (id TEXT PRIMARY KEY, deleted INTEGER NOT NULL);
 """
+"""`unreferenced`: ids of files and jobs that are not there yet, of deleted files, and of jobs whose models are deleted.
+Of the first, what is half written is ours to remove, but not what is whole: this database may be older than that."""
 
 
 class Page(NamedTuple):
@@ -66,16 +73,16 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._local = threading.local()
-        for name in ("files", "jobs", "runs"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
+        for name in FOLDERS:
+            (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / DATABASE).touch(mode=0o600)
         self._connection.executescript(SCHEMA)
 
     @property
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self.folder / "jobs.sqlite3", timeout=30, isolation_level=None)
+            connection = sqlite3.connect(self.folder / DATABASE, timeout=30, isolation_level=None)
             connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             self._local.connection = connection
         return connection
@@ -147,9 +154,6 @@ class Store:
         row = self._connection.execute("SELECT job, step FROM models WHERE id = ?", (model,)).fetchone()
         return (row[0], row[1]) if row else None
 
-    def models_of(self, job: str) -> list[str]:
-        return [row[0] for row in self._connection.execute("SELECT id FROM models WHERE job = ?", (job,))]
-
     def file_path(self, id_: str) -> Path:
         """Where the contents of a file lie; `id_` is one that the store made."""
         return self.folder / "files" / id_
@@ -164,28 +168,61 @@ class Store:
         """The run folder that a checkpoint is served from; chats.py makes it."""
         return Run(self.folder / "runs" / f"{id_}-step-{step}")
 
+    def reserve(self, id_: str) -> None:
+        """Before anything is written under a new id: what a crash leaves of it is then known to be ours."""
+        with self.change() as change:
+            change.reserve(id_)
+
     def sweep(self) -> None:
-        """Remove what a crash has left of unfinished requests, and runs whose models are all deleted."""
+        """Remove what a crash has left of unfinished requests and of deleted files and models.
+
+        Only what the database has an entry for goes, and only under names that the server gives.
+        """
         self.expire()
-        known = {row[0] for row in self._connection.execute("SELECT id FROM files UNION SELECT id FROM jobs")}
-        for path in [*self.folder.glob("files/*"), *self.folder.glob("files/.*"), *self.folder.glob("jobs/*")]:
-            if path.name not in known:
-                remove(path)
-        query = "SELECT id FROM jobs WHERE status = 'succeeded' AND id NOT IN (SELECT job FROM models)"
-        for (id_,) in self._connection.execute(query).fetchall():
-            self.forget_run(id_)
+        with self.change() as change:
+            unreferenced = change.unreferenced()
+        for path in self.folder.glob("files/*"):
+            if is_removable(path.name, unreferenced):
+                remove_file(path)
+        for path in self.folder.glob("jobs/*"):
+            if is_removable(path.name, unreferenced) and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("runs/.*"):
+            match = OURS.fullmatch(path.name)
+            if match and match["half"] and self.entry(match[1]):
+                remove_leftovers(path.with_name(path.name[1:].removesuffix(match["half"])))
+        for id_, deleted in unreferenced.items():
+            if deleted and self.entry(id_):
+                self.forget_run(id_)
+        whole = {id_ for id_ in unreferenced if self.file_path(id_).exists() or self.job_folder(id_).exists()}
+        with (
+            self.change() as change
+        ):  # what is whole under a reserved id stays, and so does the id: it is known as ours
+            change.forget([id_ for id_, deleted in unreferenced.items() if deleted or id_ not in whole])
 
     def expire(self) -> None:
         """Delete files whose time has come."""
         with self.change() as change:
             expired = change.expire_files()
         for id_ in expired:
-            remove(self.file_path(id_))
+            remove_file(self.file_path(id_))
 
     def forget_run(self, id_: str) -> None:
         """Remove a job's run folder, with the folders that its checkpoints are served from."""
-        for path in self.folder.glob(f"runs/{id_}*"):
-            remove(path)
+        for run in (self.run(id_), *(self.checkpoint_run(id_, one.step_number) for one in self.checkpoints(id_))):
+            self.discard(run)
+        with self.change() as change:
+            change.forget([id_])
+
+    def discard(self, run: Run) -> None:
+        """Remove what is the server's of a run folder; what stays is named in the log."""
+        try:
+            left = [path.relative_to(self.folder) for path in discard_run(run)]
+        except OSError as error:  # one odd folder must not stop the server
+            left = []
+            say(f"{run.path}: not removed: {error.strerror}: {error.filename}")
+        if left:
+            say(f"{self.folder}: not the server's, left as they are: {listed(map(str, left))}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -198,9 +235,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def remove(path: Path) -> None:
-    """A file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def remove_file(path: Path) -> None:
+    """Remove the contents of a file, if they are there and are a file."""
+    if path.is_file():
+        path.unlink()

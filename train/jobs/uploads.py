@@ -14,6 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
+from ..files import aside_name, sync_folder
 from ..serving.envelope import ApiError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ async def receive(request: Request, path: Path, largest: int = LARGEST) -> Uploa
         raise ApiError(400, "Expected an upload as multipart/form-data with the parts `purpose` and `file`.")
     if int(_digits(request.headers.get("content-length"))) > largest + PARTS * FIELD:
         raise _too_large(largest)
-    aside = path.with_name(f".{path.name}.partial")
+    aside = aside_name(path)
     try:
         with aside.open("xb") as file:
             form = _Form(largest)
@@ -66,16 +67,6 @@ async def receive(request: Request, path: Path, largest: int = LARGEST) -> Uploa
         aside.unlink(missing_ok=True)
     await asyncio.to_thread(sync_folder, path.parent)
     return form.upload
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 async def _fill(form: "_Form", parser: MultipartParser, request: Request, file: IO[bytes]) -> None:

@@ -5,7 +5,6 @@ One thread, a look every quarter of a second. It keeps nothing in mind that the 
 
 import errno
 import os
-import shutil
 import sqlite3
 import threading
 import time
@@ -138,7 +137,7 @@ class Worker(threading.Thread):
             return
         resume = last_checkpoint(run) is not None and run.manifest_file.exists()
         if not resume:
-            shutil.rmtree(run.path, ignore_errors=True)  # a folder without a checkpoint has nothing to go on from
+            self.store.discard(run)  # without a checkpoint and a manifest nothing can go on
         if self._set_running(job).job.status != "running":
             return
         config = self.store.job_folder(job) / "config.yaml"

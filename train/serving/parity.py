@@ -64,8 +64,8 @@ def compare(served: Served) -> Parity:
 
 
 def held_out(served: Served) -> list[Row]:
-    file = served.run.held_out_file
-    rows = read_rows(file) if file.exists() else []
+    file, expected = served.run.held_out_file, served.run.manifest()["data"]["held_out"]["rows"]
+    rows = read_rows(file) if expected and file.exists() else []
     return rows[:: max(1, -(-len(rows) // ROWS))]
 
 
