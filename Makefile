@@ -15,12 +15,13 @@ export HF_HUB_OFFLINE := 1
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# runs/tiny, or the next name that is free: a run that is there may be somebody's own
+demo: RUN := $(shell name=tiny; i=2; while [ -e runs/$$name ]; do name=tiny-$$i; i=$$((i + 1)); done; echo $$name)
 demo: .venv/installed
 	$(BIN)/govor validate data/natasha.jsonl
-	rm -rf runs/tiny
-	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml train/sft.py configs/tiny.yaml
-	$(BIN)/govor merge runs/tiny
-	$(BIN)/govor eval runs/tiny
+	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml train/sft.py configs/tiny.yaml name=$(RUN)
+	$(BIN)/govor merge runs/$(RUN)
+	$(BIN)/govor eval runs/$(RUN)
 
 test: .venv/installed
 	$(BIN)/ruff check .

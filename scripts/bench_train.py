@@ -28,6 +28,8 @@ import click
 import yaml
 from bench_train_base import make_base, make_rows, model_flops
 
+from train.files import MARKER
+
 TOOLS = {"govor": "govor", "trl": "plain TRL", "llamafactory": "LLaMA-Factory", "unsloth": "Unsloth"}
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 """Dense bfloat16 FLOP/s, by what the device is called."""
@@ -122,7 +124,7 @@ def main(
     cpu = not torch.cuda.is_available()
     if cpu and shape != "small":
         raise click.ClickException(f"--shape {shape} needs a GPU, and torch sees none")
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out)
     base = make_base(out / "base", shape, Path("data/natasha.jsonl"))
     lengths, trained = make_rows(
         out, base, rows, count=steps * batch, batch=batch, length=max_length, order=order, fill=shape != "small"
@@ -149,6 +151,14 @@ def main(
     (out / "bench.md").write_text(table, encoding="utf-8")
     plot(found, rates, job, warm, out / "bench.svg")
     print(table)
+
+
+def claim(out: Path) -> None:
+    """Make OUT, or take one that an earlier measurement made: what stands in it is replaced."""
+    if out.exists() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise click.ClickException(f"{out} holds other files: name an empty or a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
 
 
 def run(tool: str, python: Path, job: Job, out: Path, kernels: str, threads: int | None) -> Measured:

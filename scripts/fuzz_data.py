@@ -117,9 +117,9 @@ def main(files: int, seed: int) -> None:
                     refused += 1
                 except Exception:
                     traceback.print_exc()
-                    kept = Path(f"fuzzed-{seed}.bin")
-                    kept.write_bytes(path.read_bytes())
-                    print(f"a traceback; the file is kept as {kept}")
+                    with tempfile.NamedTemporaryFile(prefix="fuzzed-", suffix=".bin", dir=".", delete=False) as kept:
+                        kept.write(path.read_bytes())
+                    print(f"a traceback; the file is kept as {kept.name}")
                     sys.exit(1)
     print(
         f"{files} mutated files, {len(steps)} readings each: {passed} passed, {refused} refused in words, 0 tracebacks"

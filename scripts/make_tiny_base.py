@@ -6,11 +6,16 @@ It lets every verb run for real where no pre-trained model can be had. The same 
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import click
 
+from train.errors import one_line_errors
+from train.files import require_replaceable
+from train.runs import complete_folder
+
+MARKS = ("config.json", "model.safetensors", "tokenizer.json")
+"""An earlier base is known by these."""
 SPECIAL = {"pad": "<|endoftext|>", "start": "<|im_start|>", "end": "<|im_end|>"}
 CHATML = (
     "{%- for message in messages %}"
@@ -30,25 +35,23 @@ CHATML = (
 @click.option("--force", is_flag=True, help="Replace the folder.")
 def main(out: Path, rows: Path, seed: int, vocab_size: int, hidden_size: int, layers: int, force: bool) -> None:
     """Build the model in the folder OUT."""
-    if out.exists():
-        if not force:
-            raise click.ClickException(f"{out} is there already: --force replaces it")
-        shutil.rmtree(out)
-    parameters = make_tiny_base(out, rows, seed=seed, vocab_size=vocab_size, hidden_size=hidden_size, layers=layers)
+    with one_line_errors():
+        require_replaceable(out, MARKS, force=force)
+        shape = {"vocab_size": vocab_size, "hidden_size": hidden_size, "layers": layers}
+        parameters = make_tiny_base(out, rows, seed=seed, replace=force, **shape)
     print(f"{out}: {parameters:,} parameters, random weights (seed {seed})")
 
 
 def make_tiny_base(
-    out: Path, rows: Path, *, seed: int = 0, vocab_size: int = 4096, hidden_size: int = 192, layers: int = 4
-) -> int:
-    """Write the model to a new folder and return its number of parameters."""
+    out: Path, rows: Path, *, seed: int = 0, vocab_size: int = 4096, hidden_size: int = 192, layers: int = 4,
+    replace: bool = False,
+) -> int:  # fmt: skip
+    """Write the model to a new folder, or with `replace` over one made before; return its number of parameters."""
     import torch
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=train_tokenizer(texts_of(rows), vocab_size),
         eos_token=SPECIAL["end"],
@@ -75,9 +78,9 @@ def make_tiny_base(
         )
     )
     model.generation_config = GenerationConfig(**stop)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    aside.rename(out)
+    with complete_folder(out, replace=replace) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,6 +1,6 @@
 """Draws a run's loss curve into an SVG file.
 
-python scripts/plot_loss.py runs/tiny data/tiny-loss.svg
+python scripts/plot_loss.py runs/tiny data/tiny-loss.svg --force
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from train.errors import one_line_errors
-from train.files import write_atomically
+from train.files import require_new, write_whole
 from train.report import loss_curve
 from train.runs import open_run
 
@@ -16,10 +16,12 @@ from train.runs import open_run
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-def main(run: Path, out: Path) -> None:
+@click.option("--force", is_flag=True, help="Replace the file.")
+def main(run: Path, out: Path, force: bool) -> None:
     """Training and held-out loss of RUN over its steps, into OUT."""
     with one_line_errors():
-        write_atomically(out, loss_curve(open_run(run).metrics()))
+        require_new(out, force)
+        write_whole(out, [loss_curve(open_run(run).metrics())], replace=force)
     print(out)
 
 

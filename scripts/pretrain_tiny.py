@@ -9,7 +9,6 @@ answers and their end. data/tiny-ru/README.md has the figures.
 
 import json
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,7 +18,9 @@ from typing import Any
 import click
 import numpy as np
 from make_tiny_base import CHATML, SPECIAL
-from tiny_text import IGNORED, prepare
+from tiny_text import IGNORED, TOKENS, prepare
+
+from train.runs import complete_folder
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def main(out: Path, plays: Path, prose: Path, work: Path, resume: bool, long_: i
         raise click.ClickException(f"{out} is there already: remove it or name another folder")
     if work.exists() and not resume:
         raise click.ClickException(f"{work} is there already: --resume goes on with it, or name another --work")
+    if work.exists() and not (work / TOKENS).is_file():
+        raise click.ClickException(f"{work} holds nothing to go on with ({TOKENS} is missing): name another --work")
     work.mkdir(parents=True, exist_ok=True)
     data = prepare(work, plays, prose, plan.vocab_size, plan.long)
     if train(work, data, plan, minutes_between_saves, eval_steps, compiled, threads, stop_at):
@@ -353,14 +356,12 @@ def export(work: Path, out: Path, plan: Plan) -> None:
     )
     stop = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     model.generation_config = GenerationConfig(**stop)
-    aside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    settings = aside / "tokenizer_config.json"  # transformers 4 does not know the class name that 5 writes
-    named = {**json.loads(settings.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
-    settings.write_text(json.dumps(named, ensure_ascii=False, indent=2) + "\n")
-    aside.rename(out)
+    with complete_folder(out) as aside:
+        model.to(torch.bfloat16).save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        settings = aside / "tokenizer_config.json"  # transformers 4 does not know the class name that 5 writes
+        named = {**json.loads(settings.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
+        settings.write_text(json.dumps(named, ensure_ascii=False, indent=2) + "\n")
 
 
 if __name__ == "__main__":

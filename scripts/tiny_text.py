@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from make_tiny_base import SPECIAL, train_tokenizer
 
+TOKENS = "tokens.npz"
 IGNORED = -100  # torch's label that costs nothing
 
 # Never trained on, by anything that is compared: nine authors, 1765–1913, prose and verse, chosen before the first try
@@ -128,7 +129,7 @@ def ending(run: list[Speech]) -> Iterator[list[Speech]]:
 
 def prepare(work: Path, plays_file: Path, prose_file: Path, vocab_size: int, window: int) -> dict[str, np.ndarray]:
     """Tokenizer and token streams, made once and kept in the working folder."""
-    kept = work / "tokens.npz"
+    kept = work / TOKENS
     if not kept.is_file():
         plays = read_plays(plays_file)
         kept_back = {name: speeches for name, speeches in plays.items() if name in HELD_OUT + TRIED_ON}

@@ -94,11 +94,14 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     """The commands of `make demo`, one after another, with few steps."""
     for name in ("configs", "data", "scripts", "train"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    (tmp_path / "runs/tiny/notes.txt").write_text("mine", encoding="utf-8")
     recipe = subprocess.run(
-        ["make", "--no-print-directory", "-n", "-o", ".venv/installed", "demo", f"BIN={Path(sys.executable).parent}"],
-        cwd=REPOSITORY, check=True, capture_output=True, text=True,
+        ["make", "--no-print-directory", "-n", "-f", REPOSITORY / "Makefile", "-o", ".venv/installed", "demo",
+         f"BIN={Path(sys.executable).parent}"],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
     ).stdout.splitlines()  # fmt: skip
-    assert len(recipe) == 5
+    assert len(recipe) == 4
     printed = ""
     for line in recipe:
         short = "configs/tiny.yaml training.max_steps=4 generation.max_new_tokens=8"
@@ -110,6 +113,7 @@ def test_the_demo_goes_the_whole_way(tmp_path):
     before, after = map(float, re.search(r"held-out loss: ([\d.]+) before, ([\d.]+) after", printed).groups())
     assert after < before
     assert printed.count("  tuned: ") == 2
-    assert (tmp_path / "runs/tiny/report.html").is_file()
-    assert (tmp_path / "runs/tiny/merged/model.safetensors").is_file()
-    assert (tmp_path / "runs/tiny/samples.md").read_text(encoding="utf-8").count("**Tuned**") == 5
+    assert (tmp_path / "runs/tiny-2/report.html").is_file()
+    assert (tmp_path / "runs/tiny-2/merged/model.safetensors").is_file()
+    assert (tmp_path / "runs/tiny-2/samples.md").read_text(encoding="utf-8").count("**Tuned**") == 5
+    assert [path.name for path in (tmp_path / "runs/tiny").iterdir()] == ["notes.txt"]

@@ -63,11 +63,14 @@ def test_no_exchange_stands_on_both_sides_of_a_split(rows):
 
 
 def test_validate_is_fast_and_small(rows):
-    """The bounds of `govor validate`, by the script that measures them."""
+    """The bounds of `govor validate`, by the script that measures them.
+
+    Its speed counts beside that of a bare loop: a lone figure says more of the machine's day than of the code.
+    """
     Path("plays.jsonl").write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
     script = REPOSITORY / "scripts/bench_data.py"
-    command = [sys.executable, script, "--megabytes", "60", "--rounds", "1", "--rows", "plays.jsonl"]
+    command = [sys.executable, script, "--megabytes", "60", "--rounds", "3", "--rows", "plays.jsonl"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    own = next(line for line in output.splitlines() if line.startswith("govor validate"))
-    assert float(own.split()[2]) >= 100, output
+    loop = next(line for line in output.splitlines() if line.startswith("json.loads loop"))
+    assert float(loop.split("×")[0].split()[-1]) >= 0.5, output
     assert output.strip().endswith("kept"), output

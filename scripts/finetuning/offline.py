@@ -8,7 +8,7 @@ from train.chats.checks import check_file, place
 from train.chats.readers import read_rows
 from train.chats.split import require_disjoint
 from train.errors import DataError
-from train.files import require_new, write_atomically
+from train.files import require_new, write_whole
 
 from .asked import Asked
 from .estimate import estimate, show
@@ -109,7 +109,7 @@ def write_configs(asked: Asked, provider: Provider) -> None:
         body(kimi, "FILE_ID", held_out),
     )
     for name, content in zip(CONFIGS, made, strict=True):
-        write_atomically(Path(name), json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        write_whole(Path(name), [json.dumps(content, ensure_ascii=False, indent=2) + "\n"], replace=asked.force)
     for path, stem in zip((asked.file, asked.validation_file), stems, strict=True):
         if path and stem:
             print(f"govor convert {shlex.quote(str(path))} --to gemini -o {shlex.quote(stem)}")
