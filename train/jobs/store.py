@@ -195,9 +195,8 @@ class Store:
             if deleted and self.entry(id_):
                 self.forget_run(id_)
         whole = {id_ for id_ in unreferenced if self.file_path(id_).exists() or self.job_folder(id_).exists()}
-        with (
-            self.change() as change
-        ):  # what is whole under a reserved id stays, and so does the id: it is known as ours
+        # what is whole under a reserved id stays, and so does the id: the next start must know it as ours
+        with self.change() as change:
             change.forget([id_ for id_, deleted in unreferenced.items() if deleted or id_ not in whole])
 
     def expire(self) -> None:
