@@ -23,6 +23,8 @@ MARKER = ".made-by-govor"
 """Stands in every folder that is being filled."""
 NOTE = ".govor-files"
 """Stands in every folder that is finished: path, relative to it → size and time of the file, as JSON."""
+ASIDE = r"\.[0-9a-f]{8}\.partial"
+"""The end of an aside name, see `aside_name`."""
 LAST = "trainer_state.json"
 """Of a checkpoint this goes last, so that one whose removal was cut off is still found and removed."""
 
@@ -102,7 +104,7 @@ def aside_name(path: Path) -> Path:
 
 
 def is_aside_name(name: str, path: Path) -> bool:
-    return re.fullmatch(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.partial", name) is not None
+    return re.fullmatch(re.escape(f".{path.name}") + ASIDE, name) is not None
 
 
 @contextmanager
@@ -148,7 +150,9 @@ def publish_folder(fresh: Path, folder: Path, *, replace: bool) -> None:
         try:
             fresh.rename(folder)
         except OSError as error:
-            raise error if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) else _came_meanwhile(folder) from None
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise _came_meanwhile(folder) from None
+            raise
         return
     old = aside_name(folder).with_suffix(".old")
     folder.rename(old)

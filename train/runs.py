@@ -185,11 +185,12 @@ def rotate_checkpoints(folder: Path, most: int | None, best: int | None) -> None
 
     transformers' own also deletes what merely begins so: a copy that was put by as checkpoint-50-good.
     """
-    if folder.is_symlink():
-        return  # it may hold another run's
+    if not most or folder.is_symlink():  # a link may lead to another run's
+        return
     paths = whole_checkpoints(folder)
-    kept = {paths[-1], folder / f"checkpoint-{best}"} & {*paths} if paths else set()
-    for path in [path for path in paths if path not in kept][: max(0, len(paths) - max(most or len(paths), len(kept)))]:
+    kept = {*paths[-1:], folder / f"checkpoint-{best}"} & {*paths}
+    excess = max(0, len(paths) - max(most, len(kept)))
+    for path in [path for path in paths if path not in kept][:excess]:
         remove_noted(path, UNNOTED_IN_CHECKPOINT)
 
 

@@ -54,7 +54,7 @@ class Change:
     def add_job(self, entry: Entry, body: str, key: str | None) -> None:
         values = (entry.job.id, entry.job.model_dump_json(), entry.plan.model_dump_json(), body, key)
         self._connection.execute("INSERT INTO jobs (id, object, plan, body, key) VALUES (?, ?, ?, ?, ?)", values)
-        self._connection.execute("DELETE FROM unreferenced WHERE id = ?", (entry.job.id,))
+        self.forget([entry.job.id])
 
     def save(self, entry: Entry) -> None:
         values = (entry.job.model_dump_json(), entry.plan.model_dump_json(), entry.job.id)
@@ -74,7 +74,7 @@ class Change:
     def add_file(self, file: File, sha256: str) -> None:
         values = (file.id, file.model_dump_json(), sha256)
         self._connection.execute("INSERT INTO files (id, object, sha256) VALUES (?, ?, ?)", values)
-        self._connection.execute("DELETE FROM unreferenced WHERE id = ?", (file.id,))
+        self.forget([file.id])
 
     def same_file(self, file: File, sha256: str, since: int) -> str | None:
         """JSON of a file with these contents and this name, uploaded since then."""
@@ -119,7 +119,7 @@ class Change:
         return dict(self._connection.execute("SELECT id, deleted FROM unreferenced").fetchall())
 
     def forget(self, ids: Iterable[str]) -> None:
-        """What was to be removed under these ids is removed."""
+        """These ids are a file's or a job's now, or nothing is left under them."""
         self._connection.executemany("DELETE FROM unreferenced WHERE id = ?", [(id_,) for id_ in ids])
 
     def mark_deleted(self, ids: Iterable[str]) -> None:

@@ -17,15 +17,17 @@ from types import MappingProxyType
 from typing import IO, NamedTuple
 
 from ..errors import GovorError, MachineError
-from ..files import listed, try_lock
+from ..files import ASIDE, listed, try_lock
 from ..runs import now
 
 MARKER = "govor-jobs.json"
 DATABASE = "jobs.sqlite3"
 LOCK = "server.lock"
 FOLDERS = ("files", "jobs", "runs")
+MISSING, EMPTY = "is not there", "is empty"
+"""What may be said of the database of a folder in which nothing was stored yet."""
 TABLES = {"files", "jobs", "events", "checkpoints", "models"}
-OURS = re.compile(r"\.?((?:file|ftjob)-[A-Za-z0-9]{24})(-step-\d+)?(?P<half>\.[0-9a-f]{8}\.partial)?")
+OURS = re.compile(rf"\.?((?:file|ftjob)-[A-Za-z0-9]{{24}})(-step-\d+)?(?P<half>{ASIDE})?")
 """The names that the server gives: group 1 is the id; `half`: it is being written."""
 
 
@@ -103,10 +105,6 @@ def _require_sound(folder: Path, found: Database) -> None:
         f"{folder / DATABASE} {found.problem or 'knows no file and no job'}{here}; nothing was changed. Restore it "
         f"from a backup (with its -wal file), or move {', '.join(FOLDERS)} and {DATABASE} away to begin anew"
     )
-
-
-MISSING = "is not there"
-EMPTY = "is empty"
 
 
 def read_database(path: Path) -> Database:
