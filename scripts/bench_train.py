@@ -28,7 +28,7 @@ import click
 import yaml
 from bench_train_base import make_base, make_rows, model_flops
 
-from train.files import MARKER
+from train.core.files import MARKER
 
 TOOLS = {"govor": "govor", "trl": "plain TRL", "llamafactory": "LLaMA-Factory", "unsloth": "Unsloth"}
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}

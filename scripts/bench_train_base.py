@@ -9,9 +9,9 @@ from make_tiny_base import make_tiny_base
 
 from train.chats.readers import read_rows
 from train.chats.rows import Row, to_json
-from train.encoding import encode_rows
-from train.model import load_tokenizer
-from train.templates import Encoded
+from train.encoding.loss_mask import Encoded
+from train.encoding.rows import encode_rows
+from train.models.load import load_tokenizer
 
 SMALL = {"hidden_size": 512, "layers": 8}
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": 36}
@@ -73,7 +73,7 @@ def make_rows(
     found = (found * (count // max(len(found), 1) + 1))[:count]
     encoded = encode_rows(tokenizer, found, max_length=length).encoded
     if order == "length":
-        from train.kernels.batches import ByLength
+        from train.tuning.kernels.batches import ByLength
 
         places = list(ByLength([len(one.input_ids) for one in encoded], batch, 42))
         found, encoded = [found[at] for at in places], [encoded[at] for at in places]

@@ -18,13 +18,13 @@ import click
 import zstandard
 
 from train.chats.checks import check_file
-from train.chats.dialogues import collect
-from train.chats.participants import find_persona, survey
-from train.chats.privacy import Scrubber
+from train.chats.privacy.scrub import Scrubber
 from train.chats.readers import read_rows
 from train.chats.rows import Row
+from train.chats.telegram.dialogues import collect
+from train.chats.telegram.participants import find_persona, survey
 from train.chats.writers import convert
-from train.errors import GovorError
+from train.core.errors import GovorError
 
 PAIR = [{"role": "user", "content": "Кто я? 🙂"}, {"role": "assistant", "content": "А кто спрашивает?"}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from train.errors import one_line_errors
-from train.files import require_replaceable
-from train.runs import complete_folder
+from train.core.errors import one_line_errors
+from train.core.files import require_replaceable
+from train.core.runs import complete_folder
 
 MARKS = ("config.json", "model.safetensors", "tokenizer.json")
 """An earlier base is known by these."""

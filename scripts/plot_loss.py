@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from train.errors import one_line_errors
-from train.files import require_new, write_whole
-from train.report import loss_curve
-from train.runs import open_run
+from train.core.errors import one_line_errors
+from train.core.files import require_new, write_whole
+from train.core.runs import open_run
+from train.evaluation.report import loss_curve
 
 
 @click.command()

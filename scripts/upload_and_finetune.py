@@ -26,8 +26,8 @@ from finetuning.watch import Log, watch
 
 from train.chats.readers import read_rows
 from train.chats.rows import shared_system_message
-from train.config import load_config
-from train.errors import GovorError, MachineError, one_line_errors
+from train.core.config import load_config
+from train.core.errors import GovorError, MachineError, one_line_errors
 
 PROMPTS = Path(__file__).resolve().parents[1] / "configs/natasha.yaml"
 """The five questions for a tuned model are those of this config."""

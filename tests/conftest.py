@@ -55,7 +55,7 @@ def base(tmp_path_factory, rows_file) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(base):
-    from train.model import load_tokenizer
+    from train.models.load import load_tokenizer
 
     return load_tokenizer(base)
 
@@ -118,7 +118,7 @@ def write_config(base, rows_file, working_folder):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, base, rows_file):
     """A trained run (LoRA, float32) that tests only read; its config's paths are absolute."""
-    from train.config import load_config
+    from train.core.config import load_config
     from train.sft import train
 
     folder = tmp_path_factory.mktemp("finished")

@@ -13,8 +13,8 @@ from conftest import REPOSITORY
 from datasets import load_from_disk
 
 from train.chats.readers import read_rows
-from train.encoding import encode_rows
-from train.model import load_tokenizer
+from train.encoding.rows import encode_rows
+from train.models.load import load_tokenizer
 
 JOB = Job(
     "base", "tokenized", "rows", cpu=True, steps=4, batch=2, max_length=64, load_in_4bit=False, checkpointing=False

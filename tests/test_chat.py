@@ -9,8 +9,8 @@ from conftest import govor
 
 from train.chats.checks import check_file
 from train.chats.readers import read_rows
-from train.merge import merge
-from train.runs import Run
+from train.core.runs import Run
+from train.merging.merge import merge
 
 
 def greedy(run: Run) -> None:

@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 from train.chats.checks import check_file
 from train.chats.readers import read_rows
 from train.cli import main
-from train.errors import DataError, GovorError
+from train.core.errors import DataError, GovorError
 
 GOOD = '{"messages": [{"role": "user", "content": "а"}, {"role": "assistant", "content": "б"}]}'
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from train.config import OWNED, Lora, config_class, dump_config, load_config
-from train.errors import ConfigError
+from train.core.config import OWNED, Lora, config_class, dump_config, load_config
+from train.core.errors import ConfigError
 
 MINIMAL = "name: x\nmodel:\n  name_or_path: some/base\ndata:\n  train_file: rows.jsonl\n"
 

@@ -15,7 +15,7 @@ from train.chats.readers import read_records, read_rows
 from train.chats.rows import Row, to_object
 from train.chats.writers import convert
 from train.cli import main
-from train.errors import DataError, GovorError
+from train.core.errors import DataError, GovorError
 
 PAIR = [{"role": "user", "content": "Кто я?"}, {"role": "assistant", "content": "А кто спрашивает?"}]
 ALPACA = {"instruction": "Кто я?", "input": "", "output": "А кто спрашивает?"}

@@ -11,13 +11,13 @@ import pytest
 from jobs_server import Server, rows
 from test_jobs_store import a_job
 
-from train.errors import GovorError
-from train.files import NOTE
+from train.core.errors import GovorError
+from train.core.files import NOTE
+from train.core.runs import Run, complete_folder, discard_run
 from train.jobs.change import new_id
 from train.jobs.data_folder import DATABASE, LOCK, MARKER, OURS, lock, owned
-from train.jobs.objects import Checkpoint, File
 from train.jobs.store import Store
-from train.runs import Run, complete_folder, discard_run
+from train.jobs.wire import Checkpoint, File
 
 
 def content(folder: Path) -> dict[str, bytes | None]:

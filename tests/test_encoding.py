@@ -13,12 +13,12 @@ from make_tiny_base import CHATML
 
 from train.chats.readers import read_rows
 from train.chats.rows import Row
-from train.config import load_config
-from train.encoding import encode_rows, parity, require_vocabulary, stop_ids
-from train.errors import BaseError, DataError
-from train.preview import preview, to_plain
+from train.core.config import load_config
+from train.core.errors import BaseError, DataError
+from train.encoding.loss_mask import IGNORED, encode_row, render
+from train.encoding.preview import preview, to_plain
+from train.encoding.rows import encode_rows, parity, require_vocabulary, stop_ids
 from train.sft import train
-from train.templates import IGNORED, encode_row, render
 
 SYSTEM = {"role": "system", "content": "Ты Наташа."}
 THINKING = CHATML.replace("message.content +", "(message.content if loop.last else message.content.split('>')[-1]) +")
@@ -272,7 +272,7 @@ def with_base(base, name: str, change) -> Path:
 
 
 def test_added_tokens_are_refused_before_training(write_config, base):
-    from train.model import load_tokenizer
+    from train.models.load import load_tokenizer
 
     shutil.copytree(base, "added")
     tokenizer = load_tokenizer(base)
@@ -301,7 +301,7 @@ def test_a_run_says_and_records_what_it_did(write_config, base, capfd):
     assert len(held_out) == data["held_out"]["rows"]
     assert f"parity: {len(held_out)} of {len(held_out)} held-out prompts render as trained" in said
     assert run.manifest()["parity"] == {"prompts": len(held_out), "differing": []}
-    from train.model import load_tokenizer
+    from train.models.load import load_tokenizer
 
     lengths = [len(encode_row(load_tokenizer(run.adapter), one).input_ids) for one in held_out]
     assert max(lengths) <= 120

@@ -13,11 +13,11 @@ import torch
 from click.testing import CliRunner
 from test_serve import KEY, TALK, Server, gone, make_run, user
 
-from train.chat import chat
 from train.cli import main
-from train.model import load_merged, load_tuned
-from train.serving.models import find_vllm
-from train.templates import render
+from train.encoding.loss_mask import render
+from train.models.load import load_merged, load_tuned
+from train.serving.chat import chat
+from train.serving.choose_engine import find_vllm
 
 pytestmark = [
     pytest.mark.engines,

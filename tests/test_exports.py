@@ -16,12 +16,16 @@ from test_template_families import SHIPPED, SPECIAL
 from train.chats.readers import read_rows
 from train.chats.rows import Row
 from train.cli import main
-from train.config import Training, config_class, load_config
-from train.encoding import encode_rows
-from train.exports.gguf import export_gguf
-from train.exports.lf_readme import readme
-from train.exports.lf_rows import text_rows
-from train.exports.lf_settings import (
+from train.core.config import Training, config_class, load_config
+from train.core.runs import Run
+from train.encoding.rows import encode_rows
+from train.exports.gguf.export import export_gguf
+from train.exports.gguf.pretokenizer import CUTS, known_cut
+from train.exports.gguf.prompts import prompt_of
+from train.exports.llamafactory.export import export_llamafactory
+from train.exports.llamafactory.readme import readme
+from train.exports.llamafactory.rows import text_rows
+from train.exports.llamafactory.settings import (
     NEWER,
     ONLY_OURS,
     TRANSLATED,
@@ -29,13 +33,9 @@ from train.exports.lf_settings import (
     named_targets,
     training_settings,
 )
-from train.exports.lf_templates import choose
-from train.exports.llamafactory import export_llamafactory
+from train.exports.llamafactory.templates import choose
 from train.exports.ollama import find_pieces, render
-from train.exports.pretokenizer import CUTS, known_cut
-from train.exports.prompts import prompt_of
-from train.merge import merge
-from train.runs import Run
+from train.merging.merge import merge
 
 SYSTEM = {"role": "system", "content": "Ты Наташа."}
 
@@ -106,7 +106,7 @@ class TestLlamaFactory:
         """The ids, the split and the order that were trained."""
         from datasets import load_from_disk
 
-        from train.model import load_tokenizer
+        from train.models.load import load_tokenizer
 
         parts = load_from_disk(str(folder / "tokenized"))
         manifest = finished_run.manifest()["data"]
@@ -280,7 +280,7 @@ class TestLlamaFactory:
     def test_a_broken_export_leaves_what_was_there(self, write_config, working_folder, monkeypatch):
         config = load_config(write_config())
         export_llamafactory(config, Path("out"))
-        module = import_module("train.exports.llamafactory")
+        module = import_module("train.exports.llamafactory.export")
         monkeypatch.setattr(module, "_write_yaml", lambda *_: (_ for _ in ()).throw(OSError(28, "full", "x")))
         with pytest.raises(OSError):
             export_llamafactory(config, Path("out"), force=True)

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import REPOSITORY
 
-from train.errors import GovorError, RunError
-from train.files import MARKER, NOTE, aside_folder, listed, note_files, remove_noted, require_new, write_whole
-from train.runs import (
+from train.core.errors import GovorError, RunError
+from train.core.files import MARKER, NOTE, aside_folder, listed, note_files, remove_noted, require_new, write_whole
+from train.core.runs import (
     Run,
     clear_partial_checkpoint,
     complete_folder,
@@ -74,20 +74,20 @@ def fill_and_die(path: str, wait: bool) -> None:
 
 
 def replace_and_die(moment: str) -> None:
-    import train.files
-    import train.runs
+    import train.core.files
+    import train.core.runs
 
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
     if moment == "flushed":
-        train.runs.sync_folder = die
-        train.runs.os.fsync = die
+        train.core.runs.sync_folder = die
+        train.core.runs.os.fsync = die
     elif moment == "moved away":
-        train.files.Path.rename = lambda self, target, rename=Path.rename: (rename(self, target), die())
+        train.core.files.Path.rename = lambda self, target, rename=Path.rename: (rename(self, target), die())
     else:
-        train.files.remove_if_empty = die
-        train.files.Path.unlink = lambda *_, **__: die()
+        train.core.files.remove_if_empty = die
+        train.core.files.Path.unlink = lambda *_, **__: die()
     with complete_folder(Path("out"), replace=True) as folder:
         (folder / "a").write_text("new")
 
@@ -342,9 +342,9 @@ class TestCheckpoints:
         assert (run.checkpoints / ".partial/mine").exists()
 
     def test_training_keeps_what_was_put_beside_its_checkpoints(self, write_config, monkeypatch):
-        from train.config import load_config
+        from train.core.config import load_config
         from train.sft import train
-        from train.trainer import Trainer
+        from train.tuning.trainer import Trainer
 
         original = Trainer._save_checkpoint
 

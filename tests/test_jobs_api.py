@@ -211,7 +211,7 @@ def test_a_bad_file_fails_the_job_and_not_the_request(server, content, code, sai
 
 
 def test_auto_is_resolved_as_documented():
-    from train.jobs.recipe import auto_epochs
+    from train.jobs.run_config import auto_epochs
 
     assert [auto_epochs(n) for n in (1, 4, 10, 33, 34, 100, 8333, 12500, 25001)] == [25, 25, 10, 3, 3, 3, 3, 2, 1]
 

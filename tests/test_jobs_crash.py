@@ -17,7 +17,7 @@ import openai
 import psutil
 from jobs_server import ENDED, Server, check_events, rows
 
-from train.jobs import processes
+from train.jobs import training_process
 
 KILLS = int(os.environ.get("GOVOR_KILLS", "3"))
 AHEAD = 2
@@ -28,8 +28,8 @@ EPOCHS, ROWS = 2, 12
 def trainers(server: Server) -> dict[str, list[psutil.Process]]:
     """Job → the processes that run its sft.py."""
     found: dict[str, list[psutil.Process]] = {}
-    for mark in processes.marked(f"{server.data}:"):
-        running = [process for process in processes.find(mark) if processes._is_trainer(process)]
+    for mark in training_process.marked(f"{server.data}:"):
+        running = [process for process in training_process.find(mark) if training_process._is_trainer(process)]
         found[mark.rpartition(":")[2]] = running
     return found
 
@@ -96,9 +96,9 @@ def kill_something(server: Server, what: str) -> bool:
                 process.kill()
                 hit = True
     if what == "launcher":
-        for mark in processes.marked(f"{server.data}:"):
-            for process in processes.find(mark):
-                if not processes._is_trainer(process):
+        for mark in training_process.marked(f"{server.data}:"):
+            for process in training_process.find(mark):
+                if not training_process._is_trainer(process):
                     process.kill()
                     hit = True
     if what in ("server", "both"):
@@ -111,7 +111,7 @@ def kill_something(server: Server, what: str) -> bool:
 def start_up() -> float:
     """Seconds that a training needs here before its first step, by far the most of a short one."""
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import train.trainer"], check=True)
+    subprocess.run([sys.executable, "-c", "import train.tuning.trainer"], check=True)
     return time.monotonic() - began
 
 
@@ -162,7 +162,7 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
     assert len(models) == len(set(models)) == 1 + 3 * len(jobs)
     for id_, content in client.uploaded.items():
         assert server.ask("GET", f"/files/{id_}/content").content == content
-    assert processes.marked(f"{server.data}:") == set(), "no training is left over"
+    assert training_process.marked(f"{server.data}:") == set(), "no training is left over"
     log = server.log()
     assert server.key not in log and "Сколько" not in log, "no keys and no rows in the log"
 

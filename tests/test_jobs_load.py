@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 from jobs_server import Server, rows
 
-from train.jobs import processes
+from train.jobs import training_process
 
 CLIENTS = 200
 PAUSE = 1.0
@@ -122,7 +122,7 @@ def test_two_hundred_clients(server, job):
 
 def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
     assert server.stop() in (0, -signal.SIGTERM)
-    assert processes.marked(f"{server.data}:") == set(), "no training outlives a server that was asked to stop"
+    assert training_process.marked(f"{server.data}:") == set(), "no training outlives a server that was asked to stop"
     assert "and saved" in server.output(job)
     server.start()
     before = steps_done(server, job)
@@ -131,18 +131,18 @@ def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
 
 
 def test_a_training_outlives_a_killed_server(server, job):
-    [mark] = processes.marked(f"{server.data}:")
-    before = {process.pid for process in processes.find(mark)}
+    [mark] = training_process.marked(f"{server.data}:")
+    before = {process.pid for process in training_process.find(mark)}
     server.kill()
     time.sleep(0.5)
     steps = steps_done(server, job)
     server.start()
     server.wait_steps(job, steps + 5)
-    assert {process.pid for process in processes.find(mark)} == before, "the same processes, taken over"
+    assert {process.pid for process in training_process.find(mark)} == before, "the same processes, taken over"
     numbers = [event["data"]["step"] for event in server.events(job) if event["type"] == "metrics"]
     assert numbers == list(range(numbers[0], numbers[-1] + 1))
     server.ask("POST", f"/fine_tuning/jobs/{job}/cancel")
     deadline = time.monotonic() + 15
-    while processes.find(mark):
+    while training_process.find(mark):
         assert time.monotonic() < deadline, "cancelled within seconds"
         time.sleep(0.1)

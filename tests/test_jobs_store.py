@@ -11,17 +11,17 @@ from click.testing import CliRunner
 from jobs_server import Server, envelope, rows
 
 from train.cli import main
-from train.config import config_class
-from train.errors import ConfigError, GovorError
-from train.jobs import processes, recipe
-from train.jobs.catalogue import DEFAULT, load_catalogue
+from train.core.config import config_class
+from train.core.errors import ConfigError, GovorError
+from train.jobs import run_config, training_process
+from train.jobs.bases import DEFAULT, load_catalogue
 from train.jobs.change import Entry, Plan, new_id
 from train.jobs.data_folder import lock
-from train.jobs.metrics import Steps, Tail, result_csv
-from train.jobs.objects import Hyperparameters, Job, JobMethod, Resolved, Truth
+from train.jobs.job_errors import training_problem
 from train.jobs.server import is_loopback, serve
+from train.jobs.step_metrics import Steps, Tail, result_csv
 from train.jobs.store import NoSuchCursorError, Store
-from train.jobs.words import training_problem
+from train.jobs.wire import Hyperparameters, Job, JobMethod, Resolved, Truth
 from train.jobs.worker import Room, Worker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -141,7 +141,7 @@ class TestMetrics:
 class TestRecipe:
     def test_every_key_of_a_clients_exists(self):
         sections = {name: field.annotation for name, field in config_class().model_fields.items()}
-        for section, keys in recipe.CLIENTS.items():
+        for section, keys in run_config.CLIENTS.items():
             kind = next(
                 k for k in getattr(sections[section], "__args__", (sections[section],)) if hasattr(k, "model_fields")
             )
@@ -152,36 +152,36 @@ class TestRecipe:
     )
     def test_rows_a_step(self, tmp_path, batch, at_once, accumulated):
         tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
-        config = recipe.write_config(tmp_path / "c.yaml", {**tree, "training": {"per_device_train_batch_size": 4}})
+        config = run_config.write_config(tmp_path / "c.yaml", {**tree, "training": {"per_device_train_batch_size": 4}})
         chosen = Hyperparameters(n_epochs=2, batch_size=batch, learning_rate_multiplier=0.1)
-        config = recipe.write_config(tmp_path / "c.yaml", recipe.with_numbers(tree, config, chosen))
+        config = run_config.write_config(tmp_path / "c.yaml", run_config.with_numbers(tree, config, chosen))
         training = config.training
         assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (at_once, accumulated)
         assert math.isclose(training.learning_rate, 2e-5)
-        assert recipe.total_steps(config, 100) == 2 * math.ceil(math.ceil(100 / at_once) / accumulated)
+        assert run_config.total_steps(config, 100) == 2 * math.ceil(math.ceil(100 / at_once) / accumulated)
 
     def test_auto(self, tmp_path):
         tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
-        config = recipe.write_config(tmp_path / "c.yaml", tree)
-        found = recipe.resolve(Hyperparameters(), config, 10)
+        config = run_config.write_config(tmp_path / "c.yaml", tree)
+        found = run_config.resolve(Hyperparameters(), config, 10)
         assert found == Hyperparameters(n_epochs=10, batch_size=4, learning_rate_multiplier=1.0)
-        assert recipe.resolve(Hyperparameters(), config, 3).batch_size == 3
+        assert run_config.resolve(Hyperparameters(), config, 3).batch_size == 3
 
 
 class TestWorker:
     def test_last_words(self, tmp_path):
         log = tmp_path / "output.log"
-        assert processes.last_words(log) is None
+        assert training_process.last_words(log) is None
         log.write_text("24 rows\nstep 1/2: loss 1\n")
-        assert processes.last_words(log) is None
+        assert training_process.last_words(log) is None
         log.write_text("24 rows\nerror: 2 problems:\n  one\n  two\nsome warning\n")
-        assert processes.last_words(log) == "2 problems:\n  one\n  two"
+        assert training_process.last_words(log) == "2 problems:\n  one\n  two"
 
     def test_a_training_is_found_again_with_its_slot(self, tmp_path):
         mark = f"{tmp_path}:ftjob-a"
-        started = processes.start(["sleep", "60"], mark, tmp_path, tmp_path / "log", 3, {})
-        found = processes.Training(mark)
-        assert found.runs() and found.slot() == 3 and processes.marked(f"{tmp_path}:") == {mark}
+        started = training_process.start(["sleep", "60"], mark, tmp_path, tmp_path / "log", 3, {})
+        found = training_process.Training(mark)
+        assert found.runs() and found.slot() == 3 and training_process.marked(f"{tmp_path}:") == {mark}
         found.ask_to_stop(saved=False)
         deadline = time.monotonic() + 10
         while started.runs() or found.runs():
@@ -310,7 +310,7 @@ class TestSafety:
         from fastapi.testclient import TestClient
 
         from train.jobs.uploads import receive
-        from train.serving.envelope import envelope_errors
+        from train.serving.api_errors import envelope_errors
 
         app = FastAPI()
         envelope_errors(app)

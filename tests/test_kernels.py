@@ -17,16 +17,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-import train.kernels.head
+import train.tuning.kernels.head
 from train.chats.readers import read_rows
-from train.config import load_config
-from train.errors import ConfigError
-from train.evaluate import held_out_loss
-from train.kernels import ON_BY_DEFAULT, switch_on
-from train.kernels.batches import ByLength
-from train.kernels.trial import end_to_end
-from train.model import load_base, load_tuned, resolve_precision
+from train.core.config import load_config
+from train.core.errors import ConfigError
+from train.evaluation.evaluate import held_out_loss
+from train.models.load import load_base, load_tuned, resolve_precision
 from train.sft import train as train_run
+from train.tuning.kernels import ON_BY_DEFAULT, switch_on
+from train.tuning.kernels.batches import ByLength
+from train.tuning.kernels.self_check import end_to_end
 
 KERNELS = ["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
 LENGTHS = (9, 5, 12)
@@ -127,7 +127,7 @@ def test_a_head_with_an_adapter_is_seen_and_trained(kernels, base, monkeypatch):
     model = qwen3(base, target_modules=layers)
     loss, gradients = results(model)
     assert switch_on(model, kernels) == set(kernels)
-    monkeypatch.setattr(train.kernels.head, "TILE", 600 * 3)
+    monkeypatch.setattr(train.tuning.kernels.head, "TILE", 600 * 3)
     fast_loss, fast = results(model, kernels)
     assert fast_loss == pytest.approx(loss, rel=1e-6)
     assert sum("lm_head.lora_" in name for name in fast) == 2
@@ -176,7 +176,9 @@ def test_a_run_with_an_adapter_on_the_head_goes_on_as_if_nothing_had_happened(wr
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("train.trainer.Trainer.evaluate", lambda self, **_: stop() if self.state.global_step else {})
+        patch.setattr(
+            "train.tuning.trainer.Trainer.evaluate", lambda self, **_: stop() if self.state.global_step else {}
+        )
         train_run(config)
     run = train_run(config, resume=True)
     file = "adapter_model.safetensors"
@@ -428,7 +430,7 @@ def test_without_varlen_rows_of_like_length_come_together_and_a_run_goes_on_in_t
     """Two epochs and the same bytes after stopping in the second."""
     settings = {"kernels": "off", "max_steps": 9, "save_strategy": "steps", "save_steps": 7, "eval_strategy": "no"}
     whole = train_run(load_config(write_config(name="whole", training=settings)))
-    from train.trainer import Trainer
+    from train.tuning.trainer import Trainer
 
     original = Trainer.training_step
 

@@ -10,10 +10,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import train.trainer
-from train.config import load_config
-from train.errors import ConfigError, MachineError
-from train.runs import Run
+import train.tuning.trainer
+from train.core.config import load_config
+from train.core.errors import ConfigError, MachineError
+from train.core.runs import Run
 from train.sft import train as train_run
 
 IDS = torch.tensor([[5, 17, 300, 42, 8, 99, 121]])
@@ -101,7 +101,7 @@ def test_the_longest_batches_run_first_and_leave_no_trace(write_config, monkeypa
     """
     free(2**20)
     seen = []
-    step, prediction = train.trainer.Trainer.training_step, train.trainer.Trainer.prediction_step
+    step, prediction = train.tuning.trainer.Trainer.training_step, train.tuning.trainer.Trainer.prediction_step
 
     def training_step(self, model, inputs, *more, **named):
         seen.append(("train", tuple(inputs["input_ids"].shape)))
@@ -111,8 +111,8 @@ def test_the_longest_batches_run_first_and_leave_no_trace(write_config, monkeypa
         seen.append(("eval", tuple(inputs["input_ids"].shape)))
         return prediction(self, model, inputs, *more, **named)
 
-    monkeypatch.setattr(train.trainer.Trainer, "training_step", training_step)
-    monkeypatch.setattr(train.trainer.Trainer, "prediction_step", prediction_step)
+    monkeypatch.setattr(train.tuning.trainer.Trainer, "training_step", training_step)
+    monkeypatch.setattr(train.tuning.trainer.Trainer, "prediction_step", prediction_step)
     padded = {"per_device_eval_batch_size": 2, "logging_steps": 2, "kernels": "off"}
     settings = {"lora": {"lora_dropout": 0.1}, "training": padded}
     run = run_of(write_config(name="rehearsed", **settings))

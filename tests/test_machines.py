@@ -11,8 +11,8 @@ import torch
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 
-from train.config import load_config
-from train.runs import Run
+from train.core.config import load_config
+from train.core.runs import Run
 from train.sft import train as train_run
 
 CONFIG = REPOSITORY / "configs/accelerate/multi-node.yaml"

@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from train.chats.readers import read_rows
-from train.config import dump_config, load_config
-from train.drift import drift_of, tuned_reference
-from train.errors import BaseError, MachineError, RunError
-from train.files import note_files
-from train.merge import LEAST_BOUND, MAX_DRIFT, merge
-from train.model import copy_tokenizer, load_base, load_merged, load_tokenizer, load_tuned, weights_fingerprint
-from train.model import resolve_precision as precision_of
-from train.runs import Run
+from train.core.config import dump_config, load_config
+from train.core.errors import BaseError, MachineError, RunError
+from train.core.files import note_files
+from train.core.runs import Run
+from train.encoding.loss_mask import encode_row
+from train.merging.drift import drift_of, tuned_reference
+from train.merging.merge import LEAST_BOUND, MAX_DRIFT, merge
+from train.models.load import copy_tokenizer, load_base, load_merged, load_tokenizer, load_tuned, weights_fingerprint
+from train.models.load import resolve_precision as precision_of
 from train.sft import train
-from train.templates import encode_row
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ class TestFiles:
         assert (run.merged / "notes.txt").read_text() == "mine"
 
     def test_a_model_that_came_meanwhile_is_not_replaced_unasked(self, run, monkeypatch):
-        module = import_module("train.merge")
+        module = import_module("train.merging.merge")
         original = module.write_merged
 
         def write(*more):

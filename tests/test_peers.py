@@ -19,16 +19,16 @@ from test_exports import SHIPPED, SYSTEM, TALK, merged_run, tokenizer_of  # noqa
 
 from train.chats.readers import read_rows
 from train.chats.rows import Row
-from train.config import OWNED, load_config
-from train.encoding import encode_rows
-from train.exports.lf_settings import NEWER, ONLY_OURS, TRANSLATED, WITHOUT_WORD
-from train.exports.lf_templates import TEMPLATES, choose, prompt_ids, row_ids
-from train.exports.llamafactory import export_llamafactory
+from train.core.config import OWNED, load_config
+from train.core.runs import Run
+from train.encoding.rows import encode_rows
+from train.exports.gguf.prompts import asked, prompt_of
+from train.exports.llamafactory.export import export_llamafactory
+from train.exports.llamafactory.settings import NEWER, ONLY_OURS, TRANSLATED, WITHOUT_WORD
+from train.exports.llamafactory.templates import TEMPLATES, choose, prompt_ids, row_ids
 from train.exports.ollama import find_pieces, go_template
-from train.exports.prompts import asked, prompt_of
-from train.merge import merge
-from train.model import load_tokenizer, load_tuned
-from train.runs import Run
+from train.merging.merge import merge
+from train.models.load import load_tokenizer, load_tuned
 from train.sft import train
 
 PEERS = Path(os.environ.get("GOVOR_PEERS") or "none")

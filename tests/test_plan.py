@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.config import Lora, dump_config, load_config
-from train.errors import BaseError, ConfigError, GovorError, MachineError
+from train.core.config import Lora, dump_config, load_config
+from train.core.errors import BaseError, ConfigError, GovorError, MachineError
 from train.plan import plan
 from train.plan.estimate import find_gpu, known_gpus, prices
 from train.plan.fit import apply, as_begun, fit, out_of_memory_help, settle, smallest_change_that_fits
@@ -127,7 +127,7 @@ def test_bytes_equal_what_torch_allocates(sections, optim, wide_base, write_conf
     from peft import get_peft_model
     from transformers import Trainer, TrainingArguments
 
-    from train.model import load_base, lora_config, resolve_precision
+    from train.models.load import load_base, lora_config, resolve_precision
 
     model = {"name_or_path": str(wide_base), "dtype": "float32", **sections.get("model", {})}
     config = load_config(write_config(**{**sections, "model": model}, training={"optim": optim}))
@@ -144,12 +144,12 @@ def test_bytes_equal_what_torch_allocates(sections, optim, wide_base, write_conf
 
 def test_bytes_of_a_qlora_run(wide_base, write_config, monkeypatch):
     """The same of what a whole run holds: TRL casts the adapter there, and govor casts it back."""
-    import train.trainer
+    import train.tuning.trainer
     from train.sft import train as run_training
 
     made = []
-    build = train.trainer.build_trainer
-    monkeypatch.setattr(train.trainer, "build_trainer", lambda *given: made.append(build(*given)) or made[0])
+    build = train.tuning.trainer.build_trainer
+    monkeypatch.setattr(train.tuning.trainer, "build_trainer", lambda *given: made.append(build(*given)) or made[0])
     model = {"name_or_path": str(wide_base), "load_in_4bit": True, "dtype": "bfloat16"}
     training = {"optim": "adamw_8bit", "max_steps": 1, "eval_strategy": "no", "eval_on_start": False}
     config = load_config(write_config(model=model, training=training))
@@ -423,9 +423,9 @@ def test_fit_leaves_a_cpu_alone(write_config):
 
 def test_a_run_with_fit_has_the_choice_and_resumes(write_config):
     """Nothing of what is saved differs from what resuming the same YAML comes to."""
-    from train.model import resolve_precision
+    from train.models.load import resolve_precision
     from train.sft import train as run_training
-    from train.trainer import sft_config
+    from train.tuning.trainer import sft_config
 
     path = write_config(training={"fit": "auto", "max_steps": 1, "eval_strategy": "no"})
     run = run_training(load_config(path))

@@ -188,7 +188,7 @@ def test_model_bits_are_what_one_window_says(base):
     text = "Здравствуй, это я. " * 12
     whole, cut = model_bits(base, [text], 512), model_bits(base, [text], 64)
     assert whole == pytest.approx(cut, rel=0.2)
-    from train.model import load_tokenizer
+    from train.models.load import load_tokenizer
 
     tokens = len(load_tokenizer(base)(text)["input_ids"])
     assert whole == pytest.approx(tokens * math.log2(600) / len(text), rel=0.2)

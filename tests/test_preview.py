@@ -9,12 +9,12 @@ import pytest
 from conftest import REPOSITORY
 from rich.console import Console
 
-import train.preview
+import train.encoding.preview
 from train.chats.readers import read_rows
-from train.config import load_config
-from train.errors import DataError, GovorError
-from train.preview import preview, to_json, to_plain, to_terminal
-from train.templates import IGNORED, encode_row
+from train.core.config import load_config
+from train.core.errors import DataError, GovorError
+from train.encoding.loss_mask import IGNORED, encode_row
+from train.encoding.preview import preview, to_json, to_plain, to_terminal
 
 ROW = [
     {"role": "system", "content": "Ты Наташа."},
@@ -42,7 +42,7 @@ def with_template(monkeypatch, tokenizer):
     def change(template: str):
         changed = copy.deepcopy(tokenizer)
         changed.chat_template = template
-        monkeypatch.setattr(train.preview, "load_tokenizer", lambda folder: changed)
+        monkeypatch.setattr(train.encoding.preview, "load_tokenizer", lambda folder: changed)
 
     return change
 
@@ -211,5 +211,5 @@ def test_no_weights_are_read(configured, base, working_folder):
 
 
 def test_importing_it_imports_no_torch():
-    code = "import sys, train.preview; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, train.encoding.preview; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

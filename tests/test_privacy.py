@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from train.chats.privacy import KINDS, PLACEHOLDER, Scrubber, find, scrub_row, table
+from train.chats.privacy.scrub import KINDS, PLACEHOLDER, Scrubber, find, scrub_row, table
 from train.chats.rows import Row
 
 TESTS = REPOSITORY / "tests"

@@ -16,15 +16,15 @@ from hub_server import User, card_errors, front_matter, hub_server
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
+from train.chats.privacy.secret_scan import guard, scan
 from train.chats.readers import read_rows
 from train.cli import main
-from train.files import NOTE, note_files
-from train.hub.licences import Licence, licence_beside
-from train.hub.samples import languages_of, quoting_nothing
-from train.hub.scan import guard, scan
-from train.hub.upload import LONGEST_PAUSE
-from train.report import Sample
-from train.runs import Run
+from train.core.files import NOTE, note_files
+from train.core.runs import Run
+from train.evaluation.report import Sample
+from train.exports.hub.card_samples import languages_of, quoting_nothing
+from train.exports.hub.licences import Licence, licence_beside
+from train.exports.hub.upload import LONGEST_PAUSE
 
 TOKEN = "hf_" + "Qz7" * 12
 BASE, REPO = "acme/tiny-base", "ivan/natasha"
@@ -80,8 +80,8 @@ def environment(hub) -> dict[str, str]:
 
 
 def logits(model, run: Run) -> torch.Tensor:
-    from train.model import load_tokenizer
-    from train.templates import encode_row
+    from train.encoding.loss_mask import encode_row
+    from train.models.load import load_tokenizer
 
     ids = encode_row(load_tokenizer(run.adapter), read_rows(run.held_out_file)[0]).input_ids
     with torch.inference_mode():
@@ -586,7 +586,7 @@ class TestHub:
 
     def test_broken_upload_goes_on_where_it_was(self, merged, hub):
         first, second = sorted(merged.merged.glob("*.safetensors"))
-        from train.runs import sha256
+        from train.core.runs import sha256
 
         hub.fail("PUT", sha256(second), times=999, after=1000)
         broken = push("--merged")

@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from train.cli import main
-from train.config import Lora, Training, load_config
+from train.core.config import Lora, Training, load_config
 
 ENGLISH, RUSSIAN = ((REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.ru.md"))
 

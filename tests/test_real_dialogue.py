@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from train.chats.checks import check_file
-from train.chats.privacy import find
+from train.chats.privacy.scrub import find
 from train.chats.readers import read_rows
 from train.chats.rows import Row, text_of, to_json
 from train.chats.split import split_rows

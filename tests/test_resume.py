@@ -11,13 +11,15 @@ import pytest
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 
-from train.config import load_config
-from train.errors import RunError
-from train.runs import Run, last_checkpoint
+from train.core.config import load_config
+from train.core.errors import RunError
+from train.core.runs import Run, last_checkpoint
 from train.sft import train
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train.trainer"])  # torch and TRL are imported once, before any thread is started
+PROCESSES.set_forkserver_preload(
+    ["train.tuning.trainer"]
+)  # torch and TRL are imported once, before any thread is started
 SETTINGS = {"max_steps": 9, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3,
             "logging_steps": 2, "lr_scheduler_type": "linear"}  # fmt: skip
 SFT = REPOSITORY / "train/sft.py"
@@ -31,13 +33,13 @@ def die(*_: object, **__: object) -> None:
 def train_and_die(folder: str, config: str, where: str, step: int, ask: int = signal.SIGKILL) -> None:
     """In a process of its own: train until that place in that step, then get the signal."""
     os.chdir(folder)
-    import train.runs
-    import train.trainer
-    from train.progress import StopOnSignal
+    import train.core.runs
+    import train.tuning.trainer
+    from train.tuning.progress import StopOnSignal
 
-    trainer = train.trainer.Trainer
+    trainer = train.tuning.trainer.Trainer
     original_step, original_save = StopOnSignal.on_step_end, trainer._save_rng_state
-    original_settle, original_rotate = train.trainer.settle_folder, train.trainer.rotate_checkpoints
+    original_settle, original_rotate = train.tuning.trainer.settle_folder, train.tuning.trainer.rotate_checkpoints
 
     def at(place: str, now: int) -> None:
         if (place, now) == (where, step):
@@ -60,9 +62,9 @@ def train_and_die(folder: str, config: str, where: str, step: int, ask: int = si
         original_rotate(folder, *more)
 
     StopOnSignal.on_step_end, trainer._save_rng_state = on_step_end, save
-    train.trainer.settle_folder, train.trainer.rotate_checkpoints = settle, rotate
+    train.tuning.trainer.settle_folder, train.tuning.trainer.rotate_checkpoints = settle, rotate
     if where == "adapter":
-        train.runs.settle_folder = die
+        train.core.runs.settle_folder = die
     train.sft.train(load_config(Path(config)))
 
 
@@ -145,7 +147,7 @@ def test_what_cannot_be_resumed_is_said(write_config, finished_run, rows_file):
 
 
 def test_a_full_disk_loses_no_earlier_checkpoint(write_config, monkeypatch):
-    from train.trainer import Trainer
+    from train.tuning.trainer import Trainer
 
     original = Trainer._save_rng_state
 

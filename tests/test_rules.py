@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from train.chats.checks import check_file, read_jsonl
 from train.chats.rules import PlainRow, is_right, row_problems
-from train.errors import DataError
+from train.core.errors import DataError
 
 TEXT = st.one_of(st.text(max_size=8), st.sampled_from(["", " ", "\n", "а", "\u2028", "\x00", "🙂"]))
 JUNK = st.one_of(

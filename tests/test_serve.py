@@ -20,12 +20,12 @@ import yaml
 from click.testing import CliRunner
 from conftest import govor
 
-from train.chat import chat
 from train.cli import main
-from train.merge import merge
-from train.model import load_merged, load_tuned
-from train.runs import Run
-from train.templates import render
+from train.core.runs import Run
+from train.encoding.loss_mask import render
+from train.merging.merge import merge
+from train.models.load import load_merged, load_tuned
+from train.serving.chat import chat
 
 TALK = [
     ("Кто я?", "Ты Пётр, мой старый друг."),
@@ -41,7 +41,7 @@ def make_run(folder: Path, name: str, *, hidden_size: int, steps: int, **generat
     """A merged run in folder/runs/name; after 60 steps it answers TALK and stops."""
     from make_tiny_base import make_tiny_base
 
-    from train.config import load_config
+    from train.core.config import load_config
     from train.sft import train
 
     rows = folder / "rows.jsonl"

@@ -12,10 +12,10 @@ import torch
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 
-from train.config import load_config
-from train.errors import BaseError, ConfigError, DataError, MachineError, RunError
-from train.model import load_base, load_tuned, resolve_precision, weights_fingerprint
-from train.runs import open_run, sha256
+from train.core.config import load_config
+from train.core.errors import BaseError, ConfigError, DataError, MachineError, RunError
+from train.core.runs import open_run, sha256
+from train.models.load import load_base, load_tuned, resolve_precision, weights_fingerprint
 from train.sft import train
 
 LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--quiet"]
@@ -109,7 +109,7 @@ def test_qlora_gradients_equal_those_over_the_dequantized_base(base, write_confi
     import bitsandbytes
     from peft import get_peft_model
 
-    from train.model import lora_config
+    from train.models.load import lora_config
 
     config = load_config(write_config(model={"load_in_4bit": True}))
     ids = torch.arange(40).reshape(2, 20)
@@ -324,7 +324,7 @@ def test_base_is_held_in_the_type_asked_for(write_config, base):
 
 def test_checkpoints_appear_whole(write_config):
     """What a crash in the middle of a save leaves is no checkpoint by name."""
-    from train.trainer import Trainer
+    from train.tuning.trainer import Trainer
 
     def cut_off(self, *_):
         raise OSError(28, "No space left on device")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from train.chats.rows import Row
 from train.chats.split import eval_overlap, require_disjoint, split_rows
-from train.config import load_config
-from train.errors import DataError
+from train.core.config import load_config
+from train.core.errors import DataError
 
 ANSWER = {"role": "assistant", "content": "ответ"}
 ROWS = [Row(n, [{"role": "user", "content": f"вопрос {n}"}, ANSWER]) for n in range(50)]

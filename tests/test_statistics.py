@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from train.analyze import to_terminal, write_json, write_page
 from train.chats.readers import read_rows
 from train.chats.rows import Row, text_of, to_object
 from train.chats.rules import row_problems
 from train.chats.statistics import CRITERIA, GOOD_ROW, statistics
+from train.chats.statistics_page import to_terminal, write_json, write_page
 from train.chats.topics import NO_TOPIC, load_topics, words
-from train.errors import DataError, GovorError
+from train.core.errors import DataError, GovorError
 
 TOPICS = load_topics()
 ANSWER = "Сядь у окна, налей чаю и скажи вслух, чего ты ждёшь от этой зимы."

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.chats.checks import check_file
-from train.chats.dialogues import MAX_CHARS, MAX_TURNS, collect, write_collected
-from train.chats.participants import find_persona, survey
 from train.chats.rows import is_trained, text_of
-from train.chats.telegram import Chat, _ValidJson, read_export
-from train.errors import GovorError
+from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, collect, write_collected
+from train.chats.telegram.export import Chat, _ValidJson, read_export
+from train.chats.telegram.participants import find_persona, survey
+from train.core.errors import GovorError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NATASHA, IVAN, OLGA, BOT = "user1", "user2", "user3", "user9"

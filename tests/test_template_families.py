@@ -12,8 +12,8 @@ import pytest
 import trl
 
 from train.chats.rows import Row
-from train.errors import BaseError, DataError
-from train.templates import IGNORED, encode_row, render
+from train.core.errors import BaseError, DataError
+from train.encoding.loss_mask import IGNORED, encode_row, render
 
 SHIPPED = Path(trl.__file__).parent / "chat_templates"
 SPECIAL = re.compile(

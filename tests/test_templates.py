@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from train.chats.rows import Row
-from train.errors import BaseError, DataError
-from train.templates import IGNORED, encode_row, render
+from train.core.errors import BaseError, DataError
+from train.encoding.loss_mask import IGNORED, encode_row, render
 
 SYSTEM = {"role": "system", "content": "Ты Наташа."}
 DIALOGUE = [

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-import train.encoding
+import train.encoding.rows
 from train.chats.readers import read_rows
 from train.chats.rows import Row, row_of_openai
-from train.config import load_config
-from train.encoding import encoder, kept_encoder
-from train.errors import DataError
-from train.model import load_tokenizer
-from train.runs import TOKENS
-from train.templates import encode_row
+from train.core.config import load_config
+from train.core.errors import DataError
+from train.core.runs import TOKENS
+from train.encoding.loss_mask import encode_row
+from train.encoding.rows import encoder, kept_encoder
+from train.models.load import load_tokenizer
 
 LONG = {"messages": [{"role": role, "content": "слово " * 40} for role in ("user", "assistant") * 4]}
 
@@ -25,7 +25,7 @@ def encoded(base, rows_file, write_config, monkeypatch):
         config = load_config(write_config(name=name, **sections))
         calls = []
         counted = lambda *more, **named: calls.append(1) or encode_row(*more, **named)  # noqa: E731
-        monkeypatch.setattr(train.encoding, "encode_row", counted)
+        monkeypatch.setattr(train.encoding.rows, "encode_row", counted)
         found = rows or read_rows(rows_file)
         made = kept_encoder(config, load_tokenizer(base), base)(found)
         kept = len(calls)
@@ -71,7 +71,7 @@ def test_whatever_decides_the_ids_is_in_the_fingerprint(change, encoded, rows_fi
         finally:
             file.write_bytes(before)
     elif change == "code":
-        monkeypatch.setattr(train.token_cache, "CODE", (*train.token_cache.CODE, "chat.py"))
+        monkeypatch.setattr(train.encoding.cache, "CODE", (*train.encoding.cache.CODE, "preview.py"))
         assert encoded()[1]
     else:
         assert encoded(**change)[1]
@@ -95,7 +95,7 @@ def test_nothing_is_kept_of_rows_that_are_refused(encoded):
 
 
 def test_the_folder_stays_small(encoded, monkeypatch):
-    monkeypatch.setattr(train.token_cache, "NEWEST", 2)
+    monkeypatch.setattr(train.encoding.cache, "NEWEST", 2)
     for length in (500, 501, 502):
         encoded(training={"max_length": length})
     assert len(list(TOKENS.iterdir())) == 2
@@ -106,7 +106,7 @@ def test_a_template_with_the_date_is_not_kept(encoded, base, monkeypatch):
     dated = lambda *more, **named: encode_row(*more, **named)._replace(dated=True)  # noqa: E731
     config_rows, _ = encoded()
     TOKENS.joinpath(next(TOKENS.glob("*.npz")).name).unlink()
-    from train.token_cache import remembered
+    from train.encoding.cache import remembered
 
     with remembered(lambda row: dated(load_tokenizer(base), row), "key", assistant_only_loss=True) as encode:
         encode(config_rows.rows[0])

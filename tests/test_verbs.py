@@ -15,14 +15,14 @@ from conftest import REPOSITORY, govor
 
 from train.chats.readers import read_rows
 from train.cli import main
-from train.config import load_config
-from train.errors import RunError
-from train.evaluate import held_out_loss
-from train.merge import merge
-from train.model import load_tuned
-from train.runs import open_run
+from train.core.config import load_config
+from train.core.errors import RunError
+from train.core.runs import open_run
+from train.encoding.loss_mask import encode_row
+from train.evaluation.evaluate import held_out_loss
+from train.merging.merge import merge
+from train.models.load import load_tuned
 from train.sft import train
-from train.templates import encode_row
 
 
 class TestEval:

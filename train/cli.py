@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import DataError, GovorError, one_line_errors
+from train.core.errors import DataError, GovorError, one_line_errors
 
 if TYPE_CHECKING:
-    from .chats.dialogues import Account
-    from .chats.privacy import Scrubber
-    from .hub.facts import What
-    from .hub.objections import Kind
-    from .merge import Device
-    from .merged import Target
-    from .serving.models import EngineName
+    from train.chats.privacy.scrub import Scrubber
+    from train.chats.telegram.dialogues import Account
+    from train.exports.hub.card_facts import What
+    from train.exports.hub.objections import Kind
+    from train.merging.merge import Device
+    from train.merging.merged_files import Target
+    from train.serving.choose_engine import EngineName
 
 TARGETS = ("openai", "alpaca", "sharegpt", "gemini")
 SHOWN = 100  # problems printed of a file; all are counted
@@ -59,7 +59,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 def validate(files: tuple[Path, ...], as_json: bool) -> None:
     """Check JSONL files of chat rows: every problem with its line."""
-    from .chats.checks import check_file, place
+    from train.chats.checks import check_file, place
 
     reports = [(path, check_file(path)) for path in files]
     valid = not any(report.errors for _, report in reports)
@@ -112,9 +112,9 @@ def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool)
     Reads OpenAI chat, ShareGPT, Alpaca, prompt-completion and query-response rows as JSONL, JSON array, CSV or TSV,
     also gzip and zstd.
     """
-    from .chats.readers import read_records
-    from .chats.writers import convert as to_target
-    from .files import require_new, write_whole
+    from train.chats.readers import read_records
+    from train.chats.writers import convert as to_target
+    from train.core.files import require_new, write_whole
 
     require_new(output, force)
     found, rows = read_records(file)
@@ -140,10 +140,10 @@ def train(config: Path, words: tuple[str, ...], resume: bool) -> None:
     govor train configs/natasha.yaml training.max_steps=30
     govor train configs/natasha.yaml -- --config_file configs/accelerate/ddp.yaml
     """
-    from .config import load_config
-    from .launch import launch_command
-    from .plan.fit import as_begun
-    from .runs import require_free, resumable_run
+    from train.core.config import load_config
+    from train.core.launch import launch_command
+    from train.core.runs import require_free, resumable_run
+    from train.plan.fit import as_begun
 
     first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     overrides, flags = words[:first_flag], words[first_flag:]
@@ -179,10 +179,10 @@ def collect(
     force: bool,
 ) -> None:
     """Make training rows from a Telegram Desktop export (result.json)."""
-    from .chats.dialogues import collect as collect_dialogues
-    from .chats.dialogues import write_collected
-    from .chats.participants import find_persona, survey
-    from .chats.privacy import Scrubber
+    from train.chats.privacy.scrub import Scrubber
+    from train.chats.telegram.dialogues import collect as collect_dialogues
+    from train.chats.telegram.dialogues import write_collected
+    from train.chats.telegram.participants import find_persona, survey
 
     found = survey(export)
     speaker = find_persona(found, persona)
@@ -209,10 +209,10 @@ def collect(
 @click.option("--force", is_flag=True, help="Replace the file.")
 def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Path | None, force: bool) -> None:
     """Replace personal data in rows by placeholders; what was replaced goes to a private file beside the rows."""
-    from .chats.privacy import Scrubber, scrub_row, table_beside
-    from .chats.readers import read_rows
-    from .chats.rows import to_json
-    from .files import require_new, write_whole
+    from train.chats.privacy.scrub import Scrubber, scrub_row, table_beside
+    from train.chats.readers import read_rows
+    from train.chats.rows import to_json
+    from train.core.files import require_new, write_whole
 
     target = output or file.with_name(f"{file.name.split('.')[0]}_scrubbed.jsonl")
     for path in (target, table_beside(target)):
@@ -238,11 +238,11 @@ def analyze(
     """Lengths, topics, duplicates, personal data left and quality of training rows."""
     from rich.console import Console
 
-    from .analyze import channels_of, to_terminal, token_counter, write_json, write_page
-    from .chats.readers import read_rows
-    from .chats.statistics import statistics
-    from .chats.topics import load_topics
-    from .files import require_new
+    from train.chats.readers import read_rows
+    from train.chats.statistics import statistics
+    from train.chats.statistics_page import channels_of, to_terminal, token_counter, write_json, write_page
+    from train.chats.topics import load_topics
+    from train.core.files import require_new
 
     if max_length is not None and base is None:
         raise GovorError("--max-length counts tokens: give --base too")
@@ -274,8 +274,8 @@ def inspect(config: Path, overrides: tuple[str, ...], row: int | None, as_json: 
     """Show rows as the model sees them: trained tokens, context, what is cut, what the template adds."""
     from rich.console import Console
 
-    from .config import load_config
-    from .preview import preview, to_json, to_plain, to_terminal
+    from train.core.config import load_config
+    from train.encoding.preview import preview, to_json, to_plain, to_terminal
 
     shown = preview(load_config(config, overrides), row, None if as_json else 3)
     console = Console()
@@ -301,11 +301,11 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
     """
     from rich.console import Console
 
-    from .config import load_config
-    from .plan import plan as make_plan
-    from .plan import to_json
-    from .plan.estimate import find_gpu
-    from .plan.show import show
+    from train.core.config import load_config
+    from train.plan import plan as make_plan
+    from train.plan import to_json
+    from train.plan.estimate import find_gpu
+    from train.plan.show import show
 
     found = make_plan(load_config(config, overrides), find_gpu(gpu) if gpu else None)
     if as_json:
@@ -319,8 +319,8 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 @click.argument("run", type=PATH)
 def evaluate(run: Path) -> None:
     """Held-out loss and answers to the config's prompts, before and after training."""
-    from .evaluate import evaluate as measure
-    from .runs import open_run
+    from train.core.runs import open_run
+    from train.evaluation.evaluate import evaluate as measure
 
     opened = open_run(run)
     result = measure(opened)
@@ -363,9 +363,9 @@ def merge(
 
     Exit code 1 where it does not.
     """
-    from .merge import merge as fold
-    from .merge import report
-    from .runs import open_run
+    from train.core.runs import open_run
+    from train.merging.merge import merge as fold
+    from train.merging.merge import report
 
     if no_drift and (compare or max_drift is not None):
         raise GovorError("--no-drift measures nothing: leave out --compare and --max-drift")
@@ -402,19 +402,19 @@ def export(
 
     LLaMA-Factory's folder can also be written from a config that has not run yet.
     """
-    from .config import load_config
-    from .runs import open_run
+    from train.core.config import load_config
+    from train.core.runs import open_run
 
     if target != "llamafactory":
         if overrides:
             raise GovorError(f"--to {target} takes a finished run as it is: leave out {overrides[0]}")
-        from .exports.gguf import export_gguf
-        from .exports.ollama import export_ollama
+        from train.exports.gguf.export import export_gguf
+        from train.exports.ollama import export_ollama
 
         to_file = export_gguf if target == "gguf" else export_ollama
         lines, passed = to_file(open_run(source), output, quantization=quantization, force=force)
     else:
-        from .exports.llamafactory import export_llamafactory
+        from train.exports.llamafactory.export import export_llamafactory
 
         if quantization:
             raise GovorError("--quantization is for gguf and ollama")
@@ -468,12 +468,12 @@ def push(
 
     Exit code 1 where something speaks against it: a secret, personal data, the base's licence, a failed gate.
     """
-    from .hub.contents import require_name
-    from .hub.objections import require_none
-    from .hub.push import Stated, listing, pack
-    from .hub.push import push as send
-    from .hub.upload import connect
-    from .runs import open_run
+    from train.core.runs import open_run
+    from train.exports.hub.files import require_name
+    from train.exports.hub.objections import require_none
+    from train.exports.hub.push import Stated, listing, pack
+    from train.exports.hub.push import push as send
+    from train.exports.hub.upload import connect
 
     opened = open_run(run)
     require_name(repo, "REPO")
@@ -521,8 +521,8 @@ def serve(
     govor serve runs/natasha
     govor serve runs/natasha runs/anton --port 8080 -- --gpu-memory-utilization 0.5
     """
-    from .runs import open_run
-    from .serving.serve import serve as serve_runs
+    from train.core.runs import open_run
+    from train.serving.serve import serve as serve_runs
 
     first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
     serve_runs(
@@ -549,7 +549,7 @@ def chat(
     target: str, prompt: str | None, merged: bool, system: str | None, model: str | None, api_key: str | None
 ) -> None:
     """Talk to a run, a model folder, or a model that is served at a URL."""
-    from .chat import chat as talk
+    from train.serving.chat import chat as talk
 
     if prompt is not None and not prompt.strip():
         raise GovorError("--prompt is empty")
@@ -570,8 +570,8 @@ def jobs() -> None:
 @click.option("--slots", default=1, show_default=True, type=click.IntRange(1), help="Jobs at once, one a GPU.")
 def jobs_serve(host: str, port: int, api_key: str | None, data_dir: Path, catalogue: Path | None, slots: int) -> None:
     """Take files and fine-tuning jobs from the openai SDK, train them in turn, answer chats with the result."""
-    from .jobs.catalogue import DEFAULT, load_catalogue
-    from .jobs.server import serve
+    from train.jobs.bases import DEFAULT, load_catalogue
+    from train.jobs.server import serve
 
     serve(data_dir, load_catalogue(catalogue or DEFAULT), host=host, port=port, key=api_key or None, slots=slots)
 
@@ -589,7 +589,7 @@ def _to_server(command: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="The jobs as JSON.")
 def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs: id, status, base, model."""
-    from .jobs.client import Client, line
+    from train.jobs.client import Client, line
 
     found = Client(url, api_key).jobs(limit)
     print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(map(line, found)) or "no jobs yet")
@@ -602,7 +602,7 @@ def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The job as JSON, without events.")
 def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: bool) -> None:
     """One job and its last events."""
-    from .jobs.client import Client, line
+    from train.jobs.client import Client, line
 
     client = Client(url, api_key)
     found = client.job(job)
@@ -619,7 +619,7 @@ def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: boo
 @_to_server
 def jobs_cancel(job: str, url: str, api_key: str | None) -> None:
     """End a job; what it has learned so far stays in its run folder."""
-    from .jobs.client import Client, line
+    from train.jobs.client import Client, line
 
     print(line(Client(url, api_key).cancel(job)))
 
@@ -642,8 +642,8 @@ def _file_name(names: Sequence[str], id_: str) -> str:
 
 def _write_table(scrubber: "Scrubber", beside: Path, *, force: bool) -> Path:
     """The private table of what was replaced, readable by its owner alone."""
-    from .chats.privacy import table, table_beside
-    from .files import write_whole
+    from train.chats.privacy.scrub import table, table_beside
+    from train.core.files import write_whole
 
     path = table_beside(beside)
     with beside.open(encoding="utf-8", newline="\n") as written:

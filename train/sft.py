@@ -22,11 +22,24 @@ if __name__ == "__main__":  # run as a script: train/ stands first on the path a
 
 from train.chats.rows import shared_system_message, to_json
 from train.chats.split import read_split
-from train.config import Config, load_config
-from train.encoding import Encoding, kept_encoder, parity, require_vocabulary
-from train.errors import MachineError, RunError, Stopped, one_line_errors
-from train.files import write_atomically
-from train.model import (
+from train.core.config import Config, load_config
+from train.core.errors import MachineError, RunError, Stopped, one_line_errors
+from train.core.files import write_atomically
+from train.core.runs import (
+    Run,
+    complete_folder,
+    create_run,
+    last_checkpoint,
+    now,
+    require_free,
+    require_room,
+    resumable_run,
+    sha256,
+)
+from train.encoding.loss_mask import IGNORED, render, template_hash
+from train.encoding.rows import Encoding, kept_encoder, parity, require_vocabulary
+from train.evaluation.report import write_report
+from train.models.load import (
     Precision,
     base_revision,
     copy_tokenizer,
@@ -43,19 +56,6 @@ from train.model import (
 from train.plan.fit import as_begun, require_fittable, settle
 from train.plan.memory import facts_of
 from train.plan.shapes import read_shapes
-from train.report import write_report
-from train.runs import (
-    Run,
-    complete_folder,
-    create_run,
-    last_checkpoint,
-    now,
-    require_free,
-    require_room,
-    resumable_run,
-    sha256,
-)
-from train.templates import IGNORED, render, template_hash
 
 
 def train(config: Config, *, resume: bool = False) -> Run:
@@ -70,8 +70,8 @@ def train(config: Config, *, resume: bool = False) -> Run:
     import_peft(config)
     import torch
 
-    from train.progress import watch
-    from train.trainer import build_trainer, out_of_memory, sft_config
+    from train.tuning.progress import watch
+    from train.tuning.trainer import build_trainer, out_of_memory, sft_config
 
     precision = resolve_precision(config)
     arguments = sft_config(config, run, precision, evaluate=bool(held_out))

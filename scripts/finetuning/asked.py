@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.errors import ConfigError
+from train.core.errors import ConfigError
 
 from .providers import Provider, Request, require, warning
 from .vertex import Place

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.chats.readers import read_rows
-from train.config import config_class
-from train.errors import BaseError
-from train.jobs.catalogue import load_catalogue, merge
-from train.jobs.recipe import auto_epochs
+from train.core.config import config_class
+from train.core.errors import BaseError
+from train.jobs.bases import load_catalogue, merge
+from train.jobs.run_config import auto_epochs
 from train.plan.estimate import Price, prices
 from train.plan.shapes import local_folder
 from train.plan.tokens import count_tokens

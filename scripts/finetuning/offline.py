@@ -7,8 +7,8 @@ from pathlib import Path
 from train.chats.checks import check_file, place
 from train.chats.readers import read_rows
 from train.chats.split import require_disjoint
-from train.errors import DataError
-from train.files import require_new, write_whole
+from train.core.errors import DataError
+from train.core.files import require_new, write_whole
 
 from .asked import Asked
 from .estimate import estimate, show

@@ -14,7 +14,7 @@ from openai.pagination import SyncCursorPage
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from pydantic import BaseModel
 
-from train.errors import ConfigError, GovorError, MachineError
+from train.core.errors import ConfigError, GovorError, MachineError
 
 from .providers import BusyError, Event, Job, Provider, Request, UnreachableError, body, without_keys
 

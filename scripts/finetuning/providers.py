@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from train.errors import ConfigError, GovorError
+from train.core.errors import ConfigError, GovorError
 
 Step = Literal["upload", "create", "jobs", "chat"]
 LAST_DAY = date(2027, 1, 6)

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from train.chats.readers import read_rows
 from train.chats.writers import convert
-from train.errors import ConfigError, DataError, GovorError, MachineError
-from train.files import write_whole
+from train.core.errors import ConfigError, DataError, GovorError, MachineError
+from train.core.files import write_whole
 
 from .providers import Event, Job, Request, UnreachableError
 

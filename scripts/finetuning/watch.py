@@ -5,7 +5,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from train.errors import GovorError
+from train.core.errors import GovorError
 
 from .providers import Event, Job, JobFailedError, Service, UnreachableError
 

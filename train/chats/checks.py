@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..errors import DataError, GovorError
-from .rows import Row, row_of_openai
-from .rules import PlainRow, Problem, is_right, row_problems, turn_warnings
+from train.chats.rows import Row, row_of_openai
+from train.chats.rules import PlainRow, Problem, is_right, row_problems, turn_warnings
+from train.core.errors import DataError, GovorError
 
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
 SHOWN = 100  # problems kept in full; all are counted

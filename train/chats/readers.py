@@ -19,10 +19,10 @@ from typing import IO, Any, cast
 
 import msgspec
 
-from ..errors import DataError
-from .checks import raise_problems, read_jsonl
-from .rows import Message, Row, row_of_openai
-from .rules import FORMATS, Problem, format_of, json_kind, row_problems
+from train.chats.checks import raise_problems, read_jsonl
+from train.chats.rows import Message, Row, row_of_openai
+from train.chats.rules import FORMATS, Problem, format_of, json_kind, row_problems
+from train.core.errors import DataError
 
 SHAREGPT_ROLES = {
     "system": "system",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from .rows import Message, is_trained, text_of
+from train.chats.rows import Message, is_trained, text_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ROW_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}

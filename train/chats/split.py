@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from os.path import commonprefix
 from pathlib import Path
 
-from ..config import Config
-from ..errors import DataError
-from .duplicates import fold, near_duplicate_groups
-from .readers import read_rows
-from .rows import Message, Row, text_of, to_json
+from train.chats.duplicates import fold, near_duplicate_groups
+from train.chats.readers import read_rows
+from train.chats.rows import Message, Row, text_of, to_json
+from train.core.config import Config
+from train.core.errors import DataError
 
 LONG = 60  # characters; two rows that share so long a message are parts of one dialogue
 FREQUENT = 0.05  # share of the rows; what more of them contain is boilerplate and ties nothing together

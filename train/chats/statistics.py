@@ -13,12 +13,12 @@ from itertools import chain
 
 from msgspec import Struct
 
-from ..errors import DataError
-from .duplicates import near_duplicate_groups
-from .privacy import find
-from .rows import Message, Row, is_trained, text_of, to_json, to_object
-from .rules import row_problems
-from .topics import Topics, Vocabulary, topics_and_vocabulary
+from train.chats.duplicates import near_duplicate_groups
+from train.chats.privacy.scrub import find
+from train.chats.rows import Message, Row, is_trained, text_of, to_json, to_object
+from train.chats.rules import row_problems
+from train.chats.topics import Topics, Vocabulary, topics_and_vocabulary
+from train.core.errors import DataError
 
 NEAR = 0.6  # Jaccard similarity of two conversations from which they are near-duplicates
 MIN_ANSWER, MAX_ANSWER = 40, 2000  # characters

@@ -13,8 +13,8 @@ from unicodedata import normalize
 import yaml
 from msgspec import Struct
 
-from ..errors import GovorError
-from .rows import Message, text_of
+from train.chats.rows import Message, text_of
+from train.core.errors import GovorError
 
 SHIPPED = Path(__file__).with_name("topics.yaml")
 NO_TOPIC = "без темы"

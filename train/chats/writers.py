@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from .rows import Message, Row, is_trained, text_of, to_object
+from train.chats.rows import Message, Row, is_trained, text_of, to_object
 
 
 class Converted(NamedTuple):

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..chats.rows import Message, text_of
-from ..errors import BaseError, DataError, GovorError
-from ..files import require_replaceable
-from ..model import GENERATION_FILE, load_tokenizer
-from ..runs import Run, complete_folder
-from .gguf import OWN_TYPE, resolve_type, write_gguf
-from .gguf_check import compare
-from .lf_settings import top_k_of
-from .prompts import asked, prompt_of
+from train.chats.rows import Message, text_of
+from train.core.errors import BaseError, DataError, GovorError
+from train.core.files import require_replaceable
+from train.core.runs import Run, complete_folder
+from train.exports.gguf.check import compare
+from train.exports.gguf.export import OWN_TYPE, resolve_type, write_gguf
+from train.exports.gguf.prompts import asked, prompt_of
+from train.exports.llamafactory.settings import top_k_of
+from train.models.load import GENERATION_FILE, load_tokenizer
 
 MARKS = ("Modelfile",)
 """An earlier export is known by these."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from .objects import Checkpoint, Event, File, Job, Model
+from train.jobs.wire import Checkpoint, Event, File, Job, Model
 
 LETTERS = string.ascii_letters + string.digits
 

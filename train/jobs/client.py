@@ -6,7 +6,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import GovorError
+from train.core.errors import GovorError
 
 
 class Client:

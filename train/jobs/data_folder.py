@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, NamedTuple
 
-from ..errors import GovorError, MachineError
-from ..files import ASIDE, listed, try_lock
-from ..runs import now
+from train.core.errors import GovorError, MachineError
+from train.core.files import ASIDE, listed, try_lock
+from train.core.runs import now
 
 MARKER = "govor-jobs.json"
 DATABASE = "jobs.sqlite3"

@@ -10,21 +10,21 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from ..serving.envelope import ApiError
-from . import objects
-from .answers import RETRY_WINDOW, After, Order, as_json, changed, found, is_retry, listed
-from .change import new_id
-from .objects import File
-from .store import Store, remove_file
-from .uploads import LARGEST, receive
+from train.jobs import wire
+from train.jobs.change import new_id
+from train.jobs.route_helpers import RETRY_WINDOW, After, Order, as_json, changed, found, is_retry, listed
+from train.jobs.store import Store, remove_file
+from train.jobs.uploads import LARGEST, receive
+from train.jobs.wire import File
+from train.serving.api_errors import ApiError
 
-PURPOSES = get_args(objects.Purpose)
+PURPOSES = get_args(wire.Purpose)
 
 
 def file_routes(routes: APIRouter, store: Store) -> None:
     """Upload, list, retrieve, delete, download."""
 
-    @routes.post("/files", response_model=objects.File, openapi_extra=UPLOAD)
+    @routes.post("/files", response_model=wire.File, openapi_extra=UPLOAD)
     async def upload(request: Request) -> Response:
         id_ = new_id("file-")
         path = store.file_path(id_)
@@ -41,7 +41,7 @@ def file_routes(routes: APIRouter, store: Store) -> None:
             return as_json(text)
         return as_json(file.model_dump_json())
 
-    @routes.get("/files", response_model=objects.Files)
+    @routes.get("/files", response_model=wire.Files)
     async def files(
         after: After = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
@@ -53,17 +53,17 @@ def file_routes(routes: APIRouter, store: Store) -> None:
             where.append(("purpose = ?", purpose))
         return listed(store, "files", where, after, limit, oldest_first=order == "asc", ends=True)
 
-    @routes.get("/files/{file_id}", response_model=objects.File)
+    @routes.get("/files/{file_id}", response_model=wire.File)
     async def file(file_id: str) -> Response:
         return as_json(found(store.text("files", file_id), _no_file(file_id)))
 
-    @routes.delete("/files/{file_id}", response_model=objects.Deleted)
+    @routes.delete("/files/{file_id}", response_model=wire.Deleted)
     async def delete_file(file_id: str) -> Response:
         found(store.text("files", file_id), _no_file(file_id))
         if not await asyncio.to_thread(changed, store, lambda change: change.delete("files", file_id)):
             raise _no_file(file_id)
         remove_file(store.file_path(file_id))
-        return as_json(objects.Deleted(id=file_id, object="file").model_dump_json())
+        return as_json(wire.Deleted(id=file_id, object="file").model_dump_json())
 
     @routes.get("/files/{file_id}/content", response_class=Response, responses=CONTENT)
     async def content(file_id: str) -> Response:

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from ..serving.app import read_body
-from ..serving.envelope import ApiError
-from . import objects
-from .answers import After, as_json, changed, found, is_retry, listed, read_request
-from .catalogue import Catalogue
-from .change import Change
-from .creation import create_job
-from .objects import JobRequest
-from .store import Store
+from train.jobs import wire
+from train.jobs.bases import Catalogue
+from train.jobs.change import Change
+from train.jobs.create_job import create_job
+from train.jobs.route_helpers import After, as_json, changed, found, is_retry, listed, read_request
+from train.jobs.store import Store
+from train.jobs.wire import JobRequest
+from train.serving.api_errors import ApiError
+from train.serving.routes import read_body
 
 Action = Literal["cancel", "pause", "resume"]
 
@@ -23,7 +23,7 @@ Action = Literal["cancel", "pause", "resume"]
 def job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Callable[[], None]) -> None:
     """Create, list, retrieve, cancel, pause, resume, events, checkpoints. `wake`: there is news for the worker."""
 
-    @routes.post("/fine_tuning/jobs", response_model=objects.Job, openapi_extra=_body(JobRequest))
+    @routes.post("/fine_tuning/jobs", response_model=wire.Job, openapi_extra=_body(JobRequest))
     async def create(request: Request) -> Response:
         raw = await read_body(request)
         asked = read_request(JobRequest, raw)
@@ -32,11 +32,11 @@ def job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Call
         wake()
         return as_json(text)
 
-    @routes.get("/fine_tuning/jobs", response_model=objects.Jobs)
+    @routes.get("/fine_tuning/jobs", response_model=wire.Jobs)
     async def jobs(request: Request, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Response:
         return listed(store, "jobs", _metadata_filter(request), after, limit)
 
-    @routes.get("/fine_tuning/jobs/{job_id}", response_model=objects.Job)
+    @routes.get("/fine_tuning/jobs/{job_id}", response_model=wire.Job)
     async def job(job_id: str) -> Response:
         return as_json(found(store.text("jobs", job_id), _no_job(job_id)))
 
@@ -46,24 +46,24 @@ def job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Call
         wake()
         return as_json(text)
 
-    @routes.post("/fine_tuning/jobs/{job_id}/cancel", response_model=objects.Job)
+    @routes.post("/fine_tuning/jobs/{job_id}/cancel", response_model=wire.Job)
     async def cancel(job_id: str) -> Response:
         return await act(job_id, "cancel")
 
-    @routes.post("/fine_tuning/jobs/{job_id}/pause", response_model=objects.Job)
+    @routes.post("/fine_tuning/jobs/{job_id}/pause", response_model=wire.Job)
     async def pause(job_id: str) -> Response:
         return await act(job_id, "pause")
 
-    @routes.post("/fine_tuning/jobs/{job_id}/resume", response_model=objects.Job)
+    @routes.post("/fine_tuning/jobs/{job_id}/resume", response_model=wire.Job)
     async def resume(job_id: str) -> Response:
         return await act(job_id, "resume")
 
-    @routes.get("/fine_tuning/jobs/{job_id}/events", response_model=objects.Events)
+    @routes.get("/fine_tuning/jobs/{job_id}/events", response_model=wire.Events)
     async def events(job_id: str, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Response:
         found(store.text("jobs", job_id), _no_job(job_id))
         return listed(store, "events", [("job = ?", job_id)], after, limit)
 
-    @routes.get("/fine_tuning/jobs/{job_id}/checkpoints", response_model=objects.Checkpoints)
+    @routes.get("/fine_tuning/jobs/{job_id}/checkpoints", response_model=wire.Checkpoints)
     async def checkpoints(
         job_id: str, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 10
     ) -> Response:

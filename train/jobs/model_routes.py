@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from fastapi import APIRouter, Response
 
-from ..serving.envelope import ApiError, model_not_found
-from . import objects
-from .answers import as_json, changed, found
-from .catalogue import Catalogue
-from .store import Store
+from train.jobs import wire
+from train.jobs.bases import Catalogue
+from train.jobs.route_helpers import as_json, changed, found
+from train.jobs.store import Store
+from train.serving.api_errors import ApiError, model_not_found
 
 
 def model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
@@ -19,18 +19,18 @@ def model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
 
     def bases() -> Iterable[str]:
         for name in catalogue.bases:
-            yield objects.Model(id=name, created=began, owned_by="catalogue").model_dump_json()
+            yield wire.Model(id=name, created=began, owned_by="catalogue").model_dump_json()
 
-    @routes.get("/models", response_model=objects.Models)
+    @routes.get("/models", response_model=wire.Models)
     async def models() -> Response:
         return as_json(f'{{"object":"list","data":[{",".join([*store.all_models(), *bases()])}]}}')
 
-    @routes.get("/models/{model:path}", response_model=objects.Model)
+    @routes.get("/models/{model:path}", response_model=wire.Model)
     async def model(model: str) -> Response:
         base = next((text for name, text in zip(catalogue.bases, bases(), strict=True) if name == model), None)
         return as_json(found(store.text("models", model) or base, model_not_found(model)))
 
-    @routes.delete("/models/{model:path}", response_model=objects.Deleted)
+    @routes.delete("/models/{model:path}", response_model=wire.Deleted)
     async def delete_model(model: str) -> Response:
         if model in catalogue.bases:
             raise ApiError(403, f"{model} is a base of the server's catalogue: only fine-tuned models can be deleted.")
@@ -42,4 +42,4 @@ def model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
             store.forget_run(job)
         elif step is not None:
             store.discard(store.checkpoint_run(job, step))
-        return as_json(objects.Deleted(id=model, object="model").model_dump_json())
+        return as_json(wire.Deleted(id=model, object="model").model_dump_json())

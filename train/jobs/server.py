@@ -11,20 +11,20 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..files import listed
-from ..serving.app import chat_routes, require_key
-from ..serving.envelope import ApiError, envelope_errors
-from ..serving.serve import listen
-from .answers import ERRORS
-from .catalogue import Catalogue
-from .chats import Chats
-from .data_folder import owned
-from .file_routes import file_routes
-from .job_routes import job_routes
-from .model_routes import model_routes
-from .store import Store
-from .words import say
-from .worker import Worker
+from train.core.files import listed
+from train.jobs.bases import Catalogue
+from train.jobs.data_folder import owned
+from train.jobs.engine_gate import Chats
+from train.jobs.file_routes import file_routes
+from train.jobs.job_errors import say
+from train.jobs.job_routes import job_routes
+from train.jobs.model_routes import model_routes
+from train.jobs.route_helpers import ERRORS
+from train.jobs.store import Store
+from train.jobs.worker import Worker
+from train.serving.api_errors import ApiError, envelope_errors
+from train.serving.routes import chat_routes, require_key
+from train.serving.serve import listen
 
 
 def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str | None, slots: int) -> None:

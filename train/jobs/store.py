@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files import listed, remove_leftovers
-from ..runs import Run, discard_run
-from .change import Change, Entry, read_entry
-from .data_folder import DATABASE, FOLDERS, OURS, is_removable
-from .objects import Checkpoint
-from .words import say
+from train.core.files import listed, remove_leftovers
+from train.core.runs import Run, discard_run
+from train.jobs.change import Change, Entry, read_entry
+from train.jobs.data_folder import DATABASE, FOLDERS, OURS, is_removable
+from train.jobs.job_errors import say
+from train.jobs.wire import Checkpoint
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (

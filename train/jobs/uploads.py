@@ -14,8 +14,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from ..files import aside_name, sync_folder
-from ..serving.envelope import ApiError
+from train.core.files import aside_name, sync_folder
+from train.serving.api_errors import ApiError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

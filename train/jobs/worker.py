@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..launch import launch_command
-from ..runs import last_checkpoint
-from . import processes
-from .change import Entry
-from .checking import Checker
-from .following import Followed, Watched, follow
-from .metrics import Tail
-from .objects import JobError
-from .outcome import fail, finished, settle
-from .store import Store
-from .words import say
+from train.core.launch import launch_command
+from train.core.runs import last_checkpoint
+from train.jobs import training_process
+from train.jobs.change import Entry
+from train.jobs.finish import fail, finished, settle
+from train.jobs.job_errors import say
+from train.jobs.metrics_to_events import Followed, Watched, follow
+from train.jobs.step_metrics import Tail
+from train.jobs.store import Store
+from train.jobs.validate_files import Checker
+from train.jobs.wire import JobError
 
 PAUSE = 0.25
 """Seconds between two looks."""
@@ -73,10 +73,10 @@ class Worker(threading.Thread):
     def _adopt(self) -> None:
         """Take over the trainings of a server before us."""
         start = self._mark("")
-        for mark in sorted(processes.marked(start)):
+        for mark in sorted(training_process.marked(start)):
             job = mark.removeprefix(start)
             if self.store.entry(job) is not None:
-                self._watch(job, processes.Training(mark))
+                self._watch(job, training_process.Training(mark))
                 say(f"{job}: its training still runs, taken over")
 
     def _look(self) -> None:
@@ -132,8 +132,8 @@ class Worker(threading.Thread):
             settle(self.store, job)
             return
         self.room.make()
-        if processes.find(mark):
-            self._watch(job, processes.Training(mark))
+        if training_process.find(mark):
+            self._watch(job, training_process.Training(mark))
             return
         resume = last_checkpoint(run) is not None and run.manifest_file.exists()
         if not resume:
@@ -146,7 +146,7 @@ class Worker(threading.Thread):
         command = [str(Path(word).absolute()) if word in (command[0], script) else word for word in command]
         slot = self._free_slot()
         log = self.store.job_folder(job) / "output.log"
-        training = processes.start(command, mark, self.store.folder, log, slot, self._card(slot))
+        training = training_process.start(command, mark, self.store.folder, log, slot, self._card(slot))
         self._watch(job, training, slot)
         say(f"{job}: training {'goes on' if resume else 'begins'} in slot {slot}")
 
@@ -168,7 +168,7 @@ class Worker(threading.Thread):
         cards = visible.split(",") if visible else [] if visible == "" else [str(n) for n in range(self.slots)]
         return {"CUDA_VISIBLE_DEVICES": cards[slot]} if slot < len(cards) else {}
 
-    def _watch(self, job: str, training: processes.Training, slot: int | None = None) -> None:
+    def _watch(self, job: str, training: training_process.Training, slot: int | None = None) -> None:
         slot = training.slot() if slot is None else slot
         slot = self._free_slot() if slot is None else slot
         self._watched[job] = Watched(training, slot, Followed(Tail(self.store.run(job).metrics_file)))
@@ -181,7 +181,7 @@ class Worker(threading.Thread):
         self.checker.close()
         if self._watched:
             say(f"waiting for {len(self._watched)} training(s) to save and end")
-        deadline = time.monotonic() + processes.GRACE + 5
+        deadline = time.monotonic() + training_process.GRACE + 5
         while self._watched and time.monotonic() < deadline:
             for job, watched in list(self._watched.items()):
                 if watched.training.runs():

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..chats.split import read_split
-from ..config import Config
-from ..errors import DataError
-from .estimate import Gpu, Price, Work, known_gpus, prices, seconds, work
-from .fit import Change, settle, smallest_change_that_fits
-from .memory import Facts, Memory, facts_of, memory, trained_shapes
-from .shapes import Shapes, find_shapes
-from .tokens import Tokens, count_tokens
+from train.chats.split import read_split
+from train.core.config import Config
+from train.core.errors import DataError
+from train.plan.estimate import Gpu, Price, Work, known_gpus, prices, seconds, work
+from train.plan.fit import Change, settle, smallest_change_that_fits
+from train.plan.memory import Facts, Memory, facts_of, memory, trained_shapes
+from train.plan.shapes import Shapes, find_shapes
+from train.plan.tokens import Tokens, count_tokens
 
 
 @dataclass(frozen=True)

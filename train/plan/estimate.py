@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..config import Config
-from ..errors import ConfigError, GovorError
-from .memory import GIB, trained_shapes
-from .shapes import Shapes
-from .tokens import Tokens, packed, padded
+from train.core.config import Config
+from train.core.errors import ConfigError, GovorError
+from train.plan.memory import GIB, trained_shapes
+from train.plan.shapes import Shapes
+from train.plan.tokens import Tokens, packed, padded
 
 UTILIZATION = (0.20, 0.45)
 LAUNCHES = (0.5e-3, 2e-3)  # seconds a layer and pass, at best and at worst

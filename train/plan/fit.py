@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from ..config import Config
-from ..errors import ConfigError, MachineError
-from ..runs import RUNS, Run
-from .estimate import Gpu
-from .memory import GIB, Facts, memory
+from train.core.config import Config
+from train.core.errors import ConfigError, MachineError
+from train.core.runs import RUNS, Run
+from train.plan.estimate import Gpu
+from train.plan.memory import GIB, Facts, memory
 
 CHOSEN = (
     "model.load_in_4bit",

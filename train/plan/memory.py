@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from math import ceil, prod
 from typing import NamedTuple
 
-from ..config import Config
-from .shapes import WRITER, Shape, Shapes
+from train.core.config import Config
+from train.plan.shapes import WRITER, Shape, Shapes
 
 GIB = 2**30
 TILE = 4096, 32768  # logits that TRL's fused head has at a time: tokens × vocabulary

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
-from ..config import Lora, Model
-from ..errors import BaseError, ConfigError
+from train.core.config import Lora, Model
+from train.core.errors import BaseError, ConfigError
 
 Shape = tuple[int, ...]
 Source = Literal["the files' headers", "config.json", "a table of published shapes"]

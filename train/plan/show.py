@@ -6,9 +6,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import Plan
-from .estimate import UTILIZATION
-from .fit import size, words
+from train.plan import Plan
+from train.plan.estimate import UTILIZATION
+from train.plan.fit import size, words
 
 
 class Part(NamedTuple):

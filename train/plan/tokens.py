@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..chats.rows import Message, Row, is_trained, text_of
-from ..config import Config
-from ..errors import BaseError
+from train.chats.rows import Message, Row, is_trained, text_of
+from train.core.config import Config
+from train.core.errors import BaseError
 
 AROUND = 5  # tokens that a template such as ChatML writes around a message
 CYRILLIC, IDEOGRAPH, OTHER = 0.42, 0.65, 0.25

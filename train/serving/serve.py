@@ -8,13 +8,13 @@ from contextlib import closing
 from ipaddress import ip_address
 from types import FrameType
 
-from ..errors import GovorError, MachineError
-from ..runs import Run
-from .app import make_app
-from .dialect import Served
-from .engines import Engine
-from .models import EngineName, served_models
-from .parity import Parity, ParityError, compare
+from train.core.errors import GovorError, MachineError
+from train.core.runs import Run
+from train.serving.choose_engine import EngineName, served_models
+from train.serving.engine import Engine
+from train.serving.engine_api import Served
+from train.serving.prompt_check import Parity, ParityError, compare
+from train.serving.routes import make_app
 
 LAST_WORDS = 60
 """Seconds that answers in flight may take after we were asked to end."""

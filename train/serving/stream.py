@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx2
 
-from .envelope import ApiError, not_ready
+from train.serving.api_errors import ApiError, not_ready
 
 Chunk = dict[str, Any]
 OPEN, CLOSE = "<think>", "</think>"

@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..chats.rows import Message
-from .asked import ChatRequest, Sampling
-from .dialect import Dialect, Served
-from .engines import ask
-from .envelope import ApiError
+from train.chats.rows import Message
+from train.serving.api_errors import ApiError
+from train.serving.chat_request import ChatRequest, Sampling
+from train.serving.engine import ask
+from train.serving.engine_api import Dialect, Served
 
 START = "from transformers.cli.transformers import app; app()"
 """What its console script does, less the question at PyPI whether there is a newer version."""

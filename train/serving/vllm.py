@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..chats.rows import Message
-from ..errors import GovorError
-from .asked import ChatRequest, Sampling
-from .dialect import Dialect, Served
-from .engines import ask
+from train.chats.rows import Message
+from train.core.errors import GovorError
+from train.serving.chat_request import ChatRequest, Sampling
+from train.serving.engine import ask
+from train.serving.engine_api import Dialect, Served
 
 OURS = ("--host", "--port", "--api-key", "--served-model-name", "--chat-template")
 """Flags that govor gives it; another value would part the two."""

@@ -1,0 +1,262 @@
+"""Finds the given persons' names in a text: every inflected form, any letter case.
+
+Most names are replaced wherever they stand. A form that is an ordinary word too (Вера, Роман, Света: `света`; surnames
+such as Кузнецов; any word of a display name that is no name, as in `Саша Работа`) counts as the person only where the
+text shows it. It is capitalised within a sentence; or it stands at a sentence start or in lower case, and
+
+- it is addressed: `Света, привет`, `спасибо, вера!`, `привет роман`;
+- a word of kin or trade agrees with it (`тётя надежда`), a surname or patronymic follows, a participant is next to it;
+- it does what people do (`Роман сказал`), or is told or given something (`передай свете`);
+- it is capitalised and alone on its line, as a signature is.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+from train.chats.privacy.morphology import analyse, inflect, is_known, key, reads, words
+
+WORD = re.compile(r"(?<![^\W_])[^\W\d_]+(?![^\W_])")
+PLACEHOLDER_FILL = "\ue000"
+"""Stands in for the characters of a placeholder while a text is searched."""
+KIN = words(
+    """
+    тётя дядя баба бабушка дед дедушка сестра сестрёнка брат подруга подружка друг муж жена дочь дочка сын сынок
+    коллега мама папа мать отец начальник начальница сосед соседка врач доктор тренер учитель учительница няня внук
+    внучка племянник племянница кум кума свекровь тёща зять невестка одноклассник одноклассница менеджер мастер
+    """
+)
+ACTS = words(
+    """
+    сказать говорить писать написать звонить позвонить перезвонить приехать уехать спросить спрашивать ответить
+    отвечать думать просить попросить обещать пообещать хотеть забрать купить прислать скинуть забыть обидеться
+    обижаться заболеть болеть опоздать опаздывать родить жениться устать согласиться рассказать рассказывать
+    работать молчать плакать смеяться знать заехать зайти улететь переехать уволиться предложить напомнить объяснить
+    шутить пошутить придумать
+    """
+)
+"""What people do and love, faith or a novel seldom does."""
+SPEAKS = words(
+    """
+    сказать говорить звонить позвонить перезвонить приехать уехать спросить ответить зайти заехать
+    """
+)
+"""Acts without an object: the name may follow them (`сказала вера`, not `написал роман`)."""
+TELLS = words(
+    """
+    позвонить звонить написать писать передать сказать отдать ответить скинуть отправить напомнить перезвонить
+    подарить объяснить рассказать переслать вернуть помочь
+    """
+)
+GREETINGS = words(
+    """
+    привет приветик здравствуй здравствуйте спасибо спс пасиб пока алло эй хай салют дорогая дорогой милая милый
+    уважаемая уважаемый благодарю извини прости слушай зовут звать
+    """
+)
+NOT_AFTER_ADDRESS = words(
+    """
+    что чтобы как и но или это то она он оно они ведь потому
+    """
+)
+
+
+class Form(NamedTuple):
+    person: int
+    """Index of the display name."""
+    ordinary: bool
+    """Whether it is an everyday word too."""
+    cases: frozenset[str]
+    """The cases it can be, as pymorphy3 names them."""
+
+
+class NameSpan(NamedTuple):
+    start: int
+    end: int
+    person: int
+
+
+class Names:
+    """The persons' names in all their forms; forms of a name in `keep` are nobody's."""
+
+    def __init__(self, names: Iterable[str], keep: Iterable[str]) -> None:
+        self.persons = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+        self.forms: dict[str, list[Form]] = {}
+        kept = {form for name in keep for word in WORD.findall(name) for form in inflect(word, first=True)}
+        for person, name in enumerate(self.persons):
+            for position, word in enumerate(WORD.findall(name)):
+                for form, (ordinary, cases) in inflect(word, first=position == 0).items():
+                    if form not in kept:
+                        self.forms.setdefault(form, []).append(Form(person, ordinary, cases))
+
+    def find(self, text: str) -> list[NameSpan]:
+        """Names in the order of the text; neighbouring words of one person are one name."""
+        if not self.forms:
+            return []
+        found = [match for match in WORD.finditer(text) if self._of(match[0])]
+        found = [match for match in found if not _is_half_of_a_word(text, match)]
+        sure = {match.start() for match in found if not all(form.ordinary for form in self._of(match[0]))}
+        ends = {match.end() for match in found if match.start() in sure}
+        unsure = [Context(text, match, self._of(match[0])) for match in found if match.start() not in sure]
+        for context in [*unsure, *reversed(unsure)]:  # and back: `Вера и Надежда` is decided by its second word
+            if context.match.start() not in sure and (
+                context.follows(ends) or context.precedes(sure) or context.shows_a_person
+            ):
+                sure.add(context.match.start())
+                ends.add(context.match.end())
+        return self._joined(text, [match for match in found if match.start() in sure])
+
+    def _of(self, word: str) -> list[Form]:
+        """Whose the word can be: as it is spelled, else with е for ё."""
+        word = word.lower()
+        return self.forms.get(word) or (self.forms.get(key(word), []) if "ё" in word else [])
+
+    def _joined(self, text: str, found: list[re.Match[str]]) -> list[NameSpan]:
+        spans: list[tuple[int, int, list[int]]] = []
+        for match in found:
+            persons = list(dict.fromkeys(form.person for form in self._of(match[0])))
+            if spans and re.fullmatch("[ \u00a0_-]", text[spans[-1][1] : match.start()]):
+                start, _, before = spans[-1]
+                both = [person for person in before if person in persons]
+                if both:
+                    spans[-1] = (start, match.end(), both)
+                    continue
+            spans.append((match.start(), match.end(), persons))
+        return [NameSpan(start, end, persons[0]) for start, end, persons in spans]
+
+
+class Context:
+    """What stands around a word that may be a name."""
+
+    def __init__(self, text: str, match: re.Match[str], forms: list[Form]) -> None:
+        self.text, self.match = text, match
+        self.cases = frozenset().union(*(form.cases for form in forms))
+        before = text[max(0, match.start() - 60) : match.start()].replace(PLACEHOLDER_FILL, "x")
+        after = text[match.end() : match.end() + 60].replace(PLACEHOLDER_FILL, "x")
+        self.before = re.findall(r"(\w+)(\W*)", before)[::-1]
+        """(word, what stands between it and the next), the nearest first."""
+        self.after = re.findall(r"(\W*)(\w+)", after)
+        """(what stands before it, word)."""
+        self.gap_before = self.before[0][1] if self.before else None
+        self.gap_after = re.split(r"\w", after, maxsplit=1)[0]
+
+    def follows(self, ends: set[int]) -> bool:
+        """A participant's name stands directly before it, or before `и`: `Оля и вера`."""
+        start = self.match.start()
+        link = re.search(r"(?:\s| (?:и|с|со) )$", self.text[max(0, start - 4) : start])
+        return link is not None and start - len(link[0]) in ends
+
+    def precedes(self, starts: set[int]) -> bool:
+        link = re.match(r" (?:(?:и|с|со) )?", self.text[self.match.end() : self.match.end() + 4])
+        return link is not None and self.match.end() + len(link[0]) in starts
+
+    @cached_property
+    def shows_a_person(self) -> bool:
+        capital = self._is_capitalised()
+        return (
+            (capital and not self._begins_sentence())
+            or (capital and self._is_alone_on_its_line())
+            or self._is_addressed()
+            or self._is_named_in_full()
+            or self._acts()
+            or self._is_told()
+        )
+
+    def _is_capitalised(self) -> bool:
+        """In a text all in capitals they say nothing."""
+        word = self.match[0]
+        if not word[0].isupper() or not word.isupper() or len(word) == 1:
+            return word[0].isupper()
+        neighbours = [other for other, _ in self.before[:2]] + [other for _, other in self.after[:2]]
+        return not any(len(other) > 1 and other.isupper() for other in neighbours)
+
+    def _begins_sentence(self) -> bool:
+        gap = self.gap_before
+        return gap is None or bool(re.search(r"[^\s,«\"'/–—-]|\n", gap))
+
+    def _is_alone_on_its_line(self) -> bool:
+        start = self.text.rfind("\n", 0, self.match.start()) + 1
+        line = self.text[start:].split("\n", 1)[0] if self.match.start() - start < 20 else ""
+        return line.strip(" \t\r,.—–-") == self.match[0]
+
+    def _is_addressed(self) -> bool:
+        if not self.cases & {"nomn", "voct"}:
+            return False
+        word, gap = self.before[0] if self.before else ("", "\n")
+        if word.lower() in GREETINGS and gap.strip(" ,") == "":
+            return True
+        ends = not self.after or bool(re.match(r"\s?[^\s\w—–-]|\n", self.gap_after))
+        opens = self._begins_sentence() and self.gap_after.startswith(",")
+        within = (
+            "," in gap
+            and not self._begins_sentence()
+            and ends
+            and word.lower() != "о"
+            and not reads(word, {"NOUN", "ADJF"})
+        )
+        return (opens or within) and not self._begins_a_list()
+
+    def _begins_a_list(self) -> bool:
+        """`Вера, надежда, любовь`, `роман, который`: what follows the comma is no address."""
+        if not self.gap_after.startswith(",") or not self.after:
+            return False
+        word = self.after[0][1]
+        if word.lower().startswith("котор") or word.lower() in NOT_AFTER_ADDRESS:
+            return True
+        next_gap = self.after[1][0] if len(self.after) > 1 else ""
+        return reads(word, {"NOUN"}) and word.lower() not in GREETINGS and next_gap != " "
+
+    def _is_named_in_full(self) -> bool:
+        """`тётя надежда`, `вера павловна`."""
+        if self.before and self.gap_before == " ":
+            kin = [parse for parse in analyse(self.before[0][0]) if parse.normal_form in KIN]
+            if any(parse.tag.case in self.cases for parse in kin):
+                return True
+        if self.after and self.gap_after == " ":
+            best = analyse(self.after[0][1])[0]
+            return "Patr" in best.tag or ("Surn" in best.tag and best.tag.case in self.cases - {"gent"})
+        return False
+
+    def _acts(self) -> bool:
+        if "nomn" not in self.cases:
+            return False
+        free = self._begins_sentence() or "," in (self.gap_before or "")
+        if free or reads(self.before[0][0], {"CONJ", "ADVB", "PRCL", "INTJ"}):
+            after = [word for gap, word in self.after[:2] if gap == " "]
+            if len(after) == 2 and not _does(after[0], ACTS) and reads(after[0], {"ADVB", "PRCL", "NPRO"}):
+                after = after[1:]
+            if after and _does(after[0], ACTS):
+                return True
+        return bool(self.before) and self.gap_before == " " and _does(self.before[0][0], SPEAKS)
+
+    def _is_told(self) -> bool:
+        """A verb of telling or giving is next to it, a pronoun or adverb may be between: `передай свете`."""
+        if "datv" not in self.cases:
+            return False
+        if self.after and self.gap_after == " ":
+            asked = [parse for parse in analyse(self.after[0][1]) if {"impr", "INFN"} & parse.tag.grammemes]
+            if any(parse.normal_form in TELLS for parse in asked):
+                return True
+        if self.gap_before != " ":
+            return False
+        before = [word for word, gap in self.before[:2] if gap == " "]
+        if len(before) == 2 and reads(before[0], {"NPRO", "ADVB", "PRCL"}):
+            before = before[1:]
+        return any(parse.normal_form in TELLS for parse in analyse(before[0]))
+
+
+def _does(word: str, verbs: frozenset[str]) -> bool:
+    """Whether the word is a verb that a name can be the subject of: `пишет`, `писал`, not `пишу`."""
+    verbs_read = [parse for parse in analyse(word) if parse.tag.POS == "VERB" and parse.normal_form in verbs]
+    return any(parse.tag.tense == "past" or parse.tag.person == "3per" for parse in verbs_read)
+
+
+def _is_half_of_a_word(text: str, match: re.Match[str]) -> bool:
+    """`иван-чай`"""
+    start, end = match.span()
+    if text[start - 1 : start] != "-" and text[end : end + 1] != "-":
+        return False
+    before = re.split(r"[^\w-]", text[max(0, start - 20) : start])[-1]
+    after = re.split(r"[^\w-]", text[start : end + 20], maxsplit=1)[0]
+    return is_known(before + after)

@@ -1,0 +1,214 @@
+"""Replaces personal data in Russian chats by placeholders that stay the same for the same value.
+
+Regular expressions and check digits (identifiers.py, handles.py, addresses.py) and the participants' names in all their
+forms (names.py): no model, no network. What has no form of its own, such as a stranger's name, stays.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from train.chats.privacy.addresses import find_addresses
+from train.chats.privacy.id_numbers import find_numbers
+from train.chats.privacy.links import find_handles
+from train.chats.privacy.names import PLACEHOLDER_FILL, Names
+from train.chats.rows import Message, Row
+
+__all__ = ["KINDS", "Found", "Replacement", "Scrubber", "find", "scrub_row", "table", "table_beside"]
+
+KINDS = {
+    "phone": "ТЕЛЕФОН",
+    "email": "ПОЧТА",
+    "link": "ССЫЛКА",
+    "nick": "НИК",
+    "card": "КАРТА",
+    "passport": "ПАСПОРТ",
+    "inn": "ИНН",
+    "snils": "СНИЛС",
+    "ogrn": "ОГРН",
+    "account": "СЧЁТ",
+    "address": "АДРЕС",
+    "name": "ИМЯ",
+}
+"""Kind and the word of its placeholders."""
+PLACEHOLDER = re.compile(f"<(?:{'|'.join(KINDS.values())})_[0-9]+>")
+
+
+class Found(NamedTuple):
+    kind: str
+    start: int
+    end: int
+
+
+class Replacement(NamedTuple):
+    placeholder: str
+    kind: str
+    original: str
+    """As it was written first; of a name, the display name."""
+    times: int
+    """How often it was replaced."""
+
+
+def find(text: str) -> list[Found]:
+    """Personal data in the text, names apart, in order and without overlaps."""
+    return Scrubber().find(text)
+
+
+class Scrubber:
+    """Replaces personal data; knows every value that it has replaced."""
+
+    def __init__(self, names: Iterable[str] = (), keep: Iterable[str] = ()) -> None:
+        """`names`: display names of the participants, diminutives too; `keep`: the persona's, which stay."""
+        self._names = Names(names, keep)
+        self._placeholders: dict[tuple[str, str], str] = {}
+        self._originals: dict[str, tuple[str, str]] = {}
+        self._values: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def replaced(self) -> list[Replacement]:
+        """Everything replaced so far, in the order of first appearance."""
+        return [Replacement(p, *self._originals[p], count) for p, count in self._counts.items()]
+
+    def find(self, text: str) -> list[Found]:
+        """What `scrub` would replace, in order and without overlaps."""
+        return [found for found, _ in self._find(text)]
+
+    def scrub(self, text: str) -> str:
+        """The text with placeholders; once more over the result would change nothing."""
+        while found := self._find(text):
+            parts, end = [], 0
+            for (kind, start, stop), person in found:
+                parts += [text[end:start], self._placeholder(kind, text[start:stop], person)]
+                end = stop
+            text = "".join([*parts, text[end:]])
+        return text
+
+    def _find(self, text: str) -> list[tuple[Found, int | None]]:
+        """With each name the person's index."""
+        if "<" in text:
+            text = PLACEHOLDER.sub(lambda match: PLACEHOLDER_FILL * len(match[0]), text)
+        persons = {(start, end): person for start, end, person in self._names.find(text)}
+        found = _without_overlaps(
+            len(text),
+            [
+                *((0, *candidate) for candidate in find_handles(text)),
+                *((1, *candidate) for candidate in find_numbers(text)),
+                *((2, 0, start, end, "address") for start, end in find_addresses(text)),
+                *((3, 0, start, end, "name") for start, end in persons),
+            ],
+        )
+        return [(entry, persons[entry.start, entry.end] if entry.kind == "name" else None) for entry in found]
+
+    def _placeholder(self, kind: str, value: str, person: int | None) -> str:
+        identity = (kind, str(person) if person is not None else _identity(kind, value))
+        placeholder = self._placeholders.get(identity)
+        if placeholder is None:
+            self._values[kind] += 1
+            placeholder = self._placeholders[identity] = f"<{KINDS[kind]}_{self._values[kind]}>"
+            self._originals[placeholder] = (kind, value if person is None else self._names.persons[person])
+        self._counts[placeholder] += 1
+        return placeholder
+
+
+def _without_overlaps(length: int, candidates: list[tuple[int, int, int, int, str]]) -> list[Found]:
+    """The first by rank, then whatever leaves them alone; in the order of the text."""
+    taken = bytearray(length)
+    found = []
+    for *_, start, end, kind in sorted(candidates):
+        if not any(taken[start:end]):
+            taken[start:end] = b"x" * (end - start)
+            found.append(Found(kind, start, end))
+    return sorted(found, key=lambda entry: entry.start)
+
+
+def scrub_row(row: Row, scrubber: Scrubber) -> Row:
+    """The row with its texts, `name` fields and tool calls' arguments scrubbed.
+
+    A `name` field becomes its placeholder without brackets (ИМЯ_1): they are forbidden in it.
+    """
+    return row._replace(messages=[_scrub_message(message, scrubber) for message in row.messages])
+
+
+def table(scrubber: Scrubber, written: Iterable[str]) -> str:
+    """CSV: placeholder, kind, original, times, and the lines of the written file where the placeholder stands.
+
+    It holds what was removed: for the owner's eyes alone.
+    """
+    where: dict[str, list[int]] = {}
+    for number, line in enumerate(written, 1):
+        for placeholder in dict.fromkeys(PLACEHOLDER.findall(line)):
+            where.setdefault(placeholder, []).append(number)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((*Replacement._fields, "lines"))
+    for replacement in scrubber.replaced:
+        writer.writerow((*replacement, " ".join(map(str, where.get(replacement.placeholder, ())))))
+    return text.getvalue()
+
+
+def table_beside(rows: Path) -> Path:
+    """Where the table of a file of rows is kept."""
+    return rows.with_name(f"{rows.stem}_replaced.csv")
+
+
+def _identity(kind: str, value: str) -> str:
+    """Equal for two spellings of one value."""
+    if kind in ("email", "nick"):
+        return value.lower()
+    if kind == "link":
+        return re.sub(r"^(?:https?://)?(?:www\.|m\.)?|/$", "", value.lower())
+    if kind == "address":
+        return re.sub(r"\W", "", value.lower())
+    digits = re.sub("[^0-9]", "", value)
+    if kind == "phone" and len(digits) in (10, 11) and not (value.startswith("+") and digits[0] != "7"):
+        return "7" + digits[-10:]
+    return digits
+
+
+def _scrub_message(message: Message, scrubber: Scrubber) -> Message:
+    scrubbed = dict(message)
+    for field in ("content", "refusal"):
+        if isinstance(message.get(field), str):
+            scrubbed[field] = scrubber.scrub(message[field])
+    if isinstance(message.get("content"), list):
+        scrubbed["content"] = [
+            {key: scrubber.scrub(value) if key in ("text", "refusal") else value for key, value in part.items()}
+            for part in message["content"]
+        ]
+    if isinstance(message.get("name"), str):
+        scrubbed["name"] = PLACEHOLDER.sub(lambda match: match[0].strip("<>"), scrubber.scrub(message["name"]))
+    if message.get("tool_calls"):
+        scrubbed["tool_calls"] = [_scrub_call(call, scrubber) for call in message["tool_calls"]]
+    return scrubbed
+
+
+def _scrub_call(call: dict[str, Any], scrubber: Scrubber) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        arguments = msgspec.json.decode(function["arguments"])
+        clean = _scrub_values(arguments, scrubber)
+        written = function["arguments"] if clean == arguments else msgspec.json.encode(clean).decode()
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        written = scrubber.scrub(function["arguments"])
+    return {**call, "function": {**function, "arguments": written}}
+
+
+def _scrub_values(value: Any, scrubber: Scrubber) -> Any:
+    """Every text in a JSON value, and whole numbers as long as a phone's; the keys stay."""
+    if isinstance(value, str):
+        return scrubber.scrub(value)
+    if isinstance(value, int) and value >= 10**10:
+        scrubbed = scrubber.scrub(str(value))
+        return value if scrubbed == str(value) else scrubbed
+    if isinstance(value, list):
+        return [_scrub_values(item, scrubber) for item in value]
+    if isinstance(value, dict):
+        return {name: _scrub_values(item, scrubber) for name, item in value.items()}
+    return value

@@ -1,0 +1,247 @@
+"""Reads a Telegram Desktop export (result.json): its messages, one at a time.
+
+A full export holds its chats in `chats.list` and `left_chats.list`; the export of a single chat is the chat itself.
+The file is streamed: memory does not grow with it.
+"""
+
+import calendar
+import re
+import unicodedata
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ijson
+from ijson.common import ObjectBuilder
+
+from train.core.errors import GovorError
+
+HOW_TO = "in Telegram Desktop: Settings → Advanced → Export Telegram data → Machine-readable JSON"
+LISTED = {f"{chats}.list.item" for chats in ("chats", "left_chats")}  # in ijson's spelling; a single chat stands at ""
+MESSAGES = {"messages.item", *(f"{place}.messages.item" for place in LISTED)}
+HEADERS = {f"{place}{key}": key for place in ("", *(f"{p}." for p in LISTED)) for key in ("name", "type", "id")}
+PLAIN_KEYS = {
+    "id", "type", "date", "date_unixtime", "edited", "edited_unixtime", "from", "from_id", "author", "reactions",
+    "reply_to_message_id", "reply_to_peer_id", "text", "text_entities",
+}  # fmt: skip
+"""Keys of a message without media; every other key tells of some."""
+LAST_SECOND = 253402214400  # 9999-12-31, less a day for the zone
+
+
+class Message(NamedTuple):
+    id: int | None
+    time: int
+    """Seconds since 1970, UTC. A message without a date has that of the one before."""
+    zone: int
+    """Seconds by which the clock of the exporting computer was ahead of UTC."""
+    sender: str | None
+    """user123, channel123, chat123. For a service message, its actor."""
+    name: str | None
+    """The sender's display name: None for a deleted account."""
+    reply_to: int | None
+    """Id of the message of the same chat that this one answers."""
+    edited: int
+    """When it was edited last, seconds since 1970; 0 if never."""
+    text: str
+    left_out: str | None
+    """Why it can be no turn of a dialogue, as far as the message alone tells; None: it can."""
+    opens_topic: bool
+    from_bot: bool
+    """Only bots send messages with buttons under them."""
+
+
+class Chat(NamedTuple):
+    name: str | None
+    type: str
+    id: int | None
+    messages: int
+    """Of every kind."""
+
+
+class _ValidJson:
+    """A byte stream whose `\\xHH`, which is how Telegram writes control characters, reads `\\u00HH`."""
+
+    _escape = re.compile(rb"\\[\\x]")  # an escaped backslash is met as a pair, so what follows it is no escape
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._held = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """At least one byte unless the file is at its end; rather more than `size` where it is mended."""
+        if size == 0:
+            return b""
+        data = self._held + self._file.read(size)
+        if data == b"\\":
+            data += self._file.read(size)
+        self._held = b""
+        if (len(data) - len(data.rstrip(b"\\"))) % 2 and len(data) > 1:
+            data, self._held = data[:-1], data[-1:]  # the escape's other half is in the next chunk
+        return self._escape.sub(lambda m: b"\\u00" if m[0] == b"\\x" else m[0], data)
+
+
+def read_export(path: Path) -> Iterator[Message | Chat]:
+    """Each chat's messages in the order of the file, and after them the chat itself."""
+    header: dict[str, Any] = {}
+    builder: ObjectBuilder | None = None
+    count = chats = time = 0
+    single = False
+    for prefix, event, value in _events(path):
+        if builder is None and prefix not in MESSAGES:
+            if prefix in HEADERS and event in ("string", "number"):
+                header[HEADERS[prefix]] = value
+            elif prefix == "messages":
+                single = True
+            elif event == "end_map" and (prefix in LISTED or (single and header and not prefix)):
+                yield _chat(header, count)
+                chats, header, count, time = chats + 1, {}, 0, 0
+            continue
+        builder = builder or ObjectBuilder()
+        builder.event(event, value)
+        if prefix in MESSAGES and event not in ("start_map", "start_array", "map_key"):
+            message = _message(builder.value, header.get("id"), time)
+            builder, time, count = None, message.time, count + 1
+            yield message
+    if not chats:
+        raise GovorError(f"{path}: not a Telegram export: no chats in it ({HOW_TO})")
+
+
+def plain(name: str) -> str:
+    """A name as two keyboards would both write it: composed letters, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """ijson's events of the file, or a GovorError that says what the file is instead."""
+    if not path.is_file():
+        raise GovorError(_no_file(path))
+    with path.open("rb") as file:
+        start = file.read(1024)
+        if start.startswith(b"\xef\xbb\xbf"):
+            file.seek(3)
+            start = start[3:]
+        else:
+            file.seek(0)
+        if not start.lstrip().startswith(b"{"):
+            kind = "an HTML page" if start.lstrip().startswith(b"<") else "no JSON object"
+            raise GovorError(f"{path}: {kind if start else 'empty'}, expected a Telegram export as JSON ({HOW_TO})")
+        try:
+            # use_float: ijson 3.6 crashes on an integer of thousands of digits without it
+            yield from ijson.parse(_ValidJson(file), use_float=True)
+        except (ijson.JSONError, ValueError) as error:  # its text quotes the chat, so it is not shown
+            cut_off = re.search("premature EOF|^Incomplete", str(error))
+            kind = "it ends in the middle" if cut_off else "its JSON is broken"
+            place = f"near byte {file.tell()}: export or copy it again"
+            raise GovorError(f"{path}: not a whole Telegram export, {kind} {place}") from None
+
+
+def _no_file(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: no such file"
+    if (path / "result.json").is_file():
+        return f"{path}: a folder, give the file in it: {path / 'result.json'}"
+    if any(path.glob("*.html")):
+        return f"{path}: an export as HTML, which cannot be read back: export again as JSON ({HOW_TO})"
+    return f"{path}: not a file, expected the result.json of a Telegram export ({HOW_TO})"
+
+
+def _chat(header: dict[str, Any], messages: int) -> Chat:
+    """The chat from whatever its header holds."""
+    name, kind, id_ = header.get("name"), header.get("type"), header.get("id")
+    return Chat(
+        plain(name) or None if isinstance(name, str) else None,
+        kind if isinstance(kind, str) else "",
+        id_ if isinstance(id_, int) else None,
+        messages,
+    )
+
+
+def _message(raw: Any, chat_id: Any, last_time: int) -> Message:
+    """The message from what the export holds, which need not be of the expected types."""
+    fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
+    service = fields.get("type") == "service"
+    who = "actor" if service else "from"
+    name = fields.get(who)
+    time, zone = _time(fields)
+    id_, reply_to = fields.get("id"), fields.get("reply_to_message_id")
+    elsewhere = fields.get("reply_to_peer_id")
+    if elsewhere is not None and re.sub(r"^[a-z]+", "", str(elsewhere)) != str(chat_id):
+        reply_to = None
+    sender = _peer(fields.get(f"{who}_id"))
+    text = _text(fields)
+    return Message(
+        id=id_ if isinstance(id_, int) else None,
+        time=last_time if time is None else time,
+        zone=zone,
+        sender=sender,
+        name=plain(name) or None if isinstance(name, str) else None,
+        reply_to=reply_to if isinstance(reply_to, int) else None,
+        edited=_seconds(fields.get("edited_unixtime")) or 0,
+        text=text,
+        left_out=_left_out(fields, sender, text),
+        opens_topic=service and fields.get("action") == "topic_created",
+        from_bot="inline_bot_buttons" in fields
+        and (sender or "").startswith("user")
+        and not fields.keys() & {"via_bot", "forwarded_from", "forwarded_from_id"},
+    )
+
+
+def _left_out(fields: dict[str, Any], sender: str | None, text: str) -> str | None:
+    if fields.get("type") == "service":
+        return "service"
+    if fields.get("type") != "message":
+        return "unsupported"
+    if "forwarded_from" in fields or "forwarded_from_id" in fields:  # null where the source is deleted
+        return "forwarded"
+    if "via_bot" in fields:
+        return "bot"
+    if sender is None:
+        return "sender_unknown"
+    if text:
+        return None
+    return "media_without_text" if fields.keys() - PLAIN_KEYS else "empty"
+
+
+def _text(fields: dict[str, Any]) -> str:
+    """The text, or the caption, without its formatting."""
+    for key in ("text_entities", "text"):
+        parts = fields.get(key)
+        if isinstance(parts, str):
+            parts = [parts]
+        if isinstance(parts, list):
+            texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+            text = "".join(text for text in texts if isinstance(text, str)).strip()
+            if text:
+                return text
+    return ""
+
+
+def _peer(value: Any) -> str | None:
+    """user123, channel123 or chat123; exports before 2021 hold the bare number of a user."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"user{value}"
+    return value if isinstance(value, str) and value else None
+
+
+def _time(fields: dict[str, Any]) -> tuple[int | None, int]:
+    """(seconds since 1970, seconds ahead of UTC); a `date` alone, as exports before 2022 have it, is taken as UTC."""
+    seconds = _seconds(fields.get("date_unixtime"))
+    try:
+        date = datetime.fromisoformat(fields["date"])
+        written = calendar.timegm(date.timetuple())
+        offset = date.utcoffset()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return seconds, 0
+    if seconds is None:
+        seconds = _seconds(written - (int(offset.total_seconds()) if offset else 0))
+    zone = written - seconds if seconds is not None else 0
+    return seconds, zone if abs(zone) < 86400 and zone % 900 == 0 else 0
+
+
+def _seconds(value: Any) -> int | None:
+    try:
+        seconds = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if 0 <= seconds < LAST_SECOND else None

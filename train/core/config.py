@@ -1,0 +1,434 @@
+"""Every option once: its name, type, default and effect.
+
+Default → YAML → `key=value` on the command line → one frozen `Config`. Names are the ecosystem's: `model` follows
+transformers' `from_pretrained`, `lora` follows PEFT's `LoraConfig`, `generation` follows `GenerationConfig`, and
+`training` takes every field of TRL's `SFTConfig` (those named here have a default of ours; README.md says why).
+"""
+
+import ast
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+)
+
+from train.core.errors import ConfigError, MachineError
+
+Place = tuple[str | int, ...]
+"""Where an option stands: ("training", "learning_rate")."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The base model and how it is loaded."""
+
+    name_or_path: str
+    """Hub id or local folder of the base model."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; the commit really used goes into manifest.json."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of the base weights. auto: the best 16-bit type of the GPU (float32 for full tuning, with 16-bit autocast);
+    float32 on a CPU."""
+    load_in_4bit: bool = False
+    """QLoRA: hold the base in NF4 with double quantisation, about 0.55 byte a parameter."""
+    attn_implementation: str = "sdpa"
+    """Attention code, as transformers names it: sdpa, eager, flash_attention_2, …"""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository brings along."""
+
+
+class Data(Section):
+    """The chats."""
+
+    train_file: Path
+    """JSONL, one `{"messages": […]}` a line, relative to the working folder."""
+    eval_file: Path | None = None
+    """Held-out rows in a file of their own; without it they are taken from train_file."""
+    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of train_file that is held out. 0: nothing is held out and nothing is evaluated."""
+    too_long: Literal["error", "drop", "truncate", "split"] = "error"
+    """Rows longer than training.max_length. error: refused, by line and length; drop: left out; truncate: cut behind
+    the last answer that fits; split: made into several rows that fit, each answer trained once."""
+    rewritten_history: Literal["last_turn", "split"] = "last_turn"
+    """Rows whose earlier answers the chat template rewrites once others follow (it takes thoughts out of them, say).
+    last_turn: their last answer is trained; split: each answer in a row of its own, after its prompt as served."""
+
+
+PissaIterations = Annotated[str, Field(pattern=r"^pissa_niter_[1-9][0-9]*$")]
+
+
+class Lora(Section):
+    """The adapter. `lora: null` tunes every weight instead."""
+
+    r: PositiveInt = 16
+    """Rank: trainable parameters grow with it in proportion."""
+    lora_alpha: PositiveInt = 32
+    """The adapter's output is scaled by lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's inputs set to zero while training."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers that get an adapter: names, a regular expression, or all-linear (every linear layer but the head)."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / √r instead, for large ranks."""
+    use_dora: bool = False
+    """Learn each weight's length apart from its direction: slower, at times better at small ranks."""
+    init_lora_weights: Literal[True, "gaussian", "orthogonal", "olora", "pissa"] | PissaIterations = True
+    """The adapter's first weights. True: B is zero. pissa (quicker: pissa_niter_16) and olora begin with the main
+    part of each weight, which is learned faster; the adapter is saved over the unchanged base, with twice the rank."""
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the initialization moves a part of the base's weights into the adapter."""
+        return str(self.init_lora_weights).startswith(("olora", "pissa"))
+
+
+Kernel = Literal["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
+
+
+class Training(Section):
+    """Fields of SFTConfig whose default we set or that govor itself reads; every other one is accepted as well."""
+
+    learning_rate: PositiveFloat = 2e-4
+    """Peak learning rate."""
+    num_train_epochs: PositiveFloat = 3
+    """Passes over the rows."""
+    per_device_train_batch_size: PositiveInt = 4
+    """Rows a step on each GPU."""
+    per_device_eval_batch_size: PositiveInt = 4
+    """Rows a forward pass on each GPU while evaluating."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes an optimizer step."""
+    max_length: PositiveInt = 2048
+    """Tokens a row may have; a longer row is an error, nothing is cut in silence."""
+    lr_scheduler_type: str = "cosine"
+    """Shape of the learning rate after the warm-up."""
+    warmup_steps: NonNegativeFloat = 0.05
+    """Steps of warm-up, or below 1 their share of all steps."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Pull of the weights towards zero."""
+    optim: str = "adamw_torch_fused"
+    """Optimizer, as transformers names it: adamw_torch_fused, adamw_8bit, paged_adamw_8bit, …"""
+    activation_checkpointing: bool = Field(
+        True, validation_alias=AliasChoices("activation_checkpointing", "gradient_checkpointing")
+    )
+    """Compute activations anew in the backward pass: far less memory, about a third more time."""
+    assistant_only_loss: bool = True
+    """Learn the assistant's turns only. False: learn every token of the conversation."""
+    bf16: bool | None = None
+    """Autocast to bfloat16. Unset: on wherever the weights call for it."""
+    fp16: bool | None = None
+    """Autocast to float16. Unset: on for GPUs without bfloat16."""
+    use_cpu: bool = False
+    """Train on the CPU even if there is a GPU. Without a GPU and without this, training refuses to start."""
+    logging_steps: PositiveFloat = 5
+    """Steps between two lines of metrics.jsonl, or below 1 their share of all steps."""
+    eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
+    """When the held-out loss is measured."""
+    eval_on_start: bool = True
+    """Measure it before the first step too, so that the curve has its beginning."""
+    save_strategy: Literal["no", "steps", "epoch", "best"] = "epoch"
+    """When a checkpoint is written."""
+    save_total_limit: PositiveInt | None = 2
+    """Checkpoints kept; older ones are deleted."""
+    report_to: str | list[str] = "none"
+    """Trackers: tensorboard, trackio, wandb. Each may use the network; none does by default."""
+    seed: int = 42
+    """Seed of the split, the order of rows, the adapter's first weights and the sampled answers."""
+    fit: Literal["auto"] | None = None
+    """auto: choose load_in_4bit, both batch sizes, accumulation and checkpointing for the GPU at hand and keep the
+    effective batch: 16-bit weights if they fit, then the least recomputation. The run's config.yaml has the choice."""
+    kernels: Literal["auto", "off"] | list[Kernel] = "auto"
+    """Code of ours that computes the same faster. auto: what was tested on such a device, on a CPU all but norm, on a
+    GPU none yet; off: none; or names: varlen (rows end to end instead of padded), head (the loss of trained positions
+    alone), lora_qkv, lora_mlp, norm (less memory)."""
+
+
+class Message(Section):
+    """One turn of a prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+def _as_messages(prompt: object) -> object:
+    """A prompt may be just its text."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+Prompt = Annotated[tuple[Message, ...], BeforeValidator(_as_messages), Field(min_length=1)]
+
+
+class Generation(Section):
+    """How answers are sampled."""
+
+    max_new_tokens: PositiveInt = 400
+    """Longest answer, in tokens."""
+    do_sample: bool = True
+    """False: always the likeliest token."""
+    temperature: PositiveFloat = 0.8
+    """Above 1 bolder, below 1 safer."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Sample from the likeliest tokens that hold this share of the probability."""
+    repetition_penalty: PositiveFloat = 1.05
+    """Above 1: a token already used becomes less likely."""
+
+
+class Config(Section):
+    """One experiment."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    """Name of the run folder, runs/NAME: letters, digits, `_`, `-`, `.`."""
+    model: Model
+    data: Data
+    lora: Lora | None = Lora()
+    training: Training = Training()
+    generation: Generation = Generation()
+    prompts: tuple[Prompt, ...] = ()
+    """Questions answered before and after training: a text, or a list of messages where context is needed."""
+
+
+OWNED = {
+    "output_dir": "checkpoints are kept in the run folder, runs/NAME",
+    "model_init_kwargs": "the section model says how the base is loaded",
+    "trust_remote_code": "it is model.trust_remote_code",
+    "dataset_kwargs": "govor prepares the rows itself",
+    "dataset_text_field": "govor reads chat rows",
+    "chat_template_path": "the base's own chat template is used and frozen into the adapter",
+    "completion_only_loss": "assistant_only_loss says what is learned",
+    "truncation_mode": "rows longer than max_length are an error, nothing is cut",
+    "disable_tqdm": "govor draws its own progress",
+}
+"""Fields of SFTConfig that a config may not set, and why."""
+
+
+@cache
+def config_class() -> type[Config]:
+    """`Config` whose `training` also has every other field of the installed SFTConfig, unset unless given.
+
+    They are read from the libraries' source: importing them would cost seconds of torch before the first message.
+    """
+    owned = dict.fromkeys(OWNED, (Any, None))
+    fields = {
+        name: (annotation | None, None)
+        for name, annotation in _sft_fields()
+        if name not in Training.model_fields and name not in owned and name != "gradient_checkpointing"
+    }
+    training = create_model("Training", __base__=Training, **fields, **owned)  # type: ignore[call-overload]
+    made: type[Config] = create_model("Config", __base__=Config, training=(training, training()))
+    return made
+
+
+def _sft_fields() -> Iterator[tuple[str, Any]]:
+    class Names(dict[str, Any]):
+        """Built-in types by name; anything else is any value, and SFTConfig itself judges it later."""
+
+        def __missing__(self, name: str) -> Any:
+            return Any
+
+    known = Names(int=int, float=float, str=str, bool=bool, list=list, dict=dict, Literal=Literal)
+    for library, source, class_name in (
+        ("transformers", "training_args.py", "TrainingArguments"),
+        ("trl", "trainer/base_config.py", "_BaseConfig"),
+        ("trl", "trainer/sft_config.py", "SFTConfig"),
+    ):
+        spec = importlib.util.find_spec(library)
+        if spec is None or spec.origin is None:
+            raise MachineError(f"{library} is not installed: run pip install -e .")
+        tree = ast.parse((Path(spec.origin).parent / source).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.name == class_name:
+                for line in node.body:
+                    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                        yield line.target.id, eval(ast.unparse(line.annotation), {"__builtins__": {}}, known)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The YAML file with `key=value` overrides applied, or a ConfigError that lists every problem and its place."""
+    tree, places, problems = _read_yaml(path)
+    for override in overrides:
+        problems += _apply(override, tree, places)
+    config = None
+    try:
+        config = config_class().model_validate(tree)
+    except ValidationError as error:
+        problems += _explain(error, places, path)
+    else:
+        problems += [f"{_place_of(at, places, path)}: {_dotted(at)}{text}" for at, text in _contradictions(config)]
+    if problems or config is None:
+        raise ConfigError("\n  ".join([f"{len(problems)} problems:", *problems] if len(problems) > 1 else problems))
+    return config
+
+
+def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
+    """Options that are valid each by itself but not here."""
+    for name, why in OWNED.items():
+        if getattr(config.training, name) is not None:
+            yield ("training", name), f" cannot be set: {why}"
+    if config.model.load_in_4bit and config.lora is None:
+        yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
+    if config.lora and config.lora.changes_base:
+        place = ("lora", "init_lora_weights")
+        if config.model.load_in_4bit:
+            yield place, " changes the base's weights, which NF4 would round anew: use it without model.load_in_4bit"
+        if config.lora.use_dora:
+            yield place, " cannot be saved over the unchanged base together with lora.use_dora: choose one of them"
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML that `load_config` reads back to the same config."""
+    tree = config.model_dump(mode="json")
+    named = set(Training.model_fields) | config.training.model_fields_set
+    tree["training"] = {key: value for key, value in tree["training"].items() if key in named}
+    return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False, width=120)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: `no` and `off` are words, `2e-4` is a number, a date is text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in ("bool", "float", "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"),
+    "-+.0123456789",
+)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
+    """The file's tree, the line of every key, and the keys written twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file: {error}") from None
+    loader = _Loader(text)
+    places: dict[Place, str] = {}
+    problems: list[str] = []
+
+    def walk(node: yaml.Node, at: Place) -> None:
+        places[at] = f"{path}:{node.start_mark.line + 1}"
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                walk(item, (*at, index))
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                here = (*at, str(key.value))
+                if here in places:
+                    line = key.start_mark.line + 1
+                    problems.append(f"{path}:{line}: {_dotted(here)} stands here again, after {places[here]}")
+                walk(value, here)
+                places[here] = f"{path}:{key.start_mark.line + 1}"
+
+    try:
+        node = loader.get_single_node()
+        tree = None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(tree, dict) or node is None:
+        raise ConfigError(f"{path}:1: expected the keys name, model, data, …; found {_kind(tree)}")
+    walk(node, ())
+    for key, value in node.value:
+        if isinstance(value, yaml.ScalarNode) and value.value == "" and tree.get(key.value) is None:
+            tree[key.value] = {}  # `lora:` with nothing under it means its defaults; `lora: null` means none
+    return tree, places, problems
+
+
+def _apply(override: str, tree: dict[str, Any], places: dict[Place, str]) -> list[str]:
+    """Write `section.key=value` into the tree; the problems, if it has no such form."""
+    name, equals, text = override.partition("=")
+    source = f"override {override!r}"
+    if not equals or not name:
+        return [f"{source}: expected key=value, for example training.max_steps=30"]
+    try:
+        value = yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        return [f"{source}: not a YAML value: {error}".split("\n", 1)[0]]
+    at = tuple(name.split("."))
+    here = tree
+    for key in at[:-1]:
+        if not isinstance(here.get(key), dict):
+            here[key] = {}
+        here = here[key]
+    here[at[-1]] = value
+    places[at] = source
+    return []
+
+
+def _explain(error: ValidationError, places: dict[Place, str], path: Path) -> list[str]:
+    """One line an option, in the order of the file; the branches of a union that failed together are one problem."""
+    lines: dict[Place, str] = {}
+    for item in error.errors():
+        at: Place = item["loc"]
+        if item["type"] == "extra_forbidden":
+            text = f"unknown option{_suggest(at)}"
+        elif item["type"] == "missing":
+            text = "required, but not given"
+        elif item["type"] == "string_pattern_mismatch":
+            text = f"may hold letters, digits, `_`, `-` and `.`, got {item['input']!r}"
+        else:
+            while at not in places and len(at) > 1:
+                at = at[:-1]  # pydantic adds the branch of a union to the place
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+        earlier = lines.get(at)
+        lines[at] = text if earlier is None else f"{earlier}, or {text}"
+    return [f"{_place_of(at, places, path)}: {_dotted(at)}: {text}" for at, text in lines.items()]
+
+
+def _place_of(at: Place, places: dict[Place, str], path: Path) -> str:
+    """The line of the option, or of the nearest section that stands in the file."""
+    while at and at not in places:
+        at = at[:-1]
+    return places[at] if at else str(path)
+
+
+def _dotted(at: Place) -> str:
+    return ".".join(str(part) for part in at)
+
+
+def _suggest(at: Place) -> str:
+    """`; did you mean training.learning_rate?`, from the options that exist."""
+    options = []
+    for name, field in config_class().model_fields.items():
+        section = _section_class(field.annotation)
+        options += [name] if section is None else [name, *(f"{name}.{key}" for key in section.model_fields)]
+    wanted = _dotted(at)
+    same_name = [option for option in options if option.rsplit(".", 1)[-1] == wanted.rsplit(".", 1)[-1]]
+    close = same_name or difflib.get_close_matches(wanted, options, n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _section_class(annotation: Any) -> type[Section] | None:
+    """The section among the branches of an annotation: Lora for `Lora | None`."""
+    branches = getattr(annotation, "__args__", (annotation,))
+    return next((b for b in branches if isinstance(b, type) and issubclass(b, Section) and b is not Message), None)
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

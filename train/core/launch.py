@@ -1,0 +1,33 @@
+"""The `accelerate launch` command that runs train/sft.py."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SINGLE = (
+    *("--num_processes", "1", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+"""One process, to which train/sft.py gives one GPU. The config decides on mixed precision (train/models/load.py)."""
+
+
+def launch_command(config: Path, overrides: Sequence[str], accelerate_flags: Sequence[str]) -> list[str]:
+    """The command as a list of words; the flags replace those for one process."""
+    program = shutil.which("accelerate", path=str(Path(sys.executable).parent)) or "accelerate"
+    script = Path(__file__).resolve().parents[1] / "sft.py"
+    return [
+        _from_here(Path(program)),
+        "launch",
+        "--quiet",  # the launcher's own traceback would follow our one line
+        *(accelerate_flags or SINGLE),
+        _from_here(script),
+        str(config),
+        *overrides,
+    ]
+
+
+def _from_here(path: Path) -> str:
+    """The path relative to the working folder where it lies below it, so that the printed command reads well."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,119 @@
+"""What training changed: the held-out loss of base and tuned model, and their answers to the same prompts."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from train.chats.readers import read_rows
+from train.chats.rows import Message, Row, text_of
+from train.core.config import Config, Generation
+from train.core.files import write_atomically
+from train.core.runs import Run, now
+from train.encoding.loss_mask import IGNORED, encode_row
+from train.evaluation.generate import answer
+from train.evaluation.report import Sample, write_report
+from train.models.load import load_base, load_tuned, quiet_libraries, resolve_precision, run_base
+
+
+class Evaluation(NamedTuple):
+    base_loss: float | None
+    """Nats a trained token over the held-out rows; None where no row was held out."""
+    tuned_loss: float | None
+    rows: int
+    samples: list[Sample]
+
+
+def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
+    """Measure a finished run; writes samples.md, report.html and the manifest's `evaluation`."""
+    quiet_libraries()
+    config, manifest = run.config(), run.manifest()
+    generation = generation or config.generation
+    held_out = read_rows(run.held_out_file) if manifest["data"]["held_out"]["rows"] else []
+    tuned, tokenizer = load_tuned(run)
+    system: str | None = manifest["data"]["system_message"]
+    prompts = [with_system([m.model_dump() for m in prompt], system) for prompt in config.prompts]
+    stop: list[int] = manifest["template"]["end_of_turn"]
+    date: str | None = manifest["template"].get("date")
+
+    def measure(model: Any) -> tuple[float | None, list[str]]:
+        answers = [
+            answer(model, tokenizer, prompt, generation, stop=stop, seed=config.training.seed) for prompt in prompts
+        ]
+        return held_out_loss(model, tokenizer, held_out, config, stop=stop, date=date), answers
+
+    tuned_loss, after = measure(tuned)
+    with untuned(tuned, run, config) as base:
+        base_loss, before = measure(base)
+    samples = [Sample(shown(p), b, a) for p, b, a in zip(prompts, before, after, strict=True)]
+    result = Evaluation(base_loss, tuned_loss, len(held_out), samples)
+    write_atomically(run.samples_file, samples_page(result, run))
+    if base_loss is not None:
+        run.update_manifest(evaluation={"base_loss": base_loss, "tuned_loss": tuned_loss, "rows": len(held_out)})
+    write_report(run, samples)
+    return result
+
+
+def held_out_loss(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    config: Config,
+    *,
+    stop: Sequence[int] = (),
+    date: str | None = None,
+) -> float | None:
+    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike.
+
+    `stop`, `date`: the manifest's `template`, so that the rows read as in training.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    total, count = 0.0, 0
+    today = datetime.fromisoformat(date) if date else None
+    part = config.training.assistant_only_loss
+    for row in rows:  # one at a time: no padding, and the logits of a long row fit small cards
+        encoded = encode_row(tokenizer, row, assistant_only_loss=part, stop=stop, today=today)
+        labels = torch.tensor(encoded.labels[1:], device=model.device)
+        with torch.inference_mode():
+            logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1]
+        kept = labels != IGNORED
+        total += cross_entropy(logits[kept].float(), labels[kept], reduction="sum").item()
+        count += int(kept.sum())
+    return total / count if count else None
+
+
+@contextmanager
+def untuned(tuned: Any, run: Run, config: Config) -> Iterator[Any]:
+    """The base behind the tuned model: its adapter switched off, or after full tuning the base loaded anew."""
+    if run.adapter.exists():
+        with tuned.disable_adapter():
+            yield tuned
+    else:
+        tuned.to("cpu")
+        yield load_base(config.model, run_base(run), resolve_precision(config), use_cpu=config.training.use_cpu).eval()
+
+
+def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+    """The conversation under the system message that the model was trained with, unless it brings its own."""
+    if system is None or messages[0]["role"] == "system":
+        return list(messages)
+    return [{"role": "system", "content": system}, *messages]
+
+
+def shown(prompt: Sequence[Message]) -> str:
+    """A prompt for reading: a dash before every turn where there are several, without the system message."""
+    turns = [text_of(message) for message in prompt if message["role"] != "system"]
+    return turns[0] if len(turns) == 1 else "\n".join(f"— {turn}" for turn in turns)
+
+
+def samples_page(result: Evaluation, run: Run) -> str:
+    """samples.md."""
+    lines = [f"# {run.path.name}: answers before and after training", "", f"Sampled {now()}.", ""]
+    if result.base_loss is not None:
+        lines += [f"Held-out loss over {result.rows} rows: {result.base_loss:.3f} → {result.tuned_loss:.3f}.", ""]
+    for sample in result.samples:
+        lines += [f"## {sample.prompt.replace(chr(10), chr(10) + chr(10))}", ""]
+        lines += ["**Base**", "", sample.before, "", "**Tuned**", "", sample.after, ""]
+    return "\n".join(lines)

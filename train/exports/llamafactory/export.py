@@ -1,0 +1,229 @@
+"""A folder that LLaMA-Factory 0.9.5 takes as it is: rows, settings, and the adapter of a finished run.
+
+    dataset_info.json            what the row files hold
+    train.jsonl held_out.jsonl   the same split as the run's; ShareGPT, or Alpaca where the source was
+    tokenized/                   the same rows as ids and labels, which train.yaml trains on
+    train.yaml merge.yaml inference.yaml api.yaml
+    adapter/                     of a finished run
+    README.md                    what to run, and what has no counterpart
+
+The rows alone do not make the same training: LLaMA-Factory learns the line break behind an answer too, cannot leave an
+answer out of the loss, and has no template for many bases. Hence tokenized/.
+"""
+
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from train.chats.readers import read_records
+from train.chats.rows import shared_system_message
+from train.chats.split import read_split
+from train.core.config import Config
+from train.core.errors import BaseError, RunError
+from train.core.files import NOTE, require_replaceable
+from train.core.runs import Run, complete_folder, sha256
+from train.encoding.rows import Encoding, encoder
+from train.exports.llamafactory.readme import readme
+from train.exports.llamafactory.rows import RowsFile, dataset_info, text_rows
+from train.exports.llamafactory.settings import (
+    lora_settings,
+    model_settings,
+    named_targets,
+    sampling_settings,
+    template_settings,
+    training_settings,
+)
+from train.exports.llamafactory.templates import Choice, choose
+from train.models.load import GENERATION_FILE, find_base, load_tokenizer, quiet_libraries, run_base
+from train.models.safetensors_files import read_headers, weight_files
+
+MARKS = ("dataset_info.json", "train.yaml")
+"""An earlier export is known by these."""
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+SAVES = "saves"
+"""Where LLaMA-Factory's own training goes, in the exported folder."""
+Settings = dict[str, dict[str, Any]]
+"""Name of a YAML file → what it says."""
+
+
+class Source(NamedTuple):
+    """What is exported."""
+
+    config: Config
+    run: Run | None
+    base: Path
+    tokenizer: Any
+    train: Encoding
+    held_out: Encoding
+    alpaca: bool
+    """The rows came as Alpaca's."""
+
+    @property
+    def adapter(self) -> Path | None:
+        return self.run.adapter if self.run and self.run.adapter.exists() else None
+
+    @property
+    def merged(self) -> Path | None:
+        """The model itself, where the run tuned it whole."""
+        return self.run.merged if self.run and self.config.lora is None else None
+
+
+def export_llamafactory(source: Run | Config, folder: Path | None = None, *, force: bool = False) -> list[str]:
+    """Write the folder: RUN/exports/llamafactory, or NAME-llamafactory for a config that has not run yet.
+
+    Returns what to tell the user, in lines.
+    """
+    default = source.path / "exports/llamafactory" if isinstance(source, Run) else Path(f"{source.name}-llamafactory")
+    folder = folder or default
+    require_replaceable(folder, MARKS, force=force)
+    quiet_libraries()
+    found = _run_source(source) if isinstance(source, Run) else _config_source(source)
+    model_type = json.loads((found.base / "config.json").read_bytes()).get("model_type", "")
+    pictures = any((found.base / name).is_file() for name in PROCESSOR_FILES)
+    choice = choose(found.tokenizer, found.train, model_type, pictures=pictures)
+    left_out: dict[str, str] = {}
+    settings = _settings(found, choice, left_out)
+    rows = text_rows(found.train.rows, alpaca=found.alpaca)
+    held_out = text_rows(found.held_out.rows, alpaca=rows.formatting == "alpaca")
+    text, notes = readme(found.config, choice, left_out, rows, held_out, found.train, tuned=found.run is not None)
+    with complete_folder(folder, replace=force) as aside:
+        _write_rows(aside, found.config.name, rows, held_out)
+        _write_tokenized(aside / "tokenized", found.train, found.held_out)
+        for name, values in settings.items():
+            _write_yaml(aside / f"{name}.yaml", values)
+        if found.adapter:
+            shutil.copytree(found.adapter, aside / "adapter", ignore=shutil.ignore_patterns(NOTE))
+        (aside / "README.md").write_text(text, encoding="utf-8")
+    files = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name != NOTE)
+    told = [f"note: {note}" for note in notes]
+    return [f"wrote {folder}: {', '.join(files)}", *told, f"next: cd {folder} && llamafactory-cli train train.yaml"]
+
+
+def _run_source(run: Run) -> Source:
+    """A finished run: the same rows as ids, or an error where they or the base have changed since."""
+    config, manifest = run.config(), run.manifest()
+    for name, path in (("train", config.data.train_file), ("held_out", config.data.eval_file)):
+        if path is not None and not path.is_file():
+            raise RunError(f"{path} is not there: export from the folder in which {run.path} was trained")
+        if path is not None and manifest["data"][name]["sha256"] != sha256(path):
+            raise RunError(f"{path} has changed since {run.path} was trained: export the rows that it was trained on")
+    date = manifest["template"].get("date")
+    return _source(config, run, run_base(run), datetime.fromisoformat(date) if date else datetime.now())
+
+
+def _config_source(config: Config) -> Source:
+    return _source(config, None, find_base(config.model), datetime.now())
+
+
+def _source(config: Config, run: Run | None, base: Path, today: datetime) -> Source:
+    tokenizer = load_tokenizer(base)
+    rows, held_out = read_split(config)
+    encode = encoder(config, tokenizer, base, today)
+    alpaca = read_records(config.data.train_file)[0] == "alpaca"
+    return Source(config, run, base, tokenizer, encode(rows), encode(held_out), alpaca)
+
+
+def _settings(source: Source, choice: Choice | None, left_out: dict[str, str]) -> Settings:
+    """The four files, by name; merge.yaml only where there is an adapter to merge."""
+    config, name = source.config, source.config.name
+    evaluate = bool(source.held_out.rows)
+    model = model_settings(config, _place(source), _revision(source))
+    template = template_settings(choice)
+    tuned = {"finetuning_type": "lora" if config.lora else "full"}
+    if config.lora:
+        tuned["adapter_name_or_path"] = "adapter" if source.run else SAVES
+    data: dict[str, Any] = {"dataset_dir": ".", "dataset": f"{name}_train"}
+    if evaluate:
+        data["eval_dataset"] = f"{name}_held_out"
+    data["tokenized_path"] = "tokenized"
+    if source.train.account.last_turn_only:
+        data["mask_history"] = True
+    learned = training_settings(config, left_out, evaluate=evaluate)
+    if learned.get("train_on_prompt"):
+        data.pop("mask_history", None)
+    train = {
+        **model,
+        "stage": "sft",
+        "do_train": True,
+        **lora_settings(config, _targets(source), left_out),
+        **data,
+        **template,
+        **learned,
+        "output_dir": SAVES,
+    }
+    whole = source.merged.resolve() if source.merged else SAVES if config.lora is None else model["model_name_or_path"]
+    answering = {**model, "model_name_or_path": str(whole), **tuned, **template, "infer_backend": "huggingface"}
+    answering |= sampling_settings(config, _generation(source))
+    system = shared_system_message(source.train.rows)
+    settings = {"train": train, "inference": answering | ({"default_system": system} if system else {})}
+    settings["api"] = answering
+    if config.lora:
+        unquantised = {key: value for key, value in model.items() if not key.startswith(("quant", "double", "flash"))}
+        written = {"export_dir": "merged", "export_size": 5, "export_device": "cpu", "export_legacy_format": False}
+        settings["merge"] = {**unquantised, **tuned, **template, **written}
+    return settings
+
+
+def _place(source: Source) -> str:
+    """Where LLaMA-Factory finds the base: the Hub id, or the folder's absolute path."""
+    given = source.config.model.name_or_path
+    return str(Path(given).resolve()) if Path(given).is_dir() else given
+
+
+def _revision(source: Source) -> str | None:
+    recorded = source.run.manifest()["base"]["revision"] if source.run else None
+    return recorded or source.config.model.revision
+
+
+def _targets(source: Source) -> list[str] | None:
+    """The layers that get an adapter, where the config names them by a regular expression."""
+    if source.config.lora is None or not isinstance(source.config.lora.target_modules, str):
+        return None
+    pattern = source.config.lora.target_modules
+    if pattern == "all-linear":
+        return None
+    names = named_targets(pattern, read_headers(weight_files(source.base)))
+    if not names:
+        raise BaseError(f"lora.target_modules={pattern} fits no layer of {source.config.model.name_or_path}")
+    return names
+
+
+def _generation(source: Source) -> dict[str, Any]:
+    """generation_config.json of what answers."""
+    file = (source.adapter or source.merged or source.base) / GENERATION_FILE
+    return json.loads(file.read_bytes()) if file.is_file() else {}
+
+
+def _write_rows(folder: Path, name: str, rows: RowsFile, held_out: RowsFile) -> None:
+    info = {}
+    for kind, part in (("train", rows), ("held_out", held_out)):
+        if kind == "train" or part.records or part.missing:
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part.records)
+            (folder / f"{kind}.jsonl").write_text(text, encoding="utf-8")
+            info[f"{name}_{kind}"] = dataset_info(f"{kind}.jsonl", part.formatting)
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tokenized(folder: Path, train: Encoding, held_out: Encoding) -> None:
+    """Rows as LLaMA-Factory keeps them once it has tokenized them itself."""
+    from datasets import Dataset, DatasetDict, disable_progress_bars
+
+    disable_progress_bars()
+
+    def dataset(encoding: Encoding) -> Any:
+        ids = [one.input_ids for one in encoding.encoded]
+        labels = [one.labels for one in encoding.encoded]
+        return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(i) for i in ids], "labels": labels})
+
+    parts = {"train": train, "validation": held_out}
+    DatasetDict({name: dataset(part) for name, part in parts.items() if part.rows}).save_to_disk(folder)
+
+
+def _write_yaml(path: Path, values: dict[str, Any]) -> None:
+    command = {"train": "train", "merge": "export", "inference": "chat", "api": "api"}[path.stem]
+    text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=120)
+    path.write_text(f"# in this folder: llamafactory-cli {command} {path.name}\n{text}", encoding="utf-8")

@@ -1,0 +1,96 @@
+"""README.md of a folder for LLaMA-Factory: what to run, how its template renders, what has no counterpart."""
+
+from collections.abc import Iterator, Mapping
+
+from train.core.config import Config
+from train.encoding.rows import Encoding
+from train.exports.llamafactory.rows import RowsFile
+from train.exports.llamafactory.templates import Choice
+
+
+def readme(
+    config: Config,
+    choice: Choice | None,
+    left_out: Mapping[str, str],
+    rows: RowsFile,
+    held_out: RowsFile,
+    train: Encoding,
+    *,
+    tuned: bool,
+) -> tuple[str, list[str]]:
+    """(the page, the lines of it that are worth saying aloud). `tuned`: of a finished run."""
+    rendering = list(_rendering(choice))
+    differing = [*rendering[1:], *_rows(rows, held_out)]
+    lacking = [f"`{name}`: {why}" for name, why in left_out.items()]
+    if config.data.too_long != "error" and train.account.dropped + train.account.truncated + train.account.split:
+        lacking.append(f"`data.too_long: {config.data.too_long}`: the rows are here as it left them")
+    lacking.append("`prompts`: the questions answered before and after training")
+    lacking.append("`training.kernels`: govor's own faster code; LLaMA-Factory has enable_liger_kernel and use_unsloth")
+    lacking.append("the longest batch tried before the first step; the check that served prompts equal trained ones")
+    text = "\n".join(_page(config, [*rendering[:1], *differing], lacking, tuned=tuned))
+    return text, [*differing, *(f"no counterpart: {line}" for line in lacking[: len(left_out)])]
+
+
+def _page(config: Config, rendering: list[str], lacking: list[str], *, tuned: bool) -> Iterator[str]:
+    yield f"# {config.name} for LLaMA-Factory 0.9.5\n"
+    yield "Written by `govor export`. Run in this folder:\n"
+    yield "```bash"
+    yield "llamafactory-cli train train.yaml        # trains into saves/"
+    if config.lora:
+        source = "adapter/" if tuned else "saves/"
+        yield f"llamafactory-cli export merge.yaml       # {source} into the base: merged/"
+    yield "llamafactory-cli chat inference.yaml"
+    yield "llamafactory-cli api api.yaml            # an OpenAI API on port 8000 (API_PORT)"
+    yield "```\n"
+    if config.lora and tuned:
+        yield "`adapter/` is what govor trained. For LLaMA-Factory's own result say `adapter_name_or_path: saves`.\n"
+    yield "`llamafactory-cli train` uses every GPU that it sees, and the batch grows with them; CUDA_VISIBLE_DEVICES=0 "
+    yield "leaves it one."
+    yield "\n## Rows\n"
+    yield "`train.yaml` trains on `tokenized/`, the ids and labels that govor trains on, and then reads no other rows. "
+    yield "To change rows, edit `train.jsonl` and `held_out.jsonl` and delete `tokenized/`; LLaMA-Factory then renders "
+    yield "them by its own template, and keeps the result in `tokenized/`.\n"
+    yield from (f"- {line}" for line in rendering)
+    yield "\n## Without a counterpart\n"
+    yield from (f"- {line}" for line in lacking)
+    yield ""
+
+
+def _rendering(choice: Choice | None) -> Iterator[str]:
+    """How its template renders these rows; the first line is no news."""
+    if choice is None:
+        yield "Template: none."
+        yield (
+            "no template of LLaMA-Factory renders prompts as the model's own does: `template` is left out, so that it "
+            "reads the model's own as well as it can; compare before you serve with it"
+        )
+        return
+    thinking = "" if choice.thinking else " with `enable_thinking: false`"
+    yield (
+        f"Template `{choice.template.name}`{thinking}: of {choice.compared} rows compared, {choice.prompts} get the "
+        f"prompt that govor trains after, {choice.ids} the same ids as a whole, {choice.labels} the same labels."
+    )
+    if choice.prompts < choice.compared:
+        yield (
+            f"template {choice.template.name} renders {choice.compared - choice.prompts} of {choice.compared} prompts "
+            "otherwise than the model's own: chat and api answer other prompts there than those trained"
+        )
+    if choice.ids < choice.compared:
+        yield (
+            f"template {choice.template.name} renders {choice.compared - choice.ids} of {choice.compared} whole rows "
+            "otherwise: without tokenized/ training is another"
+        )
+    if choice.labels < choice.ids:
+        yield (
+            f"without tokenized/ it also learns what stands behind the end of a turn ({choice.ids - choice.labels} "
+            f"of {choice.compared} rows)"
+        )
+
+
+def _rows(rows: RowsFile, held_out: RowsFile) -> Iterator[str]:
+    missing = rows.missing + held_out.missing
+    if missing:
+        yield f"{missing} rows do not go question, answer, question, …: they are in tokenized/ alone"
+    lost = rows.lost + held_out.lost
+    for what, count in sorted(lost.items()):
+        yield f"{what} of {count} rows: the text files have no place for them, tokenized/ keeps them"

@@ -1,0 +1,269 @@
+"""Which of LLaMA-Factory's chat templates renders a row as the model's own template does: measured, not guessed.
+
+LLaMA-Factory has its templates in code, as pieces around the content, and tokenizes each piece for itself. The pieces
+of those that matter here (version 0.9.5) are written down below; what they give is compared with the ids trained.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from train.chats.rows import Row, text_of
+from train.encoding.loss_mask import IGNORED, Encoded
+from train.encoding.rows import Encoding
+
+BOS, EOS = "\0bos", "\0eos"
+"""Pieces that stand for the tokenizer's own tokens."""
+CONTENT = "{{content}}"
+COMPARED = 200
+"""Rows that a template is judged by."""
+Pieces = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Template:
+    """One of LLaMA-Factory's templates."""
+
+    name: str
+    user: Pieces
+    """The question and all that the model is fed before it answers."""
+    assistant: Pieces = (CONTENT, EOS)
+    """The answer, learned as it stands, also what follows the end of the turn."""
+    system: Pieces = (CONTENT,)
+    prefix: Pieces = ()
+    default_system: str = ""
+    """Written where a row has no system message."""
+    system_in_user: bool = False
+    thoughts: tuple[str, str] | None = None
+    """Beginning and end of a thought; an empty one is put before answers without."""
+    pictures: bool = False
+    """Refuses even plain text where the base brings no image processor."""
+    model_types: tuple[str, ...] = ()
+    """`model_type` of the bases that it is meant for: they decide between templates that render alike."""
+
+
+def _chatml(name: str, **more: Any) -> Template:
+    return Template(
+        name,
+        ("<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n",),
+        ("{{content}}<|im_end|>\n",),
+        ("<|im_start|>system\n{{content}}<|im_end|>\n",),
+        **more,
+    )
+
+
+def _gemma(name: str, **more: Any) -> Template:
+    return Template(
+        name,
+        ("<start_of_turn>user\n{{content}}<end_of_turn>\n<start_of_turn>model\n",),
+        ("{{content}}<end_of_turn>\n",),
+        ("{{content}}\n\n",),
+        (BOS,),
+        system_in_user=True,
+        **more,
+    )
+
+
+THINK = ("<think>\n", "\n</think>\n\n")
+TEMPLATES = (
+    _chatml("qwen3_nothink", model_types=("qwen3", "qwen3_moe")),
+    _chatml("qwen3", thoughts=THINK, model_types=("qwen3", "qwen3_moe")),
+    _chatml(
+        "qwen",
+        default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+        model_types=("qwen2",),
+    ),
+    _chatml("qwen3_5_nothink", pictures=True, model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe")),
+    _chatml("qwen3_5", thoughts=THINK, pictures=True, model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe")),
+    Template(
+        "llama3",
+        (
+            "<|start_header_id|>user<|end_header_id|>\n\n{{content}}<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        ("{{content}}<|eot_id|>",),
+        ("<|start_header_id|>system<|end_header_id|>\n\n{{content}}<|eot_id|>",),
+        (BOS,),
+        model_types=("llama",),
+    ),
+    _gemma("gemma3", pictures=True, model_types=("gemma3", "gemma3_text")),
+    _gemma("gemma", model_types=("gemma", "gemma2")),
+    Template(
+        "gemma4",
+        ("<|turn>user\n{{content}}<turn|>\n<|turn>model\n",),
+        ("{{content}}<turn|>\n",),
+        ("<|turn>system\n<|think|>{{content}}<turn|>\n",),
+        (BOS,),
+        default_system="You are a helpful assistant.",
+        thoughts=("<|channel>thought\n", "<channel|>"),
+        pictures=True,
+        model_types=("gemma4", "gemma4_text"),
+    ),
+    Template("ministral", ("[INST]{{content}}[/INST]",), (CONTENT, EOS), ("{{content}}\n\n",), (BOS,),
+             system_in_user=True, model_types=("mistral", "ministral")),
+    Template("mistral", ("[INST] {{content}}[/INST]",), (" {{content}}", EOS), ("{{content}}\n\n",), (BOS,),
+             system_in_user=True, model_types=("mistral",)),
+    Template("mistral_small", ("[INST]{{content}}[/INST]",), (CONTENT, EOS),
+             ("[SYSTEM_PROMPT]{{content}}[/SYSTEM_PROMPT]",), (BOS,), pictures=True, model_types=("mistral3",)),
+    Template(
+        "phi4",
+        ("<|im_start|>user<|im_sep|>{{content}}<|im_end|><|im_start|>assistant<|im_sep|>",),
+        ("{{content}}<|im_end|>",),
+        ("<|im_start|>system<|im_sep|>{{content}}<|im_end|>",),
+        model_types=("phi3",),
+    ),
+    Template(
+        "phi",
+        ("<|user|>\n{{content}}<|end|>\n<|assistant|>\n",),
+        ("{{content}}<|end|>\n",),
+        ("<|system|>\n{{content}}<|end|>\n",),
+        model_types=("phi3",),
+    ),
+    Template(
+        "cohere",
+        (
+            "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>{{content}}<|END_OF_TURN_TOKEN|>"
+            "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+        ),
+        system=("<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>{{content}}<|END_OF_TURN_TOKEN|>",),
+        prefix=(BOS,),
+        model_types=("cohere",),
+    ),
+    Template("deepseek3", ("<｜User｜>{{content}}<｜Assistant｜>",), prefix=(BOS,), model_types=("deepseek_v3",)),
+    _chatml("chatml"),
+)  # fmt: skip
+
+
+class Choice(NamedTuple):
+    """A template of LLaMA-Factory and how it renders the rows that were compared."""
+
+    template: Template
+    thinking: bool
+    """`enable_thinking`; of no effect where the template knows no thoughts."""
+    prompts: int
+    """Rows whose last answer gets the same prompt ids."""
+    ids: int
+    """Rows with the same ids to the end of the last turn."""
+    labels: int
+    """Of these, those that train the same tokens."""
+    compared: int
+
+
+def choose(tokenizer: Any, encoding: Encoding, model_type: str, *, pictures: bool = False) -> Choice | None:
+    """The template that renders most like training; None where none gives even one row the prompt of training.
+
+    Rows with tools are not compared. `pictures`: the base brings an image processor.
+    """
+    last_turn = encoding.account.last_turn_only > 0
+    pairs = [pair for pair in zip(encoding.rows, encoding.encoded, strict=True) if _plain(pair[0])][:COMPARED]
+    found = [
+        _measure(tokenizer, template, thinking, pairs, last_turn=last_turn)
+        for template in sorted(TEMPLATES, key=lambda template: model_type not in template.model_types)
+        if pictures or not template.pictures
+        for thinking in ((True, False) if template.thoughts else (True,))
+    ]
+    best = max(found, key=lambda choice: (choice.prompts, choice.ids, choice.labels))  # the first of equals
+    return best if best.prompts else None
+
+
+def _measure(
+    tokenizer: Any, template: Template, thinking: bool, pairs: Sequence[tuple[Row, Encoded]], *, last_turn: bool
+) -> Choice:
+    prompts = ids = labels = 0
+    for row, one in pairs:
+        served = one.input_ids[: one.answers[-1][0]]
+        prompts += prompt_ids(tokenizer, template, row, thinking=thinking) == served
+        whole, learned = row_ids(tokenizer, template, row, thinking=thinking, last_turn=last_turn)
+        ids += whole == one.input_ids
+        labels += whole == one.input_ids and learned == one.labels
+    return Choice(template, thinking, prompts, ids, labels, len(pairs))
+
+
+def prompt_ids(tokenizer: Any, template: Template, row: Row, *, thinking: bool = True) -> list[int]:
+    """What LLaMA-Factory feeds the model before the row's last answer."""
+    system, turns = _turns(row)
+    turns = [*((said, _without_thought(template, answer)) for said, answer in turns[:-1]), turns[-1]]
+    parts = list(_encoded(tokenizer, template, system, turns))
+    ids = [token for question, answer in parts[:-1] for token in (*question, *answer)] + parts[-1][0]
+    return ids if thinking or not template.thoughts else ids + _ids(tokenizer, "".join(template.thoughts))
+
+
+def row_ids(
+    tokenizer: Any, template: Template, row: Row, *, thinking: bool = True, last_turn: bool = False
+) -> tuple[list[int], list[int]]:
+    """(ids, labels) that LLaMA-Factory makes of a row."""
+    system, turns = _turns(row)
+    strip = [not thinking or (last_turn and index < len(turns) - 1) for index in range(len(turns))]
+    turns = [
+        (said, _without_thought(template, answer) if off else answer)
+        for (said, answer), off in zip(turns, strip, strict=True)
+    ]
+    ids, labels = list[int](), list[int]()
+    for index, (question, answer) in enumerate(_encoded(tokenizer, template, system, turns)):
+        last = index == len(turns) - 1
+        marks = template.thoughts
+        if marks and (last or not last_turn) and not any(mark.strip() in turns[index][1] for mark in marks):
+            empty = _ids(tokenizer, "".join(marks))
+            question, answer = (question, empty + answer) if thinking else (question + empty, answer)
+        ids += question + answer
+        labels += [IGNORED] * len(question) + ([IGNORED] * len(answer) if last_turn and not last else answer)
+    return ids, labels
+
+
+def _plain(row: Row) -> bool:
+    """Whether the row is questions and answers in turn, behind a system message or none."""
+    roles = [message["role"] for message in row.messages]
+    start = roles[0] in ("system", "developer")
+    turns = roles[start:]
+    return not row.tools and bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2) and not any(
+        message.get("tool_calls") for message in row.messages
+    )  # fmt: skip
+
+
+def _turns(row: Row) -> tuple[str, list[tuple[str, str]]]:
+    start = row.messages[0]["role"] in ("system", "developer")
+    texts = [text_of(message) for message in row.messages]
+    turns = texts[start:]
+    return texts[0] if start else "", list(zip(turns[::2], turns[1::2], strict=True))
+
+
+def _encoded(
+    tokenizer: Any, template: Template, system: str, turns: Sequence[tuple[str, str]]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """(ids of what the model is fed, ids of what it answers) of each turn."""
+    system = system or template.default_system
+    for index, (question, answer) in enumerate(turns):
+        pieces: list[str] = []
+        if index == 0:
+            pieces += template.prefix
+            filled = _filled(template.system, system) if system else []
+            if template.system_in_user:
+                question = "".join(filled) + question
+            else:
+                pieces += filled
+        asked = [*pieces, *_filled(template.user, question)]
+        yield _ids(tokenizer, *asked), _ids(tokenizer, *_filled(template.assistant, answer))
+
+
+def _filled(pieces: Pieces, content: str) -> list[str]:
+    return [piece.replace(CONTENT, content) for piece in pieces]
+
+
+def _ids(tokenizer: Any, *pieces: str) -> list[int]:
+    """Every piece tokenized for itself."""
+    own = {BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}
+    ids: list[int] = []
+    for piece in pieces:
+        if piece in own:
+            ids += [] if own[piece] is None else [own[piece]]
+        elif piece:
+            ids += tokenizer.encode(piece, add_special_tokens=False)
+    return ids
+
+
+def _without_thought(template: Template, answer: str) -> str:
+    if not template.thoughts:
+        return answer
+    begin, end = template.thoughts
+    at, behind = answer.find(begin), answer.find(end)
+    return answer[:at] + answer[behind + len(end) :].lstrip("\n") if 0 <= at < behind else answer

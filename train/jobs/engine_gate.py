@@ -1,0 +1,213 @@
+"""Which engine answers, and when none may: training has the card's memory for itself.
+
+One model at a time is loaded, by the first question to it; a question to another one changes the engine. While any job
+trains no engine runs, and the answer is 503 with retry-after.
+"""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from train.core.errors import GovorError, MachineError
+from train.core.files import NOTE
+from train.core.runs import Run, complete_folder, open_run
+from train.jobs.bases import Catalogue
+from train.jobs.job_errors import say
+from train.jobs.store import Store
+from train.jobs.worker import Room
+from train.serving.api_errors import ApiError, model_not_found
+from train.serving.choose_engine import find_vllm, served_models
+from train.serving.engine import SUPERVISOR
+from train.serving.engine_api import Served
+from train.serving.prompt_check import compare
+
+LAST_WORDS = 30.0
+"""Seconds that answers in flight may take when the engine is to go."""
+LOADING = 300.0
+"""Seconds that a question may wait for its model."""
+
+
+class Chats(Room):
+    """The one engine of a server."""
+
+    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+        self.store = store
+        self.catalogue = catalogue
+        self._training = True  # until the worker has looked
+        self._served: Served | None = None
+        self._checked: Served | None = None
+        self._asking = self._loading = 0
+        self._change = threading.Lock()
+        """Held while the engine changes."""
+        self._merging: subprocess.Popen[bytes] | None = None
+
+    async def resolve(self, model: str) -> Served:
+        """The model of that name, loaded; ApiError where there is none or the card is taken."""
+        origin = self.store.origin(model)
+        if origin is None:
+            if self.catalogue.find(model) is None:
+                raise model_not_found(model)
+            message = f"{model} is a base of this server: chat with what was fine-tuned from it (GET /v1/models)."
+            raise ApiError(400, message, param="model")
+        if self._training:
+            raise self._taken()
+        served = self._served
+        if served is not None and served is self._checked and served.name == model and served.engine.state == "ready":
+            return served
+        self._loading += 1
+        try:
+            return await asyncio.to_thread(self._load, model, origin)
+        finally:
+            self._loading -= 1
+
+    def count(self, app: ASGIApp) -> ASGIApp:
+        """Middleware that knows how many questions are being answered."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            chat = scope["type"] == "http" and scope["path"] == "/v1/chat/completions"
+            self._asking += chat
+            try:
+                await app(scope, receive, send)
+            finally:
+                self._asking -= chat
+
+        return counted
+
+    def make(self) -> None:
+        if self._training:
+            return
+        self._training = True
+        self._end()
+
+    def give(self) -> None:
+        self._training = False
+
+    def close(self) -> None:
+        """No engine any more."""
+        self._training = True
+        self._end()
+
+    def _end(self) -> None:
+        if merging := self._merging:
+            _end_merge(merging)
+        self._let_answer()
+        if served := self._served:
+            served.engine.stop()
+        with self._change:
+            if self._served is not None:
+                self._served.engine.stop()
+                self._served = None
+
+    def _load(self, model: str, origin: tuple[str, int | None]) -> Served:
+        """Start the model's engine, unless it runs, and wait for it. Takes as long as that takes."""
+        try:
+            with self._change:
+                if self._training:
+                    raise self._taken()
+                served = self._served
+                if served is None or served.name != model or served.engine.state == "stopped":
+                    served = self._change_to(model, origin)
+            served.engine.wait_ready(LOADING)
+            self._check(served)
+        except GovorError as error:
+            if self._training:
+                raise self._taken() from None
+            if isinstance(error, MachineError) and served and served.engine.state == "starting":
+                return served  # the route answers 503
+            say(f"{model}: {error}")
+            message = "The model could not be loaded; the server's log says why."
+            raise ApiError(500, message, headers={"x-should-retry": "false"}) from None
+        return served
+
+    def _change_to(self, model: str, origin: tuple[str, int | None]) -> Served:
+        if self._served is not None:
+            self._let_answer()
+            self._served.engine.stop()
+            self._served = None
+        run = self._servable(origin)
+        [served] = served_models([run], program=os.environ.get("GOVOR_VLLM"))
+        if self._training:
+            raise self._taken()
+        self._served = replace(served, name=model)
+        self._served.engine.start()
+        say(f"{model}: {self._served.engine.name} starts")
+        return self._served
+
+    def _check(self, served: Served) -> None:
+        """GovorError where the engine feeds the model other prompts than training did."""
+        with self._change:
+            if served is self._checked or served is not self._served:
+                return
+            parity = compare(served)
+            if parity.drifted:
+                served.engine.stop()
+                self._served = None
+                raise GovorError(f"the engine renders prompts otherwise than training did: {parity.drifted[0]}")
+            self._checked = served
+
+    def _servable(self, origin: tuple[str, int | None]) -> Run:
+        """The run folder to serve; a merged model in it where the engine cannot take an adapter."""
+        job, step = origin
+        run = self.store.run(job) if step is None else self._checkpoint(job, step)
+        if find_vllm(os.environ.get("GOVOR_VLLM")) is None and not run.merged.exists():
+            self._merge(run, self.store.job_folder(job) / "merge.log")
+        return open_run(run.path)
+
+    def _merge(self, run: Run, log: Path) -> None:
+        """Write the merged model in a process that ends with us: the next server's must not meet it at its work."""
+        command = [sys.executable, "-I", "-S", str(SUPERVISOR), sys.executable, "-P", "-m", "train.cli", "merge"]
+        with log.open("wb") as output:
+            self._merging = subprocess.Popen(
+                [*command, "--no-drift", str(run.path)], stdin=subprocess.PIPE, stdout=output, stderr=output
+            )
+        try:
+            if self._merging.wait() != 0:
+                raise GovorError(f"{run.path} could not be merged: see {log}")
+        finally:
+            _end_merge(self._merging)
+            self._merging = None
+
+    def _checkpoint(self, job: str, step: int) -> Run:
+        """A run folder around a checkpoint: its weights with everything else of the finished run."""
+        run, view = self.store.run(job), self.store.checkpoint_run(job, step)
+        if view.path.exists():
+            return view
+        with complete_folder(view.path) as folder:
+            for file in (run.config_file, run.manifest_file, run.held_out_file):
+                if file.exists():  # the last version deleted held_out.jsonl where nothing was held out
+                    shutil.copyfile(file, folder / file.name)
+            result = run.adapter if run.adapter.exists() else run.merged
+            shutil.copytree(result, folder / result.name, ignore=shutil.ignore_patterns("*.safetensors*", NOTE))
+            for file in (run.checkpoints / f"checkpoint-{step}").glob("*.safetensors*"):
+                shutil.copyfile(file, folder / result.name / file.name)
+        return view
+
+    def _let_answer(self) -> None:
+        """Wait until no question is being answered, for a while."""
+        deadline = time.monotonic() + LAST_WORDS
+        while self._asking > self._loading and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _taken(self) -> ApiError:
+        """503: the SDKs ask again by themselves if it does not take long."""
+        running = self.store.with_status("running")
+        ends = [entry.job.estimated_finish or time.time() + 30 for entry in running]
+        left = max(ends) - time.time() if ends else 2  # none runs: one is just ending
+        message = "The card is training a job now; the models answer again when no job runs."
+        return ApiError(
+            503, message, code="card_is_training", headers={"retry-after": str(min(120, max(1, int(left))))}
+        )
+
+
+def _end_merge(merging: "subprocess.Popen[bytes]") -> None:
+    """Its keeper ends it when this pipe closes."""
+    assert merging.stdin is not None
+    merging.stdin.close()

@@ -1,0 +1,247 @@
+"""What each tensor of a base becomes under an adapter, one at a time.
+
+The model is built without its weights and PEFT puts the adapter on it. Then one layer at a time is given its weight,
+merged by PEFT's own code in float32, read and emptied again.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from train.core.config import Model
+from train.core.errors import BaseError, RunError
+from train.models.load import Precision, nf4_config
+from train.models.safetensors_files import Stored
+
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+"""Values of init_lora_weights that leave the base's weights as they are."""
+
+
+class NeedsWholeModelError(Exception):
+    """A tensor at a time will not do; the message says why."""
+
+
+class Fold:
+    """The adapter over the base's tensors, each asked for by the name of its parameter in the model."""
+
+    def __init__(self, base: Path, adapter: Path, model: Model, stored: Mapping[str, Stored], device: str) -> None:
+        """RunError where the adapter does not fit the base, NeedsWholeModelError where it must be merged otherwise."""
+        _require_plain(adapter)
+        skeleton = _skeleton(base, model)
+        self.names, converted = _parameter_names(skeleton, stored)
+        """Of every tensor in the base's files, by its name there; None for what the model has no place for."""
+        self.tied: dict[str, str] = dict(skeleton.all_tied_weights_keys)
+        """Parameters that share the weight of another."""
+        self.stored, self._device = stored, device
+        self._nf4: tuple[Collection[str], Any] = ((), None)
+        self._merged: tuple[str, dict[str, Any]] = ("", {})
+        self._sources = {name: stored[key] for key, name in self.names.items() if name is not None}
+        for target, source in self.tied.items():
+            for one, other in ((target, source), (source, target)):
+                if one not in self._sources and other in self._sources:
+                    self._sources[one] = self._sources[other]
+        self._layers, self._replaced = _put_on(skeleton, adapter)
+        self._require_sources(converted, adapter)
+
+    def unpack_nf4(self, base: Path, model: Model, precision: Precision) -> None:
+        """From here on the base's weights are what NF4 leaves of them, wherever training held them in it."""
+        names = _nf4_layers(_skeleton(base, model), precision)
+        absent = [name for name in names if f"{name}.weight" not in self._sources]
+        if absent:
+            raise BaseError(f"{base}: {absent[0]} lies in its files in parts, so its NF4 weights cannot be written")
+        self._nf4 = (names, precision.weights)
+
+    def source(self, name: str) -> Stored:
+        """Where the parameter's weight lies in the base."""
+        return self._sources[name]
+
+    def is_changed(self, name: str) -> bool:
+        layer, _, _ = name.rpartition(".")
+        return layer in self._layers or name in self._replaced or self._is_unpacked(name)
+
+    def value(self, name: str) -> Any:
+        """The parameter's new weight, in float32."""
+        layer, _, leaf = name.rpartition(".")
+        if layer not in self._layers:
+            return self._weight(name)
+        if self._merged[0] != layer:  # weight and bias are asked for one after the other
+            self._merged = (layer, self._merge(layer))
+        return self._merged[1][leaf]
+
+    def _merge(self, name: str) -> dict[str, Any]:
+        """The layer's weight, and bias if it has one, with the adapter in them."""
+        import torch
+
+        layer = self._layers[name]
+        parameters = dict(layer.get_base_layer().named_parameters(recurse=False))
+        placeholders = {leaf: parameter.data for leaf, parameter in parameters.items()}
+        for leaf, parameter in parameters.items():
+            parameter.data = self._weight(f"{name}.{leaf}")
+        layer.to(self._device)
+        try:
+            with torch.no_grad():
+                layer.merge(safe_merge=True)
+        except ValueError:
+            raise RunError(f"the adapter of {name} holds numbers that are not finite: train it again") from None
+        layer.merged_adapters.clear()
+        parameters = dict(layer.get_base_layer().named_parameters(recurse=False))
+        merged = {leaf: parameter.data for leaf, parameter in parameters.items()}
+        for leaf, parameter in parameters.items():
+            parameter.data = placeholders[leaf]
+        return merged
+
+    def _weight(self, name: str) -> Any:
+        """The parameter before merging, in float32: as the base has it, as NF4 leaves it, or as trained whole."""
+        import torch
+
+        if name in self._replaced:
+            return self._replaced[name].to(self._device, torch.float32)
+        weight = to_tensor(self._sources[name]).to(self._device)
+        if self._is_unpacked(name):
+            weight = unpacked(weight.to(self._nf4[1]))
+        return weight.to(torch.float32)
+
+    def _is_unpacked(self, name: str) -> bool:
+        return name.endswith(".weight") and name.removesuffix(".weight") in self._nf4[0]
+
+    def _require_sources(self, converted: Collection[str], adapter: Path) -> None:
+        """Every layer that the adapter changes is found in the base's files."""
+        wanted = {
+            *(f"{name}.{leaf}" for name, layer in self._layers.items() for leaf, _ in _own_parameters(layer)),
+            *self._replaced,
+        }
+        for name in sorted(wanted - self._sources.keys()):
+            if name in converted:
+                raise NeedsWholeModelError(f"{name} lies in the base's files in parts")
+            raise RunError(f"{adapter} changes {name}, which the base's files do not have: it belongs to another base")
+        for name, tensor in self._replaced.items():
+            if tuple(tensor.shape) != self._sources[name].shape:
+                raise NeedsWholeModelError(f"the adapter gives {name} another shape")
+
+
+def to_tensor(stored: Stored) -> Any:
+    """The tensor in its own type, on the CPU."""
+    import torch
+
+    types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    if stored.dtype not in types:
+        raise BaseError(f"{stored.file} holds weights of type {stored.dtype}: name the 16-bit model as the base")
+    return torch.frombuffer(stored.read(), dtype=types[stored.dtype]).view(stored.shape)
+
+
+def unpacked(weight: Any) -> Any:
+    """What NF4 with double quantisation, as load_base sets it, leaves of a weight; same type."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Params4bit
+
+    settings = nf4_config(weight.dtype)
+    packed = Params4bit(
+        weight,
+        compress_statistics=settings.bnb_4bit_use_double_quant,
+        quant_type=settings.bnb_4bit_quant_type,
+    ).to(weight.device)
+    return dequantize_4bit(packed.data, packed.quant_state)
+
+
+def _require_plain(adapter: Path) -> None:
+    from peft import LoraConfig, PeftConfig
+
+    config = PeftConfig.from_pretrained(adapter)
+    if not isinstance(config, LoraConfig):
+        raise NeedsWholeModelError(f"the adapter is of the kind {config.peft_type}")
+    for option in ("trainable_token_indices", "layer_replication", "target_parameters"):
+        if getattr(config, option, None):
+            raise NeedsWholeModelError(f"the adapter has {option}")
+    if config.init_lora_weights not in PLAIN_STARTS:
+        raise NeedsWholeModelError(f"the adapter began from {config.init_lora_weights}")
+
+
+def _skeleton(base: Path, model: Model) -> Any:
+    """The model with placeholders for weights: right shapes, one number of memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import meta_device_safe_creation_ops
+
+    trust = model.trust_remote_code
+    with torch.device("meta"), meta_device_safe_creation_ops():
+        skeleton = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(base, trust_remote_code=trust), trust_remote_code=trust
+        )
+    nothing = torch.zeros(())
+    for module in skeleton.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                placeholder = torch.nn.Parameter(nothing.expand(parameter.shape), requires_grad=False)
+                module._parameters[name] = placeholder
+    return skeleton
+
+
+def _parameter_names(skeleton: Any, names: Collection[str]) -> tuple[dict[str, str | None], set[str]]:
+    """(parameter of every tensor name, parameters made of several tensors), as transformers loads them."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(skeleton)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    prefix, state = skeleton.base_model_prefix, skeleton.state_dict()
+    found: dict[str, str | None] = {}
+    converted = set()
+    for name in names:
+        renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
+        if renamed not in state and name in state:
+            renamed, pattern = rename_source_key(name, [], [], prefix, state)
+        if pattern is not None:
+            converted.add(renamed)
+        found[name] = renamed if renamed in state and pattern is None else None
+    return found, converted
+
+
+def _nf4_layers(skeleton: Any, precision: Precision) -> frozenset[str]:
+    """Names of the layers that transformers would hold in NF4."""
+    from bitsandbytes.nn import Linear4bit
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(nf4_config(precision.weights), pre_quantized=False)
+    quantizer.preprocess_model(model=skeleton, dtype=precision.weights, device_map={"": "cpu"})
+    return frozenset(name for name, module in skeleton.named_modules() if isinstance(module, Linear4bit))
+
+
+def _put_on(skeleton: Any, adapter: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(adapted layers, parameters trained whole) by name, with PEFT's adapter on the skeleton."""
+    from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    nothing, own = next(skeleton.parameters()).data_ptr(), set(skeleton.state_dict())
+    try:
+        model = PeftModel(skeleton, PeftConfig.from_pretrained(adapter))
+        weights = load_peft_weights(str(adapter), device="cpu")
+        result = set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)  # assigns: placeholders take no data
+    except Exception as error:  # other shapes, no such layers, damaged files
+        lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if "size mismatch" in line), lines[0])
+        raise RunError(f"{adapter} does not fit the base: {reason}") from None
+    absent = [name for name in result.missing_keys if ".default" in name]
+    if result.unexpected_keys or absent:
+        name = [*result.unexpected_keys, *absent][0].removeprefix("base_model.model.")
+        where = "the base" if result.unexpected_keys else "the adapter's file"
+        raise RunError(f"{adapter} does not fit the base: {name} is not in {where}")
+    inner = model.get_base_model()
+    layers: dict[str, Any] = {}
+    replaced: dict[str, Any] = {}
+    for name, module in inner.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            layers[name] = module
+        elif isinstance(module, ModulesToSaveWrapper):
+            saved = module.modules_to_save[module.active_adapters[0]]
+            replaced |= {f"{name}.{leaf}": parameter.data for leaf, parameter in saved.named_parameters()}
+    for name, parameter in inner.named_parameters():  # those of the base that came with the adapter: trained biases
+        name = name.replace(".base_layer.", ".")
+        if name in own and parameter.data_ptr() != nothing and name.removesuffix(".weight") not in layers:
+            replaced[name] = parameter.data
+    return layers, replaced
+
+
+def _own_parameters(layer: Any) -> list[tuple[str, Any]]:
+    return list(layer.get_base_layer().named_parameters(recurse=False))

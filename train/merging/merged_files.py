@@ -1,0 +1,160 @@
+"""The files of a merged model: the base's, with the adapter in the weights, one tensor in memory at a time."""
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from train.core.config import Config
+from train.core.errors import BaseError, RunError
+from train.core.runs import Run, require_room
+from train.merging.merge_tensors import Fold, NeedsWholeModelError, to_tensor
+from train.models.load import copy_tokenizer, load_base, load_tokenizer, resolve_precision, write_generation_config
+from train.models.safetensors_files import BYTES, INDEX_FILE, Planned, Stored, read_headers, weight_files, write_shard
+
+Target = Literal["16bit", "nf4"]
+"""Which base takes the adapter: the base's own weights, or what NF4 left of them in training."""
+STORED_AS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+TYPE_OF = {stored: name for name, stored in STORED_AS.items()}
+COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+"""What stands beside a base's weights and goes with them."""
+
+
+def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path) -> str:
+    """Every file of the merged model; returns the type of its weights."""
+    config, tokenizer = run.config(), load_tokenizer(run.adapter)
+    values = json.loads((base / "config.json").read_bytes())
+    if values.get("quantization_config"):
+        kind = values["quantization_config"].get("quant_method", "quantised")
+        raise BaseError(
+            f"{config.model.name_or_path} is stored quantised ({kind}): an adapter merges into a 16-bit base"
+        )
+    files = weight_files(base)
+    try:
+        stored = read_headers(files)
+    except ValueError as error:
+        raise BaseError(f"{error}: fetch the base again") from None
+    try:
+        fold = Fold(base, run.adapter, config.model, stored, device)
+        if target == "nf4":
+            fold.unpack_nf4(base, config.model, resolve_precision(config))
+    except NeedsWholeModelError as why:
+        if target == "nf4":
+            raise RunError(f"{why}: such a run merges into the base only, --target 16bit") from None
+        print(f"{why}: merging with the whole model in memory", file=sys.stderr, flush=True)
+        dtype = write_whole_model(run, base, config, folder)
+    else:
+        for file in (file for pattern in COPIED for file in base.glob(pattern)):
+            shutil.copyfile(file, folder / file.name)
+        dtype = write_shards(fold, files, STORED_AS.get(config.model.dtype), folder)
+        text = _config_json(values, dtype, untied=bool(parted(fold)))
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    copy_tokenizer(run.adapter, tokenizer, folder)
+    stop = run.manifest()["template"]["end_of_turn"]
+    write_generation_config(base, tokenizer, config.generation, stop, folder)
+    return dtype
+
+
+class _Place(NamedTuple):
+    """One tensor of the merged model."""
+
+    key: str
+    """Its name in the file."""
+    name: str | None
+    """Of its parameter in the model; None where the model has no place for it."""
+    stored: Stored
+    planned: Planned
+
+
+def write_shards(fold: Fold, files: Sequence[Path], dtype: str | None, folder: Path) -> str:
+    """The base's weight files under their names, merged; returns the type of most weights, as torch names it.
+
+    `dtype`: of every floating-point weight, as safetensors names it; None leaves each the type that it has.
+    """
+    places = plan(fold, dtype)
+    total = sum(place.planned.size for place in places)
+    require_room(folder, total, "the merged model")
+    for number, file in enumerate(files, 1):
+        if len(files) > 1:
+            print(f"merging file {number} of {len(files)}", file=sys.stderr, flush=True)
+        here = [place for place in places if place.stored.file == file]
+        write_shard(folder / file.name, {p.key: p.planned for p in here}, (_data(fold, place) for place in here))
+    if files[0].name != "model.safetensors":
+        weight_map = {place.key: place.stored.file.name for place in sorted(places)}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    sizes = dict.fromkeys(TYPE_OF, 0)
+    for place in places:
+        sizes[place.planned.dtype] = sizes.get(place.planned.dtype, 0) + place.planned.size
+    return TYPE_OF[max(TYPE_OF, key=lambda kind: sizes[kind])]
+
+
+def plan(fold: Fold, dtype: str | None) -> list[_Place]:
+    """Every tensor to be written, those of the widest numbers first, so that each begins at a multiple of its width."""
+
+    def planned(stored: Stored) -> Planned:
+        kind = dtype if dtype and stored.dtype in BYTES else stored.dtype
+        return Planned(kind, stored.shape, stored.size * BYTES.get(kind, 1) // BYTES.get(stored.dtype, 1))
+
+    places = [_Place(key, fold.names[key], stored, planned(stored)) for key, stored in fold.stored.items()]
+    for name in parted(fold) - set(fold.names.values()):
+        places.append(_Place(name, name, fold.source(name), planned(fold.source(name))))
+    return sorted(places, key=lambda place: -place.planned.size // max(1, math.prod(place.planned.shape)))
+
+
+def parted(fold: Fold) -> set[str]:
+    """Parameters that shared one weight in the base (embedding and head) and no longer do."""
+    pairs = fold.tied.items()
+    return {name for pair in pairs if any(map(fold.is_changed, pair)) for name in pair}
+
+
+def _data(fold: Fold, place: _Place) -> Any:
+    """The tensor's bytes, or where they lie in the base."""
+    import torch
+
+    if place.name is not None and fold.is_changed(place.name):
+        tensor = fold.value(place.name)
+    elif place.planned.dtype != place.stored.dtype:
+        tensor = to_tensor(place.stored)
+    else:
+        return place.stored
+    written = tensor.to(getattr(torch, TYPE_OF[place.planned.dtype])).cpu().contiguous()
+    return written.view(-1).view(torch.uint8).numpy()
+
+
+def _config_json(values: Mapping[str, Any], dtype: str, *, untied: bool) -> str:
+    """The base's config.json, true of the merged weights."""
+    changed = {
+        key: value for key, value in values.items() if key not in ("quantization_config", "torch_dtype", "dtype")
+    }
+    changed["dtype"] = dtype
+    text = values.get("text_config")
+    if isinstance(text, dict):
+        changed["text_config"] = {key: dtype if key in ("dtype", "torch_dtype") else text[key] for key in text}
+    if untied:
+        changed["tie_word_embeddings"] = False
+        if isinstance(text, dict) and "tie_word_embeddings" in text:
+            changed["text_config"]["tie_word_embeddings"] = False
+    return json.dumps(changed, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_whole_model(run: Run, base: Path, config: Config, folder: Path) -> str:
+    """PEFT's own merge, for adapters that change more than one tensor at a time; returns the type of the weights."""
+    from peft import PeftModel
+
+    precision = resolve_precision(config)
+    if config.model.dtype == "auto":
+        precision = precision._replace(weights="auto")  # the type of the base's own files
+    whole = config.model.model_copy(update={"load_in_4bit": False})
+    loaded = load_base(whole, base, precision, use_cpu=True)
+    try:
+        merged = PeftModel.from_pretrained(loaded, run.adapter).merge_and_unload(safe_merge=True)
+    except Exception as error:  # a kind of adapter that has nothing to merge, another base's, …
+        reason = str(error).strip().split("\n", 1)[0]
+        raise RunError(f"{run.adapter} cannot be merged into {config.model.name_or_path}: {reason}") from None
+    require_room(folder, merged.get_memory_footprint(), "the merged model")
+    merged.save_pretrained(folder)
+    return str(merged.dtype).removeprefix("torch.")

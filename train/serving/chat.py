@@ -1,0 +1,221 @@
+"""Talk to a model in the terminal: a run, a folder with a merged model, or one that is served somewhere."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from train.chats.checks import check_file
+from train.chats.rows import Message, Row, to_json
+from train.core.config import Generation, Model
+from train.core.errors import GovorError
+from train.core.runs import Run, open_run
+from train.encoding.rows import stop_ids
+from train.evaluation.generate import answer
+from train.models.load import (
+    GENERATION_FILE,
+    Precision,
+    load_base,
+    load_merged,
+    load_tokenizer,
+    load_tuned,
+    quiet_libraries,
+)
+
+HELP = """/reset        begin a new conversation
+/system TEXT  speak under this system message; without TEXT under none
+/save FILE    add the conversation to a file of training rows
+/help         this list
+/exit         leave; so does Ctrl-D. Ctrl-C ends an answer"""
+FEW = ("too_few_examples", "empty_file")
+"""What a file may lack that gets another row."""
+Reply = Callable[[list[Message]], str]
+
+
+def chat(
+    target: str,
+    *,
+    merged: bool = False,
+    prompt: str | None = None,
+    system: str | None = None,
+    model: str | None = None,
+    key: str | None = None,
+) -> None:
+    """One answer to `prompt`, or a conversation that goes on until the end of input; answers appear as they come.
+
+    `target`: a run folder, a model folder or the URL of an OpenAI API. `system`: instead of the run's own system
+    message. `model`, `key`: for a URL.
+    """
+    folder = Path(target)
+    own_system = None
+    if target.startswith(("http://", "https://")):
+        with _client(target, key) as client:
+            talk(_served(client, target, model), system, prompt)
+        return
+    if folder.name == "merged" and (folder.parent / "manifest.json").is_file():
+        own_system, reply = _run(open_run(folder.parent), merged=True, same=prompt is not None)
+    elif (folder / "config.json").is_file():
+        reply = _folder(folder)
+    else:
+        own_system, reply = _run(open_run(folder), merged=merged, same=prompt is not None)
+    talk(reply, own_system if system is None else system, prompt)
+
+
+def talk(reply: Reply, system: str | None, prompt: str | None) -> None:
+    opening: list[Message] = [{"role": "system", "content": system}] if system else []
+    if prompt is None:
+        converse(opening, reply)
+    else:
+        reply([*opening, {"role": "user", "content": prompt}])
+        print(flush=True)
+
+
+def _run(run: Run, *, merged: bool, same: bool) -> tuple[str | None, Reply]:
+    """The run's system message, and its model. `same`: the same question gets the same answer."""
+    quiet_libraries()
+    config, manifest = run.config(), run.manifest()
+    loaded, tokenizer = (load_merged(run), load_tokenizer(run.merged)) if merged else load_tuned(run)
+    stop: list[int] = manifest["template"]["end_of_turn"]
+    seed = config.training.seed if same else None
+
+    def reply(messages: list[Message]) -> str:
+        return answer(loaded, tokenizer, messages, config.generation, stop=stop, seed=seed, on_text=show)
+
+    return manifest["data"]["system_message"], reply
+
+
+def _folder(folder: Path) -> Reply:
+    """A model folder away from its run, sampled as its generation_config.json says."""
+    import torch
+
+    quiet_libraries()
+    use_cpu = not torch.accelerator.is_available()
+    precision = Precision(torch.float32 if use_cpu else "auto", None)
+    model = load_base(Model(name_or_path=str(folder)), folder, precision, use_cpu=use_cpu).eval()
+    tokenizer = load_tokenizer(folder)
+    file = folder / GENERATION_FILE
+    saved: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+    known = {key: value for key, value in saved.items() if key in Generation.model_fields and value is not None}
+    generation, stop = Generation(**known), stop_ids(folder) or frozenset({tokenizer.eos_token_id})
+
+    def reply(messages: list[Message]) -> str:
+        return answer(model, tokenizer, messages, generation, stop=sorted(stop), on_text=show)
+
+    return reply
+
+
+def _client(url: str, key: str | None) -> Any:
+    from openai import OpenAI
+
+    base = url.rstrip("/")
+    return OpenAI(base_url=base if base.endswith("/v1") else f"{base}/v1", api_key=key or "none")
+
+
+def _served(client: Any, url: str, model: str | None) -> Reply:
+    """A model behind an OpenAI API; the only one where none is named."""
+    from openai import APIConnectionError, APIStatusError, OpenAIError
+
+    def explained(error: OpenAIError) -> GovorError:
+        if isinstance(error, APIStatusError):
+            tree = error.body if isinstance(error.body, dict) else {}
+            return GovorError(f"{url}: {tree.get('message') or error.message}")
+        known = "cannot be reached" if isinstance(error, APIConnectionError) else str(error)
+        return GovorError(f"{url}: {known}")
+
+    try:
+        names = [known.id for known in client.models.list().data]
+    except OpenAIError as error:
+        raise explained(error) from None
+    if model not in names and (model is not None or len(names) != 1):
+        raise GovorError(f"{url} serves {', '.join(names) or 'no model'}: choose with --model")
+    name = model or names[0]
+
+    def reply(messages: Any) -> str:
+        said = ""
+        try:
+            with client.chat.completions.create(model=name, messages=messages, stream=True) as stream:
+                for chunk in stream:
+                    text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
+                    said += text
+                    show(text)
+        except OpenAIError as error:
+            raise explained(error) from None
+        return said.strip()
+
+    return reply
+
+
+def converse(opening: list[Message], reply: Reply) -> None:
+    """Read turns from the terminal and answer each in the light of those before it."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 (gives input() a line that can be edited, also in Cyrillic; Windows has its own)
+    print(HELP, file=sys.stderr)
+    opening = list(opening)
+    turns: list[Message] = []
+    while True:
+        try:
+            text = input("› ").strip()
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        command, _, rest = text.partition(" ")
+        try:
+            if command == "/exit":
+                return
+            if command == "/reset":
+                turns = []
+            elif command == "/system":
+                opening = [{"role": "system", "content": rest.strip()}] if rest.strip() else []
+            elif command == "/save":
+                print(save([*opening, *turns], rest.strip()), file=sys.stderr)
+            elif text.startswith("/"):
+                print(HELP, file=sys.stderr)
+            elif text:
+                turn: Message = {"role": "user", "content": text}
+                said = reply([*opening, *turns, turn])
+                print(flush=True)
+                if said:
+                    turns += [turn, {"role": "assistant", "content": said}]
+                else:
+                    print("(no answer; not part of the conversation)", file=sys.stderr)
+        except GovorError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\n(ended; not part of the conversation)", file=sys.stderr)
+
+
+def save(messages: list[Message], name: str) -> str:
+    """Add the conversation to a file of training rows and say so; whatever else is in a file is not touched."""
+    if not name:
+        raise GovorError("/save needs the name of a file: /save talks.jsonl")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise GovorError("there is nothing to save yet")
+    path = Path(name).expanduser()
+    rows = 0
+    try:
+        if path.exists():
+            report = check_file(path) if path.is_file() else None
+            if report is None or any(problem.kind not in FEW for problem in report.errors):
+                raise GovorError(f"{path} is there already and holds no training rows: choose another name")
+            rows = report.examples
+        with path.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            line = "\n" * (file.read(1) not in (b"\n", b"")) + to_json(Row(rows + 1, messages)) + "\n"
+            try:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)  # half a row would spoil the others
+                raise
+    except OSError as error:
+        raise GovorError(f"{path}: {error.strerror}") from None
+    return f"saved as row {rows + 1} of {path}"
+
+
+def show(text: str) -> None:
+    print(text, end="", flush=True)

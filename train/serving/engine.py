@@ -1,0 +1,210 @@
+"""An engine's life: started in a process of its own, watched, started again with back-off, stopped."""
+
+import http.client
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx2
+
+from train.core.errors import MachineError
+
+HOST = "127.0.0.1"
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
+BACK_OFF = (1, 2, 4, 8, 16, 30)
+"""Seconds before the next start, by the number of failures in a row; the last holds for all that follow."""
+CALM = 60
+"""Seconds: an engine that was ready for so long has not failed in a row, one that is silent for so long has died."""
+NOISE = re.compile(r"\x1b\[[0-9;]*m|^\(\S+ pid=\d+\)( [A-Z]+ [\d-]+ [\d:]+ \[[^]]*\])?|^\[transformers\]")
+"""Colours, and what vLLM and transformers put before every line."""
+State = Literal["stopped", "starting", "ready"]
+
+
+class Engine:
+    """A server on this machine's loopback that speaks HTTP and has /health.
+
+    `command` gives its command line for a port. `key` is what it asks of its clients, where it can ask: it is handed
+    over in the environment, since other users can read command lines.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[int], Sequence[str]],
+        *,
+        environment: Mapping[str, str] | None = None,
+        key_variable: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.command = command
+        self.key = secrets.token_urlsafe(24)
+        self.environment = {**os.environ, **(environment or {})} | ({key_variable: self.key} if key_variable else {})
+        for variable in ("PYTHONPATH", "PYTHONHOME"):  # ours; the engine's environment may be another
+            self.environment.pop(variable, None)
+        self.folder = folder
+        self.port = 0
+        self.state: State = "stopped"
+        self.starts = 0
+        """How many times it came up."""
+        self.lines: deque[str] = deque(maxlen=400)
+        """Its last output."""
+        self.facts: dict[str, int] = {}
+        """What it has told about itself since it last came up."""
+        self._failure: str | None = None
+        self._changed = threading.Condition()
+        self._commanded = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._listener: threading.Thread
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def start(self) -> None:
+        """Begin to start it, unless it runs already."""
+        with self._commanded:
+            if self._thread and self._thread.is_alive() and not self._stopping.is_set():
+                return
+            if self._thread:
+                self._thread.join()
+            self._stopping, self._failure, self.state = threading.Event(), None, "starting"
+            self._thread = threading.Thread(target=self._keep, name=f"engine {self.name}", daemon=True)
+            self._thread.start()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Return when it is ready; MachineError where it dies instead, or `timeout` seconds have passed."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: self.state != "starting", timeout)
+            if self.state != "ready":
+                late = f"{self.name} is not ready after {timeout:g} s" if not done else f"{self.name} was stopped"
+                raise MachineError(self._failure or late)
+
+    def stop(self) -> None:
+        """End its processes and return when they are gone."""
+        with self._commanded:
+            self._stopping.set()
+            if self._thread:
+                self._thread.join()
+
+    def healthy(self) -> bool:
+        """Whether it answers /health with 200."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def last_words(self) -> str:
+        """The lines that say why it ended: what looks like an error, and the last."""
+        lines = [NOISE.sub("", line).strip() for line in self.lines]
+        lines = [line for line in lines if line]
+        errors = [line for line in lines if re.search(r"(?:Error|Exception|error)\b: ", line)]
+        return "".join(f"\n  {line[:300]}" for line in dict.fromkeys([*errors[-4:], *lines[-2:]])) or " it said nothing"
+
+    def _keep(self) -> None:
+        """Keep it running until it is to stop, or has died without ever being ready."""
+        failures = came_up = 0
+        while not self._stopping.is_set():
+            process = self._launch()
+            if self._comes_up(process):
+                came_up = self.starts = self.starts + 1
+                self._enter("ready")
+                failures = 0 if self._watch(process) > CALM else failures
+            failures += 1
+            code = self._end(process)
+            if self._stopping.is_set():
+                break
+            if not came_up:
+                self._failure = f"{self.name} ended while it started (exit code {code}):{self.last_words()}"
+                break
+            self._enter("starting")
+            pause = BACK_OFF[min(failures, len(BACK_OFF)) - 1]
+            print(f"{self.name} ended (exit code {code}) and starts again in {pause} s", file=sys.stderr, flush=True)
+            self._stopping.wait(pause)
+        self._enter("stopped")
+
+    def _enter(self, state: State) -> None:
+        with self._changed:
+            self.state = state
+            self._changed.notify_all()
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            self.port = probe.getsockname()[1]
+        self.lines.clear()
+        self.facts.clear()
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(SUPERVISOR), *self.command(self.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self.environment,
+            cwd=self.folder,
+            start_new_session=True,  # Ctrl-C in the terminal is for us: answers in flight come first
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+        )
+        self._listener = threading.Thread(target=self._listen, args=(process,), daemon=True)
+        self._listener.start()
+        return process
+
+    def _listen(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                self.lines.append(line.decode("utf-8", errors="replace").rstrip())
+
+    def _comes_up(self, process: "subprocess.Popen[bytes]") -> bool:
+        """Whether it answered before it ended or was to stop."""
+        while process.poll() is None and not self._stopping.wait(0.1):
+            if self.healthy():
+                return True
+        return False
+
+    def _watch(self, process: "subprocess.Popen[bytes]") -> float:
+        """Return when it has ended, is to stop or has long been silent; the seconds that it was ready."""
+        began = asked = answered = time.monotonic()
+        while process.poll() is None and not self._stopping.wait(0.2):
+            if time.monotonic() - asked < 5:
+                continue
+            healthy, asked = self.healthy(), time.monotonic()
+            if healthy:
+                answered = asked
+            elif asked - answered > CALM:
+                break
+        return time.monotonic() - began
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> int:
+        """Close the keeper's input, upon which it ends the engine; the exit code."""
+        assert process.stdin is not None
+        process.stdin.close()
+        code = process.wait()
+        self._listener.join(5)  # its last words
+        return code
+
+
+def ask(engine: Engine, path: str, body: Any = None) -> Any:
+    """The engine's answer in JSON: to GET, or where there is a body to POST. MachineError where it has none."""
+    headers = {"authorization": f"Bearer {engine.key}"}
+    try:
+        with httpx2.Client(base_url=engine.url, headers=headers, trust_env=False, timeout=600) as client:
+            response = client.request("GET" if body is None else "POST", path, json=body)
+    except httpx2.HTTPError:
+        raise MachineError(f"{engine.name} did not answer {path}:{engine.last_words()}") from None
+    if response.status_code != 200:
+        raise MachineError(f"{engine.name} answered {path} with status {response.status_code}:{engine.last_words()}")
+    return response.json()

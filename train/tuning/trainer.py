@@ -1,0 +1,342 @@
+"""TRL's SFTTrainer as govor sets it up."""
+
+import heapq
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from datasets import Dataset, disable_progress_bars
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from transformers import TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from train.core.config import Config, Kernel
+from train.core.errors import BaseError, ConfigError, MachineError
+from train.core.runs import PARTIAL, Run, clear_partial_checkpoint, rotate_checkpoints, settle_folder
+from train.encoding.loss_mask import Encoded
+from train.models.load import Precision, load_base, lora_config
+from train.plan.fit import out_of_memory_help
+from train.plan.memory import Facts, facts_of, memory
+from train.plan.shapes import read_shapes
+from train.tuning.kernels import head, switch_on
+from train.tuning.kernels.batches import ByLength
+
+
+class Trainer(SFTTrainer):
+    """Writes each checkpoint aside and renames it when everything is on disk; counts without waiting for the device."""
+
+    kernels: frozenset[Kernel] = frozenset()
+    """Those that run, see kernels/."""
+    masks_nothing = False
+    """Whether padding, always on the right, needs no mask: trained tokens look to the left alone. Without a mask plain
+    attention takes its fast path."""
+    scores_trained = False
+    """Whether the loss is computed as kernels/head.py does."""
+    initial_adapter: dict[str, Any] | None = None
+    """The adapter before the first step, where its initialization has taken a part out of the base's weights."""
+    _aside: Path | None = None
+    _saved_at = -1
+
+    def __init__(self, *more: Any, **named: Any) -> None:
+        super().__init__(*more, **named)
+        # transformers' own would delete copies of checkpoints too that were put by under other names
+        self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.counts: dict[str, torch.Tensor] = {}  # of train and eval: [right, trained, all tokens] since the last line
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss, without its entropy and its waiting for the device at every forward pass."""
+        if return_outputs or not self._is_plain():
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        mask = inputs.get("attention_mask")
+        ids, inputs = inputs["input_ids"], {**inputs, "use_cache": False}
+        tokens = torch.full((), ids.numel(), dtype=torch.int64, device=ids.device) if mask is None else mask.sum()
+        if self.masks_nothing:
+            inputs.pop("attention_mask", None)
+        if self.scores_trained:
+            made = model(**inputs, trained_loss=True)
+            loss, correct, trained = made["loss_sum"], made["correct"], made["trained"]
+        else:
+            made = model(**inputs, fused_lm_head=True)
+            loss, correct, trained = -made.log_probs.sum(), made.is_top1.sum(), made.label_mask.sum()
+        counted = torch.stack([correct, trained, tokens])
+        mode = "train" if self.model.training else "eval"
+        self.counts[mode] = self.counts[mode] + counted if mode in self.counts else counted
+        loss = loss / (trained if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # DDP will take the mean
+        return loss
+
+    def _is_plain(self) -> bool:
+        """Whether the loss is the mean over the trained tokens and no more."""
+        more = self.label_smoother or self.compute_loss_func or self.aux_loss_enabled or self.args.loss_type != "nll"
+        parallel = self.accelerator.parallelism_config
+        return not more and (parallel is None or not parallel.sp_enabled)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        if mode in self.counts:
+            counted = self.accelerator.reduce(self.counts.pop(mode), "sum")
+            correct, trained, tokens = counted.tolist()
+            self._metrics[mode]["mean_token_accuracy"] = [correct / max(trained, 1)]
+            self._total_train_tokens += tokens // self.get_tp_size() if mode == "train" else 0
+            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return ByLength(lengths(rows), batch, seed)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._aside or self.args.output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._saved_at == self.state.global_step:  # asked to stop in mid-epoch: the epoch's end comes at once
+            return
+        self._saved_at = self.state.global_step
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self._aside = folder / PARTIAL
+        if self.args.should_save:
+            clear_partial_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            aside, self._aside = self._aside, None
+        self.accelerator.wait_for_everyone()  # each process writes its own random state
+        if self.args.should_save:
+            if self.state.best_global_step:
+                self.state.best_model_checkpoint = str(folder / f"checkpoint-{self.state.best_global_step}")
+                self.state.save_to_json(str(aside / name / "trainer_state.json"))
+            settle_folder(aside / name, folder / name)
+            aside.rmdir()
+            rotate_checkpoints(folder, self.save_total_limit, self.state.best_global_step)
+        self.accelerator.wait_for_everyone()
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: TRL would write one into the checkpoint folder at every save."""
+
+
+def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool) -> Any:
+    """TRL's SFTConfig: the section `training`, and what govor settles itself."""
+    training = config.training
+    fields = {name: getattr(training, name) for name in type(training).model_fields if name not in ("fit", "kernels")}
+    given = {name: value for name, value in fields.items() if value is not None or name in training.model_fields_set}
+    given.setdefault("logging_nan_inf_filter", False)  # it waits for the device at every forward pass
+    given |= {
+        "output_dir": str(run.checkpoints),
+        "bf16": precision.autocast == "bf16",
+        "fp16": precision.autocast == "fp16",
+        "assistant_only_loss": False,  # the rows come with labels, see templates.py
+        "disable_tqdm": True,
+    }
+    if not evaluate:
+        given |= {"eval_strategy": "no", "eval_on_start": False}
+    if "activation_checkpointing" not in SFTConfig.__dataclass_fields__:  # transformers < 5.20
+        given["gradient_checkpointing"] = given.pop("activation_checkpointing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return SFTConfig(**given)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"training: {str(error).strip()}") from None
+
+
+def build_trainer(
+    config: Config,
+    base: Path,
+    tokenizer: Any,
+    precision: Precision,
+    arguments: Any,
+    train_set: list[Encoded],
+    eval_set: list[Encoded],
+) -> Any:
+    """Base, adapter and rows in TRL's trainer."""
+    disable_progress_bars()
+
+    def dataset(encoded: list[Encoded]) -> Any:
+        return Dataset.from_dict({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]})
+
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
+    adapter = lora_config(config.lora) if config.lora else None
+    tuned_head = None
+    try:
+        if adapter and tunes_head(model, adapter):  # which TRL refuses, so it does not see it
+            if config.lora and config.lora.changes_base:
+                raise ConfigError(
+                    f"lora.init_lora_weights: {config.lora.init_lora_weights} begins in the base's weights, and the "
+                    "head's may be the embeddings' as well: leave the head out of lora.target_modules"
+                )
+            set_seed(arguments.seed)  # as TRL does
+            model, adapter = get_peft_model(model, adapter), None
+            tuned_head = model.get_output_embeddings()
+            model.get_base_model().set_output_embeddings(tuned_head.get_base_layer())
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=dataset(train_set),
+            eval_dataset=dataset(eval_set) if eval_set else None,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
+    except ValueError as error:  # no layer of that name, a combination that TRL refuses, …
+        raise ConfigError(str(error).strip().split("\n", 1)[0]) from None
+    except (RuntimeError, ImportError) as error:
+        if "install" not in str(error):
+            raise
+        raise ConfigError(f"training.report_to or training.optim: {str(error).strip()}") from None
+    if tuned_head is not None:
+        model.get_base_model().set_output_embeddings(tuned_head)
+    if config.lora:
+        # PEFT would ask the Hub whether the base's vocabulary has grown, and save the base of a tuned head as well
+        trainer.model.save_pretrained = partial(trainer.model.save_pretrained, save_embedding_layers=False)
+    if config.model.load_in_4bit:
+        for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.float32)
+    if config.lora and config.lora.changes_base:
+        weights = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
+        trainer.initial_adapter = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
+    make_fast(trainer, config, precision, sharded=sharded)
+    if may_run_out_of_memory(trainer, config, base):
+        trainer.add_callback(Rehearsal(trainer, config, base))
+    return trainer
+
+
+def tunes_head(model: Any, adapter: LoraConfig) -> bool:
+    """Whether the adapter's target modules name the head."""
+    head = model.get_output_embeddings()
+    return any(module is head and check_target_module_exists(adapter, name) for name, module in model.named_modules())
+
+
+def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded: bool) -> None:
+    """What the libraries do by default and costs time or memory, put right; then the kernels."""
+    model, arguments = trainer.model, trainer.args
+    causal = model.get_base_model() if config.lora else model
+    add_fused_lm_head(causal, outputs=("log_probs", "is_top1"))  # over TRL's own, which makes the entropy as well
+    if precision.autocast:  # PEFT makes each layer's input float32, and autocast 16-bit again
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer) and not getattr(module, "lora_variant", None):
+                module.cast_input_dtype_enabled = False
+    trainer.kernels = frozenset(
+        switch_on(
+            model,
+            config.training.kernels,
+            autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision.autocast or ""),
+            sharded=sharded,
+            loud=trainer.accelerator.is_main_process,
+        )
+    )
+    trainer.scores_trained = "head" in trainer.kernels
+    if head.is_tuned(causal):  # TRL's loss would pass its adapter by
+        reason = head.refusal(causal) or (None if trainer._is_plain() else "the loss is not the plain one")
+        if reason:
+            raise ConfigError(f"lora.target_modules: an adapter on the head cannot be trained here: {reason}")
+        if not trainer.scores_trained:
+            head.fuse_head(causal)
+        trainer.scores_trained = True
+    facts = causal.config.get_text_config()
+    looks_back = getattr(facts, "is_causal", True) and not getattr(facts, "use_bidirectional_attention", False)
+    trainer.masks_nothing = bool(looks_back) and config.model.attn_implementation == "sdpa"
+    if arguments.packing or trainer.padding_free:
+        return
+    if "varlen" in trainer.kernels:
+        trainer.padding_free = trainer.data_collator.padding_free = True
+    elif getattr(config.training, "train_sampling_strategy", None) is None:
+        arguments.train_sampling_strategy = "group_by_length"
+
+
+def may_run_out_of_memory(trainer: Trainer, config: Config, base: Path) -> bool:
+    """True on a GPU; on a CPU where the planned peak is more than half of the memory that is free.
+
+    There a rehearsal costs as much as two steps, and the plan is within a third of what was measured.
+    """
+    if trainer.args.device.type != "cpu":
+        return True
+    try:
+        return bool(2 * memory(config, facts(trainer, config, base)).peak > psutil.virtual_memory().available)
+    except (BaseError, ConfigError):  # a base whose shapes cannot be read without loading it
+        return True
+
+
+class Rehearsal(TrainerCallback):
+    """Before the first step: the longest training batch forward and back, the longest evaluation batch forward.
+
+    What would run out of memory in hours does so now. Nothing is learned, and no random number is used up.
+    """
+
+    def __init__(self, trainer: Trainer, config: Config, base: Path) -> None:
+        self.trainer, self.config, self.base = trainer, config, base
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        trainer, devices = self.trainer, [args.device] if args.device.type == "cuda" else []
+        tokens, model = trainer._total_train_tokens, trainer.model_wrapped
+        trainer.current_gradient_accumulation_steps = args.gradient_accumulation_steps
+        # The optimizer takes its memory at the first step: until then something as large stands in for it
+        needed = 0 if trainer.optimizer.state else self._optimizer_bytes()
+        stand_in = torch.empty(needed, dtype=torch.uint8, device=args.device)
+        with torch.random.fork_rng(devices):
+            with self._naming("evaluation", trainer.eval_dataset, args.per_device_eval_batch_size) as batch:
+                if batch is not None:
+                    model.eval()
+                    trainer.prediction_step(model, batch, prediction_loss_only=True)
+            with self._naming("training", trainer.train_dataset, args.per_device_train_batch_size) as batch:
+                trainer.training_step(model, batch)
+        del stand_in
+        model.zero_grad()
+        trainer._total_train_tokens = tokens
+        for metrics in (*trainer._metrics.values(), trainer.counts):
+            metrics.clear()
+
+    def _optimizer_bytes(self) -> int:
+        """Two numbers a trained weight, as Adam keeps; none where they are paged out of the GPU."""
+        name = self.config.training.optim
+        each = 0 if "paged" in name else 2 if "8bit" in name else 8
+        return each * sum(int(p.numel()) for p in self.trainer.model.parameters() if p.requires_grad)
+
+    @contextmanager
+    def _naming(self, what: str, dataset: Any, size: int) -> Iterator[Any]:
+        """The batch of the longest rows, None without rows; running out of memory over it is a MachineError."""
+        if not dataset:
+            yield None
+            return
+        tokens = lengths(dataset)
+        rows = heapq.nlargest(size, range(len(tokens)), key=tokens.__getitem__)
+        try:
+            yield self.trainer.data_collator([dataset[row] for row in rows])
+        except torch.OutOfMemoryError:
+            longest = f"the longest {what} batch ({len(rows)} rows of up to {tokens[rows[0]]} tokens)"
+            raise out_of_memory(self.trainer, self.config, self.base, longest) from None
+
+
+def out_of_memory(trainer: Trainer, config: Config, base: Path, what: str) -> MachineError:
+    """The error of a GPU that is too small for `what`: the numbers and the smallest change that fits."""
+    total = psutil.virtual_memory().total
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return MachineError(out_of_memory_help(config, total, facts(trainer, config, base), what))
+
+
+def facts(trainer: Trainer, config: Config, base: Path) -> Facts:
+    """What the trainer's memory depends on."""
+    return facts_of(config, read_shapes(base), lengths(trainer.train_dataset), lengths(trainer.eval_dataset))
+
+
+def lengths(dataset: Any) -> list[int]:
+    """Tokens of each row; none without a dataset."""
+    return [len(ids) for ids in dataset["input_ids"]] if dataset else []
