@@ -11,8 +11,7 @@ from pathlib import Path
 import click
 
 from train.core.errors import one_line_errors
-from train.core.files import require_replaceable
-from train.core.runs import complete_folder
+from train.core.files import complete_folder, require_replaceable
 
 MARKS = ("config.json", "model.safetensors", "tokenizer.json")
 """An earlier base is known by these."""

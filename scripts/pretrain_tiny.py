@@ -20,7 +20,7 @@ import numpy as np
 from make_tiny_base import CHATML, SPECIAL
 from tiny_text import IGNORED, TOKENS, prepare
 
-from train.core.runs import complete_folder
+from train.core.files import complete_folder
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from jobs_server import Server, rows
 from test_jobs_store import a_job
 
 from train.core.errors import GovorError
-from train.core.files import NOTE
-from train.core.runs import Run, complete_folder, discard_run
+from train.core.files import NOTE, complete_folder
+from train.core.runs import Run, discard_run
 from train.jobs.change import new_id
 from train.jobs.data_folder import DATABASE, LOCK, MARKER, OURS, lock, owned
 from train.jobs.store import Store

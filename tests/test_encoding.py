@@ -15,9 +15,11 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row
 from train.core.config import load_config
 from train.core.errors import BaseError, DataError
+from train.encoding.held_out import parity
 from train.encoding.loss_mask import IGNORED, encode_row, render
 from train.encoding.preview import preview, to_plain
-from train.encoding.rows import encode_rows, parity, require_vocabulary, stop_ids
+from train.encoding.rows import encode_rows, require_vocabulary
+from train.models.base import stop_ids
 from train.sft import train
 
 SYSTEM = {"role": "system", "content": "Ты Наташа."}

@@ -13,11 +13,20 @@ from click.testing import CliRunner
 from conftest import REPOSITORY
 
 from train.core.errors import GovorError, RunError
-from train.core.files import MARKER, NOTE, aside_folder, listed, note_files, remove_noted, require_new, write_whole
+from train.core.files import (
+    MARKER,
+    NOTE,
+    aside_folder,
+    complete_folder,
+    listed,
+    note_files,
+    remove_noted,
+    require_new,
+    write_whole,
+)
 from train.core.runs import (
     Run,
     clear_partial_checkpoint,
-    complete_folder,
     discard_run,
     forget_tokens,
     last_checkpoint,

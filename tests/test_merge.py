@@ -26,8 +26,10 @@ from train.core.runs import Run
 from train.encoding.loss_mask import encode_row
 from train.merging.drift import drift_of, tuned_reference
 from train.merging.merge import LEAST_BOUND, MAX_DRIFT, merge
-from train.models.load import copy_tokenizer, load_base, load_merged, load_tokenizer, load_tuned, weights_fingerprint
+from train.models.base import weights_fingerprint
+from train.models.load import load_base, load_merged, load_tokenizer, load_tuned
 from train.models.load import resolve_precision as precision_of
+from train.models.save import copy_tokenizer
 from train.sft import train
 
 

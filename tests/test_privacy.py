@@ -13,8 +13,9 @@ from conftest import REPOSITORY
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from train.chats.privacy.scrub import KINDS, PLACEHOLDER, Scrubber, find, scrub_row, table
+from train.chats.privacy.scrub import KINDS, PLACEHOLDER, Scrubber, find, table
 from train.chats.rows import Row
+from train.chats.scrub_rows import scrub_row
 
 TESTS = REPOSITORY / "tests"
 

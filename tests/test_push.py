@@ -586,7 +586,7 @@ class TestHub:
 
     def test_broken_upload_goes_on_where_it_was(self, merged, hub):
         first, second = sorted(merged.merged.glob("*.safetensors"))
-        from train.core.runs import sha256
+        from train.core.files import sha256
 
         hub.fail("PUT", sha256(second), times=999, after=1000)
         broken = push("--merged")

@@ -64,7 +64,7 @@ def train_and_die(folder: str, config: str, where: str, step: int, ask: int = si
     StopOnSignal.on_step_end, trainer._save_rng_state = on_step_end, save
     train.tuning.trainer.settle_folder, train.tuning.trainer.rotate_checkpoints = settle, rotate
     if where == "adapter":
-        train.core.runs.settle_folder = die
+        train.core.files.settle_folder = die
     train.sft.train(load_config(Path(config)))
 
 

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 
 from train.core.config import load_config
 from train.core.errors import BaseError, ConfigError, DataError, MachineError, RunError
-from train.core.runs import open_run, sha256
-from train.models.load import load_base, load_tuned, resolve_precision, weights_fingerprint
+from train.core.files import sha256
+from train.core.runs import open_run
+from train.models.base import weights_fingerprint
+from train.models.load import load_base, load_tuned, resolve_precision
 from train.sft import train
 
 LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--quiet"]

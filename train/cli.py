@@ -209,9 +209,10 @@ def collect(
 @click.option("--force", is_flag=True, help="Replace the file.")
 def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Path | None, force: bool) -> None:
     """Replace personal data in rows by placeholders; what was replaced goes to a private file beside the rows."""
-    from train.chats.privacy.scrub import Scrubber, scrub_row, table_beside
+    from train.chats.privacy.scrub import Scrubber, table_beside
     from train.chats.readers import read_rows
     from train.chats.rows import to_json
+    from train.chats.scrub_rows import scrub_row
     from train.core.files import require_new, write_whole
 
     target = output or file.with_name(f"{file.name.split('.')[0]}_scrubbed.jsonl")
@@ -240,9 +241,10 @@ def analyze(
 
     from train.chats.readers import read_rows
     from train.chats.statistics import statistics
-    from train.chats.statistics_page import channels_of, to_terminal, token_counter, write_json, write_page
+    from train.chats.statistics_page import channels_of, to_terminal, write_json, write_page
     from train.chats.topics import load_topics
     from train.core.files import require_new
+    from train.encoding.token_counter import token_counter
 
     if max_length is not None and base is None:
         raise GovorError("--max-length counts tokens: give --base too")

@@ -8,8 +8,8 @@ from train.core.config import config_class
 from train.core.errors import BaseError
 from train.jobs.bases import load_catalogue, merge
 from train.jobs.run_config import auto_epochs
+from train.models.base import local_folder
 from train.plan.estimate import Price, prices
-from train.plan.shapes import local_folder
 from train.plan.tokens import count_tokens
 
 from .providers import Provider

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from train.chats.rows import Row
 from train.chats.statistics import CRITERIA, Share, Side, Spread, Statistics
 from train.core.errors import GovorError
 from train.core.files import require_new, write_whole
@@ -55,17 +54,6 @@ def to_terminal(stats: Statistics) -> RenderableType:
             table.add_row(*map(Text, row))  # Text: square brackets in a topic's name are no markup
         parts += [table, Text(f"{section.note}\n" if section.note else "")]
     return Group(*parts)
-
-
-def token_counter(base: str) -> Callable[[Row], int]:
-    """Counts a row's tokens as the base's chat template and tokenizer make them. Loads no weights."""
-    from train.core.config import Model
-    from train.encoding.loss_mask import encode_row
-    from train.models.load import find_base, load_tokenizer, quiet_libraries
-
-    quiet_libraries()
-    tokenizer = load_tokenizer(find_base(Model(name_or_path=base)))
-    return lambda row: len(encode_row(tokenizer, row).input_ids)
 
 
 def channels_of(rows_file: Path) -> dict[str, int] | None:

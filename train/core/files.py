@@ -6,6 +6,7 @@ locked while the process that fills it lives; a folder that it has finished hold
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from train.core.errors import GovorError
+from train.core.errors import GovorError, MachineError
 
 MARKER = ".made-by-govor"
 """Stands in every folder that is being filled."""
@@ -279,3 +280,51 @@ def try_lock(file: IO[str]) -> bool:
     except (ImportError, OSError):
         return False
     return True
+
+
+@contextmanager
+def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill beside `path`; it takes that name, with everything on disk, when the block ends well.
+
+    With `replace` a folder of that name may be there, see `publish_folder`.
+    """
+    require_no_link(path)
+    name_replaced(path)
+    with aside_folder(path) as aside:
+        yield aside
+        settle_folder(aside, path, replace=replace)
+
+
+def settle_folder(aside: Path, path: Path, *, replace: bool = False) -> None:
+    """Note and flush every file below `aside`, then give the folder its final name."""
+    note_files(aside)
+    for file in sorted(aside.rglob("*")):
+        if file.is_file():
+            with file.open("r+b") as handle:  # Windows flushes only what is open for writing
+                os.fsync(handle.fileno())
+    (aside / MARKER).unlink(missing_ok=True)
+    sync_folder(aside)
+    publish_folder(aside, path, replace=replace)
+    sync_folder(path.parent)
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """MachineError unless the disk under `folder` has `needed` bytes left."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise MachineError(f"{folder}: {what} needs {size(needed)} on disk, {size(free)} is free: make room first")
+
+
+def size(number: float) -> str:
+    """Bytes as people read them: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,14 +13,12 @@ runs/NAME/
 runs/.tokens/ has the ids of rows, see token_cache.py.
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,20 +28,14 @@ from typing import Any
 import yaml
 
 from train.core.config import Config, dump_config, load_config
-from train.core.errors import MachineError, RunError
+from train.core.errors import RunError
 from train.core.files import (
-    MARKER,
-    aside_folder,
     is_aside_name,
     listed,
-    name_replaced,
-    note_files,
-    publish_folder,
     remove_if_empty,
     remove_leftovers,
     remove_noted,
-    require_no_link,
-    sync_folder,
+    sha256,
     write_atomically,
 )
 
@@ -267,54 +259,6 @@ def open_run(path: Path) -> Run:
 def now() -> str:
     """Local time with its zone, to the second."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-@contextmanager
-def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill beside `path`; it takes that name, with everything on disk, when the block ends well.
-
-    With `replace` a folder of that name may be there, see `publish_folder`.
-    """
-    require_no_link(path)
-    name_replaced(path)
-    with aside_folder(path) as aside:
-        yield aside
-        settle_folder(aside, path, replace=replace)
-
-
-def settle_folder(aside: Path, path: Path, *, replace: bool = False) -> None:
-    """Note and flush every file below `aside`, then give the folder its final name."""
-    note_files(aside)
-    for file in sorted(aside.rglob("*")):
-        if file.is_file():
-            with file.open("r+b") as handle:  # Windows flushes only what is open for writing
-                os.fsync(handle.fileno())
-    (aside / MARKER).unlink(missing_ok=True)
-    sync_folder(aside)
-    publish_folder(aside, path, replace=replace)
-    sync_folder(path.parent)
-
-
-def require_room(folder: Path, needed: int, what: str) -> None:
-    """MachineError unless the disk under `folder` has `needed` bytes left."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise MachineError(f"{folder}: {what} needs {size(needed)} on disk, {size(free)} is free: make room first")
-
-
-def size(number: float) -> str:
-    """Bytes as people read them: 1.5 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flat(tree: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -14,7 +14,8 @@ from train.core.config import Config
 from train.core.errors import DataError, GovorError
 from train.encoding.loss_mask import IGNORED, Encoded
 from train.encoding.rows import Encoding, encoder
-from train.models.load import find_base, load_tokenizer, quiet_libraries
+from train.models.base import find_base
+from train.models.load import load_tokenizer, quiet_libraries
 
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 """Control characters drawn as symbols: a row must not steer the terminal."""

@@ -11,58 +11,20 @@ Rows whose earlier answers the chat template rewrites once others follow (`data.
     split      are made into a row for each answer, with its prompt as served
 """
 
-import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from train.chats.rows import Message, Row, is_trained
+from train.chats.rows import Row
 from train.core.config import Config
 from train.core.errors import BaseError, DataError
 from train.encoding.cache import Encode, fingerprint, remembered
 from train.encoding.loss_mask import Encoded, encode_row
-
-TooLong = Literal["error", "drop", "truncate", "split"]
-RewrittenHistory = Literal["last_turn", "split"]
-Part = tuple[Row, Encoded]
-
-
-@dataclass
-class Account:
-    """What became of rows that could not be trained whole. Pairs are (line, tokens)."""
-
-    max_length: int
-    dropped: list[tuple[int, int]] = field(default_factory=list)
-    """Left out; with `split` a single answer and its question."""
-    truncated: list[tuple[int, int]] = field(default_factory=list)
-    split: list[tuple[int, int]] = field(default_factory=list)
-    last_turn_only: int = 0
-    """Rows that train one of several answers, because the template rewrites the earlier ones."""
-    history_split: int = 0
-    """Rows made into one for each answer for that reason."""
-    dated: str | None = None
-    """The date that the template has written into the rows, if it writes today's."""
-
-    def lines(self) -> Iterator[str]:
-        """For reading; none where every row is trained whole."""
-        beyond = f"longer than training.max_length={self.max_length}"
-        for pairs, what in (
-            (self.dropped, f"left out, {beyond}"),
-            (self.truncated, f"cut after the last answer that fits, {beyond}"),
-            (self.split, f"made into several, {beyond}"),
-        ):
-            if pairs:
-                yield f"{len(pairs)} {what}: {_named(pairs)}"
-        if self.last_turn_only:
-            yield f"{self.last_turn_only} train their last turn alone: the chat template rewrites earlier turns"
-        if self.history_split:
-            yield f"{self.history_split} made into one for each answer: the chat template rewrites earlier turns"
-        if self.dated:
-            yield f"the chat template writes today's date into them, {self.dated}; a server writes that of its own day"
+from train.encoding.too_long import Account, Part, RewrittenHistory, TooLong, _by_history, _named, _shortened
+from train.models.base import _json, stop_ids
 
 
 class Encoding(NamedTuple):
@@ -145,38 +107,6 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
-def parity(
-    render_ids: Callable[[list[Message], Any], list[int]],
-    rows: Sequence[Row],
-    encoded: Sequence[Encoded],
-    decode: Callable[[list[int]], str],
-) -> list[tuple[int, str]]:
-    """(line, reason) of every row whose last trained answer is not served the prompt that it was trained after.
-
-    `render_ids(messages, tools)`: the prompt's ids as a server makes them.
-    """
-    differing = []
-    for row, one in zip(rows, encoded, strict=True):
-        last = max(index for index, message in enumerate(row.messages) if is_trained(message))
-        messages = [{k: v for k, v in message.items() if k != "weight"} for message in row.messages[:last]]
-        trained, served = one.input_ids[: one.answers[-1][0]], render_ids(messages, row.tools)
-        if trained != served:
-            pairs = enumerate(zip(trained, served, strict=False))
-            at = next((at for at, (a, b) in pairs if a != b), min(len(trained), len(served)))
-            one_side, other = (decode(ids[max(0, at - 3) : at + 3]) for ids in (trained, served))
-            differing.append((row.line, f"token {at + 1} is another: trained {one_side!r}, served {other!r}"))
-    return differing
-
-
-def stop_ids(base: Path) -> frozenset[int]:
-    """Tokens at which a base stops, by its generation_config.json, or by config.json where that names none."""
-    for name in ("generation_config.json", "config.json"):
-        found = _json(base / name).get("eos_token_id")
-        if found is not None:
-            return frozenset(found if isinstance(found, list) else [found])
-    return frozenset()
-
-
 def require_vocabulary(base: Path, tokenizer: Any, encoded: Sequence[Encoded]) -> None:
     """BaseError where the base cannot read the rows' tokens, or nothing can fill up short rows.
 
@@ -193,117 +123,3 @@ def require_vocabulary(base: Path, tokenizer: Any, encoded: Sequence[Encoded]) -
         )
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise BaseError(f"{tokenizer.name_or_path}: its tokenizer names neither a pad nor an eos token: name one")
-
-
-def _by_history(
-    row: Row, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, account: Account
-) -> list[Part]:
-    """The row; or a row for each of its answers, where the template rewrites earlier ones and that is asked for."""
-    encoded = encode(row)
-    if rewritten_history == "last_turn" or not encoded.last_turn_only:
-        return [(row, encoded)]
-    account.history_split += 1
-    answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
-    parts = [row._replace(messages=[*_context(row.messages[:at]), row.messages[at]]) for at in answers]
-    return [(part, encode(part)) for part in parts]
-
-
-def _shortened(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, account: Account) -> list[Part]:
-    """What `too_long` leaves of a row that is longer than max_length."""
-    row, length = part[0], len(part[1].input_ids)
-    if too_long == "split":
-        parts, beyond = _split(part, encode, account.max_length)
-        account.dropped += [(row.line, tokens) for tokens in beyond]
-        if parts:
-            account.split.append((row.line, length))
-        return parts
-    shorter = _truncate(row, encode, account.max_length) if too_long == "truncate" else None
-    (account.truncated if shorter else account.dropped).append((row.line, length))
-    return [shorter] if shorter else []
-
-
-def _truncate(row: Row, encode: Callable[[Row], Encoded], max_length: int) -> Part | None:
-    """The longest beginning of the row that ends with a trained answer and fits."""
-    answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
-    best, low, high = None, 0, len(answers)
-    while low < high:
-        middle = (low + high) // 2
-        shorter = row._replace(messages=row.messages[: answers[middle] + 1])
-        encoded = encode(shorter)
-        if len(encoded.input_ids) <= max_length:
-            best, low = (shorter, encoded), middle + 1
-        else:
-            high = middle
-    return best
-
-
-def _split(part: Part, encode: Callable[[Row], Encoded], max_length: int) -> tuple[list[Part], list[int]]:
-    """(rows within max_length that together train what the row trains, tokens of each exchange that fits in none).
-
-    As many exchanges as fit make a row; the room that is left goes to those before them, as context.
-    """
-    row = part[0]
-    if part[1].last_turn_only:
-        last = max(index for index, message in enumerate(row.messages) if is_trained(message))
-        row = row._replace(messages=[*_context(row.messages[:last]), *row.messages[last:]])
-    system, exchanges = _exchanges(row.messages)
-    parts: list[Part] = []
-    beyond: list[int] = []
-
-    def cut(first: int, begin: int, end: int) -> Part:
-        context = _context([message for exchange in exchanges[first:begin] for message in exchange])
-        trained = [message for exchange in exchanges[begin:end] for message in exchange]
-        piece = row._replace(messages=[*system, *context, *trained])
-        return piece, encode(piece)
-
-    def fits(one: Part) -> bool:
-        return len(one[1].input_ids) <= max_length
-
-    def close(open_at: tuple[int, int, Part]) -> None:
-        begin, end, best = open_at
-        for first in range(begin - 1, -1, -1):
-            wider = cut(first, begin, end)
-            if not fits(wider):
-                break
-            best = wider
-        parts.append(best)
-
-    open_at: tuple[int, int, Part] | None = None
-    for at in (at for at, exchange in enumerate(exchanges) if any(map(is_trained, exchange))):
-        if open_at and fits(grown := cut(open_at[0], open_at[0], at + 1)):
-            open_at = (open_at[0], at + 1, grown)
-            continue
-        if open_at:
-            close(open_at)
-        alone = cut(at, at, at + 1)
-        open_at = (at, at + 1, alone) if fits(alone) else None
-        if not open_at:
-            beyond.append(len(alone[1].input_ids))
-    if open_at:
-        close(open_at)
-    return parts, beyond
-
-
-def _exchanges(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """(system messages at the beginning, the rest cut before every question)."""
-    start = next((at for at, message in enumerate(messages) if message["role"] not in ("system", "developer")), 0)
-    exchanges: list[list[Message]] = []
-    for at in range(start, len(messages)):
-        if at == start or (messages[at]["role"] == "user" and messages[at - 1]["role"] != "user"):
-            exchanges.append([])
-        exchanges[-1].append(messages[at])
-    return list(messages[:start]), exchanges
-
-
-def _context(messages: Sequence[Message]) -> list[Message]:
-    """The messages with no answer trained."""
-    return [{**message, "weight": 0} if message["role"] == "assistant" else message for message in messages]
-
-
-def _named(pairs: Sequence[tuple[int, int]]) -> str:
-    named = ", ".join(f"line {line} ({length})" for line, length in pairs[:5])
-    return named + (", …" if len(pairs) > 5 else "")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes()) if path.is_file() else {}

@@ -13,7 +13,8 @@ from train.core.runs import Run, now
 from train.encoding.loss_mask import IGNORED, encode_row
 from train.evaluation.generate import answer
 from train.evaluation.report import Sample, write_report
-from train.models.load import load_base, load_tuned, quiet_libraries, resolve_precision, run_base
+from train.models.base import run_base
+from train.models.load import load_base, load_tuned, quiet_libraries, resolve_precision
 
 
 class Evaluation(NamedTuple):

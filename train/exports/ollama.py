@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from train.chats.rows import Message, text_of
 from train.core.errors import BaseError, DataError, GovorError
-from train.core.files import require_replaceable
-from train.core.runs import Run, complete_folder
+from train.core.files import complete_folder, require_replaceable
+from train.core.runs import Run
 from train.exports.gguf.check import compare
 from train.exports.gguf.export import OWN_TYPE, resolve_type, write_gguf
 from train.exports.gguf.prompts import asked, prompt_of
 from train.exports.llamafactory.settings import top_k_of
-from train.models.load import GENERATION_FILE, load_tokenizer
+from train.models.load import load_tokenizer
+from train.models.save import GENERATION_FILE
 
 MARKS = ("Modelfile",)
 """An earlier export is known by these."""

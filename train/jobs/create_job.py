@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from train.core.errors import ConfigError
-from train.core.runs import complete_folder
+from train.core.files import complete_folder
 from train.jobs import run_config
 from train.jobs.bases import Base, Catalogue, merge
 from train.jobs.change import Change, Entry, Plan, new_id

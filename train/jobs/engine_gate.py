@@ -17,8 +17,8 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from train.core.errors import GovorError, MachineError
-from train.core.files import NOTE
-from train.core.runs import Run, complete_folder, open_run
+from train.core.files import NOTE, complete_folder
+from train.core.runs import Run, open_run
 from train.jobs.bases import Catalogue
 from train.jobs.job_errors import say
 from train.jobs.store import Store

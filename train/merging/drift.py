@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.chats.readers import read_rows
-from train.core.files import aside_folder
-from train.core.runs import Run, require_room
+from train.core.files import aside_folder, require_room
+from train.core.runs import Run
 from train.encoding.loss_mask import IGNORED, Encoded, encode_row
 from train.models.load import load_merged, load_tuned
 

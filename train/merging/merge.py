@@ -7,11 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 from train.core.config import Config
 from train.core.errors import MachineError, RunError
-from train.core.files import aside_folder
-from train.core.runs import Run, complete_folder
+from train.core.files import aside_folder, complete_folder
+from train.core.runs import Run
 from train.merging.drift import Drift, Reference, drift_of, tuned_reference
 from train.merging.merged_files import Target, write_merged
-from train.models.load import quiet_libraries, run_base
+from train.models.base import run_base
+from train.models.load import quiet_libraries
 
 Device = Literal["cpu", "cuda"]
 MAX_DRIFT, LEAST_BOUND = 0.1, 0.005  # nats a token; LOG.md has the figures

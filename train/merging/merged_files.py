@@ -10,10 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 from train.core.config import Config
 from train.core.errors import BaseError, RunError
-from train.core.runs import Run, require_room
+from train.core.files import require_room
+from train.core.runs import Run
 from train.merging.merge_tensors import Fold, NeedsWholeModelError, to_tensor
-from train.models.load import copy_tokenizer, load_base, load_tokenizer, resolve_precision, write_generation_config
+from train.models.load import load_base, load_tokenizer, resolve_precision
 from train.models.safetensors_files import BYTES, INDEX_FILE, Planned, Stored, read_headers, weight_files, write_shard
+from train.models.save import copy_tokenizer, write_generation_config
 
 Target = Literal["16bit", "nf4"]
 """Which base takes the adapter: the base's own weights, or what NF4 left of them in training."""

@@ -18,6 +18,7 @@ import yaml
 
 from train.core.config import Lora, Model
 from train.core.errors import BaseError, ConfigError
+from train.models.base import local_folder
 
 Shape = tuple[int, ...]
 Source = Literal["the files' headers", "config.json", "a table of published shapes"]
@@ -156,32 +157,6 @@ def find_shapes(model: Model) -> tuple[Shapes, Path | None]:
     config = table[model.name_or_path]
     config = table[config["like"]] if "like" in config else config
     return Shapes("a table of published shapes", config, dict(_of_config(config))), None
-
-
-def given_folder(model: Model) -> Path | None:
-    """The base's own folder; None where it is named by a Hub id, BaseError where it is neither."""
-    folder = Path(model.name_or_path)
-    if (folder / "config.json").is_file():
-        return folder
-    if folder.is_dir():
-        raise BaseError(f"{folder} is not a model folder: it has no config.json")
-    if model.name_or_path.count("/") != 1 or folder.parent.is_dir():
-        raise BaseError(f"{folder}: no such folder, and no Hub id (owner/name) either")
-    return None
-
-
-def local_folder(model: Model) -> Path | None:
-    """The folder with the base's config.json: the given one, or the Hub's files in the local cache."""
-    if folder := given_folder(model):
-        return folder
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    cached = Path(HF_HUB_CACHE) / f"models--{model.name_or_path.replace('/', '--')}"
-    revision = model.revision or "main"
-    reference = cached / "refs" / revision
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    snapshot = cached / "snapshots" / commit
-    return snapshot if (snapshot / "config.json").is_file() else None
 
 
 def read_shapes(folder: Path) -> Shapes:

@@ -13,17 +13,10 @@ from train.chats.rows import Message, Row, to_json
 from train.core.config import Generation, Model
 from train.core.errors import GovorError
 from train.core.runs import Run, open_run
-from train.encoding.rows import stop_ids
 from train.evaluation.generate import answer
-from train.models.load import (
-    GENERATION_FILE,
-    Precision,
-    load_base,
-    load_merged,
-    load_tokenizer,
-    load_tuned,
-    quiet_libraries,
-)
+from train.models.base import stop_ids
+from train.models.load import Precision, load_base, load_merged, load_tokenizer, load_tuned, quiet_libraries
+from train.models.save import GENERATION_FILE
 
 HELP = """/reset        begin a new conversation
 /system TEXT  speak under this system message; without TEXT under none

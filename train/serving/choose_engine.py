@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 from train.core.errors import MachineError, RunError
 from train.core.runs import Run
 from train.encoding.loss_mask import template_hash
-from train.encoding.rows import stop_ids
-from train.models.load import TEMPLATE_FILE, load_tokenizer, quiet_libraries, resolve_precision, run_base
+from train.models.base import run_base, stop_ids
+from train.models.load import load_tokenizer, quiet_libraries, resolve_precision
+from train.models.save import TEMPLATE_FILE
 from train.serving import transformers_serve, vllm
 from train.serving.engine import Engine
 from train.serving.engine_api import Dialect, Served

@@ -7,8 +7,8 @@ from typing import Any
 from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, is_trained
 from train.core.errors import GovorError
+from train.encoding.held_out import parity
 from train.encoding.loss_mask import encode_row, template_hash
-from train.encoding.rows import parity
 from train.serving.chat_request import plain_messages
 from train.serving.engine_api import Served
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from train.core.runs import Run, size
+from train.core.files import size
+from train.core.runs import Run
 from train.exports.gguf.prompts import asked, prompt_of
 from train.models.load import load_merged, load_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files

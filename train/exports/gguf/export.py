@@ -15,8 +15,8 @@ from pathlib import Path
 
 from train.chats.rows import text_of
 from train.core.errors import BaseError, GovorError, MachineError, RunError
-from train.core.files import aside_folder, publish, require_new
-from train.core.runs import Run, require_room
+from train.core.files import aside_folder, publish, require_new, require_room
+from train.core.runs import Run
 from train.exports.gguf.check import compare
 from train.exports.gguf.pretokenizer import known_cut
 from train.exports.gguf.prompts import held_out_rows

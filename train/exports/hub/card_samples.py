@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from train.chats.readers import read_rows
 from train.chats.rows import Row, text_of
 from train.core.config import Config
-from train.core.runs import Run, sha256
+from train.core.files import sha256
+from train.core.runs import Run
 from train.evaluation.report import Sample
 
 WORDS = 6  # so many in a row are a quotation

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from train.core.errors import ConfigError, RunError
-from train.core.files import read_note
-from train.core.runs import Run, sha256
+from train.core.files import read_note, sha256
+from train.core.runs import Run
 from train.exports.hub.card_facts import What
-from train.models.load import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_FILES
+from train.models.save import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_FILES
 
 ADAPTER = ("adapter_config.json", "adapter_model*.safetensors", *TOKENIZER_FILES, TEMPLATE_FILE, GENERATION_FILE)
 MERGED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")

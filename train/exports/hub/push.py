@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.core.runs import Run, now, size
+from train.core.files import size
+from train.core.runs import Run, now
 from train.evaluation.report import Sample
 from train.exports.hub.card import card
 from train.exports.hub.card_facts import Facts, What

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from train.core.errors import GovorError
-from train.core.runs import sha256
+from train.core.files import sha256
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds before each further try of what the client itself does not try again."""

@@ -24,8 +24,8 @@ from train.chats.rows import shared_system_message
 from train.chats.split import read_split
 from train.core.config import Config
 from train.core.errors import BaseError, RunError
-from train.core.files import NOTE, require_replaceable
-from train.core.runs import Run, complete_folder, sha256
+from train.core.files import NOTE, complete_folder, require_replaceable, sha256
+from train.core.runs import Run
 from train.encoding.rows import Encoding, encoder
 from train.exports.llamafactory.readme import readme
 from train.exports.llamafactory.rows import RowsFile, dataset_info, text_rows
@@ -38,8 +38,10 @@ from train.exports.llamafactory.settings import (
     training_settings,
 )
 from train.exports.llamafactory.templates import Choice, choose
-from train.models.load import GENERATION_FILE, find_base, load_tokenizer, quiet_libraries, run_base
+from train.models.base import find_base, run_base
+from train.models.load import load_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files
+from train.models.save import GENERATION_FILE
 
 MARKS = ("dataset_info.json", "train.yaml")
 """An earlier export is known by these."""

@@ -1,6 +1,7 @@
 """The order of rows where batches must be padded."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -35,3 +36,8 @@ class ByLength(Sampler[int]):
         for number in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[number]
         yield from order[whole:]  # fewer than a batch: they come last
+
+
+def lengths(dataset: Any) -> list[int]:
+    """Tokens of each row; none without a dataset."""
+    return [len(ids) for ids in dataset["input_ids"]] if dataset else []

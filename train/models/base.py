@@ -1,0 +1,106 @@
+"""The base model as it lies on disk: where it is, which one it is, and what its files say."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from train.core.config import Model
+from train.core.errors import BaseError
+from train.core.runs import Run
+
+
+def stop_ids(base: Path) -> frozenset[int]:
+    """Tokens at which a base stops, by its generation_config.json, or by config.json where that names none."""
+    for name in ("generation_config.json", "config.json"):
+        found = _json(base / name).get("eos_token_id")
+        if found is not None:
+            return frozenset(found if isinstance(found, list) else [found])
+    return frozenset()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def find_base(model: Model) -> Path:
+    """Local folder of the base: the given one, or the Hub's files in the local cache, downloaded if need be.
+
+    From here on only that folder is read, so that nothing later asks the network again.
+    """
+    if folder := given_folder(model):
+        return folder
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    patterns += ["README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # whoever passes the weights on needs them
+    try:
+        return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        raise BaseError(
+            f"{model.name_or_path} is not in the local cache and {reason}: "
+            "download it where there is a network, or give a local folder as model.name_or_path"
+        ) from None
+    except Exception as error:  # repository not found, gated, revision unknown, no room, cut off, …
+        summary = str(error).strip().split("\n", 1)[0]
+        raise BaseError(f"{model.name_or_path} could not be fetched from the Hub: {summary}") from None
+
+
+def base_revision(base: Path) -> str | None:
+    """Commit of a base that came from the Hub: the name of its folder in the cache."""
+    return base.name if base.parent.name == "snapshots" else None
+
+
+def run_base(run: Run) -> Path:
+    """The base that the run was trained on; BaseError where the one found now is another."""
+    model = run.config().model
+    trained_on = run.manifest()["base"]
+    base = Path(trained_on["path"])
+    if not (base / "config.json").is_file():  # the run has moved to another machine, or the cache was emptied
+        base = find_base(model.model_copy(update={"revision": trained_on["revision"] or model.revision}))
+    if weights_fingerprint(base) != trained_on["weights"]:
+        raise BaseError(f"{model.name_or_path} has changed since {run.path} was trained on it: its weights differ")
+    return base
+
+
+def weights_fingerprint(base: Path) -> dict[str, str]:
+    """sha256 over size, first and last MiB of every weights file: tells one base from another."""
+    found = {}
+    for file in sorted(base.glob("*.safetensors")):
+        with file.open("rb") as handle:
+            length = handle.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(str(length).encode())
+            for start in (0, max(0, length - 2**20)):
+                handle.seek(start)
+                digest.update(handle.read(2**20))
+        found[file.name] = digest.hexdigest()
+    return found
+
+
+def given_folder(model: Model) -> Path | None:
+    """The base's own folder; None where it is named by a Hub id, BaseError where it is neither."""
+    folder = Path(model.name_or_path)
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.is_dir():
+        raise BaseError(f"{folder} is not a model folder: it has no config.json")
+    if model.name_or_path.count("/") != 1 or folder.parent.is_dir():
+        raise BaseError(f"{folder}: no such folder, and no Hub id (owner/name) either")
+    return None
+
+
+def local_folder(model: Model) -> Path | None:
+    """The folder with the base's config.json: the given one, or the Hub's files in the local cache."""
+    if folder := given_folder(model):
+        return folder
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = Path(HF_HUB_CACHE) / f"models--{model.name_or_path.replace('/', '--')}"
+    revision = model.revision or "main"
+    reference = cached / "refs" / revision
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    snapshot = cached / "snapshots" / commit
+    return snapshot if (snapshot / "config.json").is_file() else None

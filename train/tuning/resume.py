@@ -1,0 +1,35 @@
+"""Going on from a checkpoint: the run folder and the counters as they were when it was written."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from train.core.errors import RunError
+from train.core.runs import Run
+from train.models.base import weights_fingerprint
+from train.tuning.processes import say
+
+
+def go_on(trainer: Any, run: Run, checkpoint: Path | None, base: Path) -> None:
+    """Bring the run folder and the trainer's counters to where the checkpoint was written."""
+    if run.manifest()["base"]["weights"] != weights_fingerprint(base):
+        raise RunError(f"the base has changed since {run.path} was begun: resume it over the same weights")
+    step = int(checkpoint.name.split("-")[1]) if checkpoint else -1
+    say(trainer.accelerator.state, f"going on after step {step}" if checkpoint else "no checkpoint yet: from the start")
+    if trainer.accelerator.is_main_process:
+        run.forget_metrics_after(step)
+    trainer.accelerator.wait_for_everyone()
+    trainer._total_train_tokens = max((entry.get("num_tokens", 0) for entry in run.metrics()), default=0)
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether it was written after the last step of its run."""
+    state = json.loads((checkpoint / "trainer_state.json").read_bytes())
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def date_of(run: Run) -> datetime:
+    """The date that a run's rows were rendered under; any, where their template writes none."""
+    date: str | None = run.manifest()["template"].get("date")
+    return datetime.fromisoformat(date) if date else datetime.now()

@@ -1,0 +1,57 @@
+"""The result of a training, complete or absent, and whether it renders prompts as it was trained."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from train.core.config import Config
+from train.core.files import complete_folder
+from train.core.runs import Run
+from train.encoding.held_out import parity
+from train.encoding.loss_mask import render
+from train.encoding.rows import Encoding
+from train.models.load import load_tokenizer
+from train.models.save import copy_tokenizer, put_over_unchanged_base, write_generation_config
+
+
+def checkpoint_bytes(trainer: Any) -> int:
+    """Trained weights and Adam's two sums, in float32."""
+    return 12 * sum(int(parameter.numel()) for parameter in trainer.model.parameters() if parameter.requires_grad)
+
+
+def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Config) -> None:
+    """adapter/, or merged/ after full tuning; complete or absent. Every process takes part, the first one writes."""
+    weights = trainer.accelerator.get_state_dict(trainer.model)  # gathers what FSDP has spread
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with complete_folder(run.adapter if config.lora else run.merged) as folder:
+        if config.lora:
+            for adapter in model.peft_config.values():
+                adapter.base_model_name_or_path = config.model.name_or_path
+            model.save_pretrained(folder, state_dict=weights)
+            if trainer.initial_adapter:
+                put_over_unchanged_base(folder, trainer.initial_adapter)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's card is a form to fill in
+        else:
+            model.save_pretrained(folder, state_dict=weights)
+        copy_tokenizer(base, tokenizer, folder)
+        stop = run.manifest()["template"]["end_of_turn"]
+        write_generation_config(base, tokenizer, config.generation, stop, folder)
+
+
+def check_parity(run: Run, eval_set: Encoding, today: datetime) -> None:
+    """Render the held-out prompts as a server does, from the files just saved; what differs is said and recorded."""
+    served = load_tokenizer(run.adapter if run.adapter.exists() else run.merged)
+    differing = parity(
+        lambda messages, tools: render(served, messages, tools=tools, today=today),
+        eval_set.rows,
+        eval_set.encoded,
+        served.decode,
+    )
+    count = len(eval_set.rows)
+    print(f"parity: {count - len(differing)} of {count} held-out prompts render as trained", file=sys.stderr)
+    for line, reason in differing[:5]:
+        print(f"parity: held-out row at line {line}: {reason}", file=sys.stderr)
+    run.update_manifest(parity={"prompts": count, "differing": [line for line, _ in differing]})
