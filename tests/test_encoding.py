@@ -15,7 +15,7 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row
 from train.core.config import load_config
 from train.core.errors import BaseError, DataError
-from train.encoding.held_out import parity
+from train.encoding.held_out import prompt_differences
 from train.encoding.loss_mask import IGNORED, encode_row, render
 from train.encoding.preview import preview, to_plain
 from train.encoding.rows import encode_rows, require_vocabulary
@@ -236,14 +236,16 @@ def test_parity_says_which_rows_differ_and_where(tokenizer):
     def same(messages, tools):
         return tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, return_dict=False)
 
-    assert parity(same, rows, encoded, tokenizer.decode) == []
+    assert prompt_differences(same, rows, encoded, tokenizer.decode) == []
     edited = copy.deepcopy(tokenizer)
     edited.chat_template = CHATML.replace("{%- for", "{%- if messages[0].role == 'system' %} {%- endif %}{%- for", 1)
     edited.chat_template = CHATML.replace("<|im_start|>' + message.role", "<|im_start|>' + message.role|upper")
-    ((line, reason), other) = parity(lambda m, t: render(edited, m, tools=t), rows, encoded, tokenizer.decode)
+    ((line, reason), other) = prompt_differences(
+        lambda m, t: render(edited, m, tools=t), rows, encoded, tokenizer.decode
+    )
     assert (line, other[0]) == (3, 8)
     assert re.match(r"token 2 is another: trained '<\|im_start\|>sys.*', served '<\|im_start\|>SYS?.*'", reason)
-    shorter = parity(lambda m, t: same(m, t)[:-1], rows[:1], encoded[:1], tokenizer.decode)
+    shorter = prompt_differences(lambda m, t: same(m, t)[:-1], rows[:1], encoded[:1], tokenizer.decode)
     assert re.match(rf"token {encoded[0].answers[-1][0]} is another", shorter[0][1])
 
 

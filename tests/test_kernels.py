@@ -18,9 +18,9 @@ from transformers import (
 )
 
 import train.tuning.kernels.head
-from train.chats.readers import read_rows
 from train.core.config import load_config
 from train.core.errors import ConfigError
+from train.encoding.held_out import encode_held_out, held_out_rows
 from train.evaluation.evaluate import held_out_loss
 from train.models.load import load_base, load_tuned, resolve_precision
 from train.sft import train as train_run
@@ -148,7 +148,7 @@ def test_an_adapter_on_the_head_learns_with_kernels_and_without(write_config):
         assert any("lm_head.lora_B" in name for name in weights)
         assert all(weight.abs().max() > 0 for weight in weights.values())
         model, tokenizer = load_tuned(run)
-        after = held_out_loss(model, tokenizer, read_rows(run.held_out_file), run.config())
+        after = held_out_loss(model, encode_held_out(run, tokenizer, held_out_rows(run)))
         assert after == pytest.approx(losses(run, "eval_loss")[-1], rel=2e-2)  # that one is a mean over batches
 
 

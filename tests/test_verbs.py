@@ -18,6 +18,7 @@ from train.cli import main
 from train.core.config import load_config
 from train.core.errors import RunError
 from train.core.runs import open_run
+from train.encoding.held_out import encode_held_out
 from train.encoding.loss_mask import encode_row
 from train.evaluation.evaluate import held_out_loss
 from train.merging.merge import merge
@@ -53,7 +54,7 @@ class TestEval:
             with torch.inference_mode():
                 total += model(input_ids=ids, labels=labels).loss.item() * n
             count += n
-        assert held_out_loss(model, tokenizer, rows, run.config()) == pytest.approx(total / count, rel=1e-5)
+        assert held_out_loss(model, encode_held_out(run, tokenizer, rows)) == pytest.approx(total / count, rel=1e-5)
 
     def test_same_answers_every_time(self, run):
         govor("eval", str(run.path))

@@ -108,6 +108,11 @@ class Run:
             raise RunError(f"{self.manifest_file}: damaged, not valid JSON: {error}") from None
         return manifest
 
+    def template_date(self) -> datetime | None:
+        """The date under which the chat template rendered the rows; None where it writes no date."""
+        date: str | None = self.manifest()["template"].get("date")
+        return datetime.fromisoformat(date) if date else None
+
     def update_manifest(self, **entries: Any) -> None:
         write_atomically(self.manifest_file, _json({**self.manifest(), **entries}))
 

@@ -1,16 +1,15 @@
 """What training changed: the held-out loss of base and tuned model, and their answers to the same prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any, NamedTuple
 
-from train.chats.readers import read_rows
-from train.chats.rows import Message, Row, text_of
+from train.chats.rows import Message, text_of
 from train.core.config import Config, Generation
 from train.core.files import write_atomically
 from train.core.runs import Run, now
-from train.encoding.loss_mask import IGNORED, encode_row
+from train.encoding.held_out import encode_held_out, held_out_rows
+from train.encoding.loss_mask import IGNORED, Encoded
 from train.evaluation.generate import answer
 from train.evaluation.report import Sample, write_report
 from train.models.base import run_base
@@ -18,6 +17,8 @@ from train.models.load import load_base, load_tuned, quiet_libraries, resolve_pr
 
 
 class Evaluation(NamedTuple):
+    """What training changed: the held-out loss and the answers of base and tuned model."""
+
     base_loss: float | None
     """Nats a trained token over the held-out rows; None where no row was held out."""
     tuned_loss: float | None
@@ -26,56 +27,41 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
-    """Measure a finished run; writes samples.md, report.html and the manifest's `evaluation`."""
+    """Loss and answers of a finished run, before and after training; writes samples.md, report.html and the manifest's `evaluation`."""
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
     generation = generation or config.generation
-    held_out = read_rows(run.held_out_file) if manifest["data"]["held_out"]["rows"] else []
+    rows = held_out_rows(run)
     tuned, tokenizer = load_tuned(run)
     system: str | None = manifest["data"]["system_message"]
     prompts = [with_system([m.model_dump() for m in prompt], system) for prompt in config.prompts]
     stop: list[int] = manifest["template"]["end_of_turn"]
-    date: str | None = manifest["template"].get("date")
 
     def measure(model: Any) -> tuple[float | None, list[str]]:
         answers = [
             answer(model, tokenizer, prompt, generation, stop=stop, seed=config.training.seed) for prompt in prompts
         ]
-        return held_out_loss(model, tokenizer, held_out, config, stop=stop, date=date), answers
+        return held_out_loss(model, encode_held_out(run, tokenizer, rows)), answers
 
     tuned_loss, after = measure(tuned)
     with untuned(tuned, run, config) as base:
         base_loss, before = measure(base)
     samples = [Sample(shown(p), b, a) for p, b, a in zip(prompts, before, after, strict=True)]
-    result = Evaluation(base_loss, tuned_loss, len(held_out), samples)
+    result = Evaluation(base_loss, tuned_loss, len(rows), samples)
     write_atomically(run.samples_file, samples_page(result, run))
     if base_loss is not None:
-        run.update_manifest(evaluation={"base_loss": base_loss, "tuned_loss": tuned_loss, "rows": len(held_out)})
+        run.update_manifest(evaluation={"base_loss": base_loss, "tuned_loss": tuned_loss, "rows": len(rows)})
     write_report(run, samples)
     return result
 
 
-def held_out_loss(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Row],
-    config: Config,
-    *,
-    stop: Sequence[int] = (),
-    date: str | None = None,
-) -> float | None:
-    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike.
-
-    `stop`, `date`: the manifest's `template`, so that the rows read as in training.
-    """
+def held_out_loss(model: Any, rows: Iterable[Encoded]) -> float | None:
+    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike; None without rows."""
     import torch
     from torch.nn.functional import cross_entropy
 
     total, count = 0.0, 0
-    today = datetime.fromisoformat(date) if date else None
-    part = config.training.assistant_only_loss
-    for row in rows:  # one at a time: no padding, and the logits of a long row fit small cards
-        encoded = encode_row(tokenizer, row, assistant_only_loss=part, stop=stop, today=today)
+    for encoded in rows:  # one at a time: no padding, and the logits of a long row fit small cards
         labels = torch.tensor(encoded.labels[1:], device=model.device)
         with torch.inference_mode():
             logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1]

@@ -6,17 +6,16 @@ The tuned model's log-probabilities wait on disk for the models that are compare
 import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.chats.readers import read_rows
 from train.core.files import aside_folder, require_room
 from train.core.runs import Run
-from train.encoding.loss_mask import IGNORED, Encoded, encode_row
+from train.encoding.held_out import encode_held_out, held_out_rows
+from train.encoding.loss_mask import IGNORED, Encoded
 from train.models.load import load_merged, load_tuned
 
-TOKENS = 4096
+LEAST_TOKENS = 4096
 """Trained tokens compared, at least: with a vocabulary of 150,000 they are 2.5 GB of log-probabilities."""
 
 
@@ -48,21 +47,17 @@ class Reference(NamedTuple):
 @contextmanager
 def tuned_reference(run: Run, *, use_cpu: bool) -> Iterator[Reference | None]:
     """What base + adapter says at the held-out rows; None where none was held out."""
-    manifest = run.manifest()
-    held_out = read_rows(run.held_out_file) if manifest["data"]["held_out"]["rows"] else []
-    if not held_out:
+    rows = held_out_rows(run)
+    if not rows:
         yield None
         return
     model, tokenizer = load_tuned(run, use_cpu=use_cpu)
-    part, stop = run.config().training.assistant_only_loss, manifest["template"]["end_of_turn"]
-    date: str | None = manifest["template"].get("date")
-    today = datetime.fromisoformat(date) if date else None
     encoded: list[Encoded] = []
     tokens = 0
-    for row in held_out:
-        encoded.append(encode_row(tokenizer, row, assistant_only_loss=part, stop=stop, today=today))
-        tokens += _trained(encoded[-1])
-        if tokens >= TOKENS:
+    for row in encode_held_out(run, tokenizer, rows):
+        encoded.append(row)
+        tokens += _trained(row)
+        if tokens >= LEAST_TOKENS:
             break
     require_room(run.path, tokens * model.config.get_text_config().vocab_size * 4, "measuring the drift")
     with aside_folder(run.path / "drift") as aside:

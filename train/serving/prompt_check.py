@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, is_trained
 from train.core.errors import GovorError
-from train.encoding.held_out import parity
+from train.encoding.held_out import held_out_rows, prompt_differences
 from train.encoding.loss_mask import encode_row, template_hash
 from train.serving.chat_request import plain_messages
 from train.serving.engine_api import Served
@@ -44,14 +43,17 @@ def compare(served: Served) -> Parity:
     """
     if template_hash(served.tokenizer) != served.run.manifest()["template"]["sha256"]:
         return Parity(0, 0, ["the run's chat template was changed after training (chat_template.jinja)"])
-    rows = held_out(served)
+    rows = held_out_rows(served.run)
+    rows = rows[:: max(1, -(-len(rows) // ROWS))]
     taken = [row for row in rows if served.dialect.takes_tools or not row.tools] or probes(served)
 
     def render(messages: Sequence[Message], tools: Any) -> list[int]:
         return served.dialect.prompt_ids(served, plain_messages(messages), tools)
 
     encoded = [encode_row(served.tokenizer, row, stop=served.stop) for row in taken]
-    drifted = [f"row {line}: {reason}" for line, reason in parity(render, taken, encoded, served.tokenizer.decode)]
+    drifted = [
+        f"row {line}: {reason}" for line, reason in prompt_differences(render, taken, encoded, served.tokenizer.decode)
+    ]
     room = served.dialect.context(served) - 1
     prompts = [(one.answers[-1][0], at) for at, one in enumerate(encoded)]
     prompts = sorted((length, at) for length, at in prompts if length <= room and not taken[at].tools)
@@ -61,12 +63,6 @@ def compare(served: Served) -> Parity:
         if answered not in (encoded[at].input_ids[:length], length):
             drifted.append(f"row {taken[at].line}: the prompt that is answered is not the one that is rendered")
     return Parity(len(taken), sum(bool(row.tools) for row in rows) * (not served.dialect.takes_tools), drifted)
-
-
-def held_out(served: Served) -> list[Row]:
-    file, expected = served.run.held_out_file, served.run.manifest()["data"]["held_out"]["rows"]
-    rows = read_rows(file) if expected and file.exists() else []
-    return rows[:: max(1, -(-len(rows) // ROWS))]
 
 
 def probes(served: Served) -> list[Row]:

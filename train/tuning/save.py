@@ -8,7 +8,7 @@ from typing import Any
 from train.core.config import Config
 from train.core.files import complete_folder
 from train.core.runs import Run
-from train.encoding.held_out import parity
+from train.encoding.held_out import prompt_differences
 from train.encoding.loss_mask import render
 from train.encoding.rows import Encoding
 from train.models.load import load_tokenizer
@@ -44,7 +44,7 @@ def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Conf
 def check_parity(run: Run, eval_set: Encoding, today: datetime) -> None:
     """Render the held-out prompts as a server does, from the files just saved; what differs is said and recorded."""
     served = load_tokenizer(run.adapter if run.adapter.exists() else run.merged)
-    differing = parity(
+    differing = prompt_differences(
         lambda messages, tools: render(served, messages, tools=tools, today=today),
         eval_set.rows,
         eval_set.encoded,
