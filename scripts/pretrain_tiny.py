@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 from make_tiny_base import CHATML, SPECIAL
-from tiny_text import IGNORED, TOKENS, prepare
+from tiny_text import IGNORE_INDEX, TOKENS, prepare
 
 from train.core.files import complete_folder
 
@@ -180,7 +180,7 @@ def token_loss(model: Any, ids: Any, labels: Any) -> Any:
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         logits = functional.linear(hidden[:, :-1], model.lm_head.weight)
     targets = labels[:, 1:].flatten()
-    return functional.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum")
+    return functional.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class Gradients:
         """Fill every parameter's grad and return the mean loss (nats a token)."""
         import torch
 
-        count = (labels[:, 1:] != IGNORED).sum()
+        count = (labels[:, 1:] != IGNORE_INDEX).sum()
 
         def part(some_ids: Any, some_labels: Any) -> tuple[float, Any]:
             loss = self.loss(self.model, some_ids, some_labels) / count

@@ -15,7 +15,7 @@ import numpy as np
 from make_tiny_base import SPECIAL, train_tokenizer
 
 TOKENS = "tokens.npz"
-IGNORED = -100  # torch's label that costs nothing
+IGNORE_INDEX = -100  # torch's label that costs nothing
 
 # Never trained on, by anything that is compared: nine authors, 1765–1913, prose and verse, chosen before the first try
 HELD_OUT = (
@@ -160,7 +160,7 @@ def encode(tokenizer: Any, texts: list[str]) -> np.ndarray:
 
 
 def pack(tokenizer: Any, chats: list[list[dict[str, str]]], window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole chats side by side in windows (n, window): ids, and labels that are IGNORED outside the answers."""
+    """Whole chats side by side in windows (n, window): ids, and labels that are IGNORE_INDEX outside the answers."""
     pad = tokenizer.token_to_id(SPECIAL["pad"])
     rows: list[tuple[list[int], list[int]]] = [([], [])]
     for chat in chats:
@@ -172,14 +172,21 @@ def pack(tokenizer: Any, chats: list[list[dict[str, str]]], window: int) -> tupl
             answer = message["role"] == "assistant"
             tail = tokenizer.encode("\n").ids
             ids += head + body + tail
-            labels += [IGNORED] * len(head) + (body if answer else [IGNORED] * len(body)) + [IGNORED] * len(tail)
+            labels += (
+                [IGNORE_INDEX] * len(head)
+                + (body if answer else [IGNORE_INDEX] * len(body))
+                + [IGNORE_INDEX] * len(tail)
+            )
         if len(ids) > window:
             continue
         if len(rows[-1][0]) + len(ids) > window:
             rows.append(([], []))
         rows[-1][0].extend(ids)
         rows[-1][1].extend(labels)
-    packed = np.full((len(rows), window), pad, dtype=np.uint16), np.full((len(rows), window), IGNORED, dtype=np.int16)
+    packed = (
+        np.full((len(rows), window), pad, dtype=np.uint16),
+        np.full((len(rows), window), IGNORE_INDEX, dtype=np.int16),
+    )
     for index, (ids, labels) in enumerate(rows):
         packed[0][index, : len(ids)], packed[1][index, : len(ids)] = ids, labels
     return packed

@@ -16,7 +16,7 @@ from train.chats.rows import Row
 from train.core.config import load_config
 from train.core.errors import BaseError, DataError
 from train.encoding.held_out import prompt_differences
-from train.encoding.loss_mask import IGNORED, encode_row, render
+from train.encoding.loss_mask import IGNORE_INDEX, encode_row, render
 from train.encoding.preview import preview, to_plain
 from train.encoding.rows import encode_rows, require_vocabulary
 from train.models.base import stop_ids
@@ -40,7 +40,7 @@ def answers_of(tokenizer, encoding) -> list[list[int]]:
     """The numbers of the answers that each row trains whole, end of turn included."""
     found = []
     for encoded in encoding.encoded:
-        text = tokenizer.decode([label for label in encoded.labels if label != IGNORED])
+        text = tokenizer.decode([label for label in encoded.labels if label != IGNORE_INDEX])
         whole = re.findall(r"Ответ номер (\d+): ничего\.<\|im_end\|>", text)
         assert "".join(f"Ответ номер {n}: ничего.<|im_end|>" for n in whole) == text
         found.append([int(n) for n in whole])
@@ -65,7 +65,7 @@ def test_rows_that_fit_are_as_encoded_alone(tokenizer, rows_file):
         encoding = encode_rows(tokenizer, rows, max_length=5000, too_long=too_long)
         assert encoding.rows == rows
         assert encoding.encoded == [encode_row(tokenizer, one) for one in rows]
-        assert list(encoding.account.lines()) == []
+        assert list(encoding.report.lines()) == []
 
 
 def test_error_names_rows_and_lengths(tokenizer, sizes):
@@ -82,11 +82,11 @@ def test_error_names_rows_and_lengths(tokenizer, sizes):
 def test_drop(tokenizer, sizes):
     encoding = encode_rows(tokenizer, [row(3, 1), row(5, 3), row(9, 2)], max_length=sizes[2], too_long="drop")
     assert [one.line for one in encoding.rows] == [3, 9]
-    assert encoding.account.dropped == [(5, sizes[3])]
-    assert list(encoding.account.lines()) == [
+    assert encoding.report.dropped == [(5, sizes[3])]
+    assert list(encoding.report.lines()) == [
         f"1 left out, longer than training.max_length={sizes[2]}: line 5 ({sizes[3]})"
     ]
-    json.dumps(asdict(encoding.account))
+    json.dumps(asdict(encoding.report))
 
 
 def test_truncate_keeps_whole_answers(tokenizer, sizes):
@@ -105,7 +105,7 @@ def test_truncate_keeps_whole_answers(tokenizer, sizes):
         cut = encoding.encoded[1]
         assert cut.input_ids == whole.input_ids[: len(cut.input_ids)]
         assert len(cut.input_ids) <= limit
-        assert encoding.account.truncated == ([(2, sizes[5])] if fitting < 5 else [])
+        assert encoding.report.truncated == ([(2, sizes[5])] if fitting < 5 else [])
 
 
 def test_truncate_of_a_rewriting_template(tokenizer, sizes):
@@ -132,8 +132,8 @@ def test_split_trains_every_answer_once(tokenizer, sizes, limit):
         assert len(encoded.input_ids) <= sizes[limit]
         shown = [int(n) for n in re.findall(r"Вопрос номер (\d)", tokenizer.decode(encoded.input_ids))]
         assert shown == list(range(max(0, numbers[-1] + 1 - limit), numbers[-1] + 1)), "context as far as it fits"
-    assert encoding.account.split == [(4, sizes[7])]
-    assert encoding.account.dropped == []
+    assert encoding.report.split == [(4, sizes[7])]
+    assert encoding.report.dropped == []
 
 
 def test_split_leaves_out_an_exchange_that_fits_nowhere(tokenizer, sizes):
@@ -141,10 +141,10 @@ def test_split_leaves_out_an_exchange_that_fits_nowhere(tokenizer, sizes):
     messages[3]["content"] *= 40
     encoding = encode_rows(tokenizer, [Row(4, messages)], max_length=sizes[1], too_long="split")
     assert answers_of(tokenizer, encoding) == [[0], [2]]
-    ((line, length),) = encoding.account.dropped
+    ((line, length),) = encoding.report.dropped
     alone = encode_row(tokenizer, Row(4, [SYSTEM, *messages[3:5]]))
     assert (line, length) == (4, len(alone.input_ids))
-    lines = "\n".join(encoding.account.lines())
+    lines = "\n".join(encoding.report.lines())
     assert f"1 left out, longer than training.max_length={sizes[1]}: line 4 ({length})" in lines
     assert "1 made into several" in lines
 
@@ -188,16 +188,16 @@ def test_rewritten_history(tokenizer):
     changed = thinking(tokenizer)
     last = encode_rows(changed, [thoughtful(1), row(2, 2)], max_length=5000)
     assert [encoded.last_turn_only for encoded in last.encoded] == [True, False]
-    assert list(last.account.lines()) == ["1 train their last turn alone: the chat template rewrites earlier turns"]
+    assert list(last.report.lines()) == ["1 train their last turn alone: the chat template rewrites earlier turns"]
 
     split = encode_rows(changed, [thoughtful(1), row(2, 2)], max_length=5000, rewritten_history="split")
     assert [one.line for one in split.rows] == [1, 1, 1, 2]
-    assert split.account.history_split == 1
-    assert split.account.last_turn_only == 0
+    assert split.report.history_split == 1
+    assert split.report.last_turn_only == 0
     for number, (one, encoded) in enumerate(zip(split.rows[:3], split.encoded[:3], strict=True)):
         prompt = changed.apply_chat_template(one.messages[:-1], add_generation_prompt=True, return_dict=False)
         assert encoded.input_ids[: len(prompt)] == prompt
-        said = changed.decode([label for label in encoded.labels if label != IGNORED])
+        said = changed.decode([label for label in encoded.labels if label != IGNORE_INDEX])
         assert said == f"<think>хм</think>Ответ номер {number}: ничего.<|im_end|>"
 
 
@@ -226,7 +226,7 @@ def test_eos_stays_trained_where_it_is_the_pad_token_too(tokenizer):
     assert batch["input_ids"].shape == batch["labels"].shape
     assert [int((labels == tokenizer.eos_token_id).sum()) for labels in batch["labels"]] == [1, 3]
     short = len(encoding.encoded[0].input_ids)
-    assert (batch["labels"][0, short:] == IGNORED).all()
+    assert (batch["labels"][0, short:] == IGNORE_INDEX).all()
 
 
 def test_parity_says_which_rows_differ_and_where(tokenizer):

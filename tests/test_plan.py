@@ -16,7 +16,7 @@ from train.core.errors import BaseError, ConfigError, GovorError, MachineError
 from train.plan import plan
 from train.plan.estimate import find_gpu, known_gpus, prices
 from train.plan.fit import apply, as_begun, fit, out_of_memory_help, settle, smallest_change_that_fits
-from train.plan.memory import GIB, Facts, activation_bytes, layer_bytes, memory
+from train.plan.memory import GIB, Workload, activation_bytes, layer_bytes, memory
 from train.plan.shapes import Shapes, _of_config, find_shapes, read_shapes
 from train.plan.tokens import packed
 
@@ -271,7 +271,7 @@ def test_the_peak_is_that_of_a_whole_step(checkpointing, batch, tmp_path, write_
     config = config_of(
         write_config, {**training, "per_device_train_batch_size": batch}, model={"dtype": "bfloat16"}, lora={"r": 16}
     )
-    assert memory(config, Facts(read_shapes(tmp_path), 192)).peak == pytest.approx(measured, rel=0.1)
+    assert memory(config, Workload(read_shapes(tmp_path), 192)).peak == pytest.approx(measured, rel=0.1)
 
 
 def peak_of(step, held):
@@ -380,7 +380,7 @@ def test_the_8_gb_config_fits_8_gb(monkeypatch):
 
 
 def facts(shapes, longest=4096):
-    return Facts(shapes, longest, longest)
+    return Workload(shapes, longest, longest)
 
 
 @pytest.mark.parametrize("gibibytes", [8, 12, 16, 24, 32, 48, 80, 141])

@@ -14,7 +14,7 @@ from make_tiny_base import train_tokenizer
 from pretrain_tiny import Plan, batch_of, main
 from tiny_text import (
     HELD_OUT,
-    IGNORED,
+    IGNORE_INDEX,
     TRIED_ON,
     dialogues,
     pack,
@@ -124,10 +124,12 @@ def test_only_answers_and_their_end_cost_in_the_chats():
     chats = [[{"role": "user", "content": "Кто там?"}, {"role": "assistant", "content": "Это я."}]] * 3
     tokenizer = train_tokenizer(["Кто там? Это я."], 300)
     ids, labels = pack(tokenizer, chats, 64)
-    seen = [token for token in labels.flatten().tolist() if token != IGNORED]
+    seen = [token for token in labels.flatten().tolist() if token != IGNORE_INDEX]
     assert tokenizer.decode(seen, skip_special_tokens=False) == "Это я.<|im_end|>" * 3
     assert all(
-        label in (IGNORED, token) for row in zip(ids, labels, strict=True) for token, label in zip(*row, strict=True)
+        label in (IGNORE_INDEX, token)
+        for row in zip(ids, labels, strict=True)
+        for token, label in zip(*row, strict=True)
     )
     text = tokenizer.decode(ids[0].tolist(), skip_special_tokens=False)
     assert text.startswith("<|im_start|>user\nКто там?<|im_end|>\n<|im_start|>assistant\nЭто я.<|im_end|>\n")

@@ -13,7 +13,7 @@ import train.encoding.preview
 from train.chats.readers import read_rows
 from train.core.config import load_config
 from train.core.errors import DataError, GovorError
-from train.encoding.loss_mask import IGNORED, encode_row
+from train.encoding.loss_mask import IGNORE_INDEX, encode_row
 from train.encoding.preview import preview, to_json, to_plain, to_terminal
 
 ROW = [
@@ -188,7 +188,7 @@ def test_a_row_cannot_steer_the_terminal(configured):
 def test_every_token_where_the_config_trains_them(configured):
     (shown,) = preview(configured(ROW, overrides=["training.assistant_only_loss=false"]), None, None)
     assert shown.trained == len(shown.input_ids)
-    assert IGNORED not in shown.labels
+    assert IGNORE_INDEX not in shown.labels
 
 
 def test_json_has_these_keys_and_no_other(configured):

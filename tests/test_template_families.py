@@ -13,7 +13,7 @@ import trl
 
 from train.chats.rows import Row
 from train.core.errors import BaseError, DataError
-from train.encoding.loss_mask import IGNORED, encode_row, render
+from train.encoding.loss_mask import IGNORE_INDEX, encode_row, render
 
 SHIPPED = Path(trl.__file__).parent / "chat_templates"
 SPECIAL = re.compile(
@@ -195,10 +195,10 @@ def served(tokenizer, family, messages, tools=None) -> list[int]:
 
 def trained(tokenizer, encoded) -> list[str]:
     """Every stretch of trained tokens, decoded."""
-    stretches, before = [], IGNORED
+    stretches, before = [], IGNORE_INDEX
     for label in encoded.labels:
-        if label != IGNORED:
-            if before == IGNORED:
+        if label != IGNORE_INDEX:
+            if before == IGNORE_INDEX:
                 stretches.append([])
             stretches[-1].append(label)
         before = label

@@ -6,7 +6,7 @@ import pytest
 
 from train.chats.rows import Row
 from train.core.errors import BaseError, DataError
-from train.encoding.loss_mask import IGNORED, encode_row, render
+from train.encoding.loss_mask import IGNORE_INDEX, encode_row, render
 
 SYSTEM = {"role": "system", "content": "Ты Наташа."}
 DIALOGUE = [
@@ -19,7 +19,7 @@ DIALOGUE = [
 
 
 def trained_text(tokenizer, encoded) -> str:
-    return tokenizer.decode([token for token in encoded.labels if token != IGNORED])
+    return tokenizer.decode([token for token in encoded.labels if token != IGNORE_INDEX])
 
 
 def with_template(tokenizer, template: str | None):
@@ -32,7 +32,7 @@ def test_mask_is_the_answers_and_their_end(tokenizer):
     encoded = encode_row(tokenizer, Row(1, DIALOGUE))
     assert trained_text(tokenizer, encoded) == ("От чего именно? 🙂<|im_end|>" + DIALOGUE[-1]["content"] + "<|im_end|>")
     assert len(encoded.labels) == len(encoded.input_ids)
-    assert all(label in (IGNORED, token) for label, token in zip(encoded.labels, encoded.input_ids, strict=True))
+    assert all(label in (IGNORE_INDEX, token) for label, token in zip(encoded.labels, encoded.input_ids, strict=True))
     assert encoded.end_of_turn == tokenizer.eos_token_id
     assert not encoded.last_turn_only
 
@@ -43,8 +43,8 @@ def test_ids_are_what_a_server_would_feed(tokenizer):
     for index in (2, 4):
         prompt = render(tokenizer, DIALOGUE[:index])
         assert encoded.input_ids[: len(prompt)] == prompt
-        assert encoded.labels[len(prompt)] == encoded.input_ids[len(prompt)] != IGNORED
-        assert encoded.labels[len(prompt) - 1] == IGNORED
+        assert encoded.labels[len(prompt)] == encoded.input_ids[len(prompt)] != IGNORE_INDEX
+        assert encoded.labels[len(prompt) - 1] == IGNORE_INDEX
 
 
 def test_answer_that_begins_with_a_line_break(tokenizer):

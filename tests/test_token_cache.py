@@ -9,7 +9,7 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row, row_of_openai
 from train.core.config import load_config
 from train.core.errors import DataError
-from train.core.runs import TOKENS
+from train.core.runs import TOKEN_CACHE
 from train.encoding.loss_mask import encode_row
 from train.encoding.rows import encoder, kept_encoder
 from train.models.load import load_tokenizer
@@ -49,7 +49,7 @@ def test_rows_that_are_cut_come_back_as_cut(too_long, encoded, rows_file):
     rows = [row_of_openai(number, record) for number, record in enumerate([*lines, LONG], 1)]
     sections = {"data": {"too_long": too_long}, "training": {"max_length": 400}}
     first, anew = encoded(rows=rows, **sections)
-    assert (first.account.dropped or first.account.truncated or first.account.split) and anew
+    assert (first.report.dropped or first.report.truncated or first.report.split) and anew
     assert encoded(rows=rows, **sections) == (first, 0)
 
 
@@ -79,7 +79,7 @@ def test_whatever_decides_the_ids_is_in_the_fingerprint(change, encoded, rows_fi
 
 def test_a_damaged_file_is_made_anew(encoded):
     first, _ = encoded()
-    (file,) = TOKENS.glob("*.npz")
+    (file,) = TOKEN_CACHE.glob("*.npz")
     for damage in (b"", b"PK\x03\x04", file.read_bytes()[:-40]):
         file.write_bytes(damage)
         again, anew = encoded()
@@ -91,23 +91,23 @@ def test_nothing_is_kept_of_rows_that_are_refused(encoded):
     untrained = Row(7, [{"role": "user", "content": "А?"}, {"role": "assistant", "content": "Б.", "weight": 0}])
     with pytest.raises(DataError, match="line 7"):
         encoded(rows=[untrained])
-    assert not list(TOKENS.glob("*.npz"))
+    assert not list(TOKEN_CACHE.glob("*.npz"))
 
 
 def test_the_folder_stays_small(encoded, monkeypatch):
     monkeypatch.setattr(train.encoding.cache, "NEWEST", 2)
     for length in (500, 501, 502):
         encoded(training={"max_length": length})
-    assert len(list(TOKENS.iterdir())) == 2
+    assert len(list(TOKEN_CACHE.iterdir())) == 2
     assert encoded(training={"max_length": 502})[1] == 0
 
 
 def test_a_template_with_the_date_is_not_kept(encoded, base, monkeypatch):
     dated = lambda *more, **named: encode_row(*more, **named)._replace(dated=True)  # noqa: E731
     config_rows, _ = encoded()
-    TOKENS.joinpath(next(TOKENS.glob("*.npz")).name).unlink()
+    TOKEN_CACHE.joinpath(next(TOKEN_CACHE.glob("*.npz")).name).unlink()
     from train.encoding.cache import remembered
 
     with remembered(lambda row: dated(load_tokenizer(base), row), "key", assistant_only_loss=True) as encode:
         encode(config_rows.rows[0])
-    assert not list(TOKENS.glob("*.npz"))
+    assert not list(TOKEN_CACHE.glob("*.npz"))

@@ -20,14 +20,14 @@ from train.chats.rows import to_json
 from train.chats.split import read_split
 from train.core.config import Config, load_config
 from train.core.errors import Stopped, one_line_errors
-from train.core.files import require_room, write_atomically
+from train.core.files import require_disk_space, write_atomically
 from train.core.runs import Run, create_run, last_checkpoint, now, require_free, resumable_run
 from train.encoding.rows import Encoding, kept_encoder, require_vocabulary
 from train.evaluation.report import write_report
 from train.models.base import find_base
 from train.models.load import import_peft, load_tokenizer, quiet_libraries, require_device, resolve_precision
 from train.plan.fit import as_begun, require_fittable, settle
-from train.plan.memory import facts_of
+from train.plan.memory import workload_of
 from train.plan.shapes import read_shapes
 from train.tuning.manifest import describe_run, summary
 from train.tuning.processes import describe, end_with_launcher, require_processes, say, see_one_gpu
@@ -68,12 +68,12 @@ def train(config: Config, *, resume: bool = False) -> Run:
 
     say(state, f"{len(train_set.rows)} rows to train on, {len(eval_set.rows)} held out; {describe(state, precision)}")
     for kind, encoding in (("rows to train on", train_set), ("held-out rows", eval_set)):
-        for line in encoding.account.lines():
+        for line in encoding.report.lines():
             say(state, f"{kind}: {line}")
     trainer = build_trainer(config, base, tokenizer, precision, arguments, train_set.encoded, eval_set.encoded)
     if state.is_main_process and not resume:
         manifest = describe_run(config, base, tokenizer, trainer, train_set, eval_set, today)
-        require_room(run.path, checkpoint_bytes(trainer) * (2 + (config.training.save_total_limit or 10)), "training")
+        require_disk_space(run.path, checkpoint_bytes(trainer) * (2 + (config.training.save_total_limit or 10)), "training")
         create_run(config, manifest)
         write_atomically(run.held_out_file, "".join(to_json(row) + "\n" for row in eval_set.rows))
     state.wait_for_everyone()
@@ -112,7 +112,7 @@ def fit_gpu(config: Config, base: Path, train_set: Encoding, eval_set: Encoding,
     if state.device.type == "cuda":
         gpu = min(gather_object([torch.cuda.get_device_properties(state.device).total_memory]))
     lengths = [[len(e.input_ids) for e in encoding.encoded] for encoding in (train_set, eval_set)]
-    config, chosen = settle(config, gpu, facts_of(config, read_shapes(base), *lengths))
+    config, chosen = settle(config, gpu, workload_of(config, read_shapes(base), *lengths))
     say(state, chosen)
     return config
 

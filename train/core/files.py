@@ -308,15 +308,17 @@ def settle_folder(aside: Path, path: Path, *, replace: bool = False) -> None:
     sync_folder(path.parent)
 
 
-def require_room(folder: Path, needed: int, what: str) -> None:
+def require_disk_space(folder: Path, needed: int, what: str) -> None:
     """MachineError unless the disk under `folder` has `needed` bytes left."""
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise MachineError(f"{folder}: {what} needs {size(needed)} on disk, {size(free)} is free: make room first")
+        raise MachineError(
+            f"{folder}: {what} needs {format_bytes(needed)} on disk, {format_bytes(free)} is free: make room first"
+        )
 
 
-def size(number: float) -> str:
+def format_bytes(number: float) -> str:
     """Bytes as people read them: 1.5 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:

@@ -40,7 +40,7 @@ from train.core.files import (
 )
 
 RUNS = Path("runs")
-TOKENS = RUNS / ".tokens"
+TOKEN_CACHE = RUNS / ".tokens"
 TOKENS_FILE = re.compile(r"[0-9a-f]{64}\.npz|\.\d+\.partial")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 UNNOTED = re.compile(

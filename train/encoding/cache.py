@@ -14,7 +14,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 from train.chats.rows import Row, to_json
-from train.core.runs import TOKENS, TOKENS_FILE
+from train.core.runs import TOKEN_CACHE, TOKENS_FILE
 from train.encoding.loss_mask import Encoded, labels_of
 
 NEWEST = 8
@@ -40,7 +40,7 @@ def fingerprint(base: Path, rows: Iterable[Row], *settings: object) -> str:
 @contextmanager
 def remembered(encode: Encode, key: str, *, assistant_only_loss: bool) -> Iterator[Encode]:
     """`encode`, or what it returned when the block was run with this key before: the block calls it in one order."""
-    file = TOKENS / f"{key}.npz"
+    file = TOKEN_CACHE / f"{key}.npz"
     known = _read(file, assistant_only_loss) if file.is_file() else None
     if known is not None:
         yield lambda row: next(known)

@@ -25,7 +25,7 @@ from train.chats.rows import Message, Row, is_trained, text_of
 from train.core.errors import BaseError, DataError
 from train.encoding.chat_template import Chat, opened, shared
 
-IGNORED = -100  # torch's cross entropy skips labels of this value
+IGNORE_INDEX = -100  # torch's cross entropy skips labels of this value
 Span = tuple[int, int]
 BLOCK = re.compile(r"<(\|?)(\w+)>")  # the beginning of a block in an answer: <think>, or <|channel> in Gemma's manner
 
@@ -81,8 +81,8 @@ def encode_row(
 
 
 def labels_of(ids: list[int], answers: list[Span], *, assistant_only_loss: bool) -> list[int]:
-    """The ids where they are trained, `IGNORED` elsewhere."""
-    labels = [IGNORED] * len(ids)
+    """The ids where they are trained, `IGNORE_INDEX` elsewhere."""
+    labels = [IGNORE_INDEX] * len(ids)
     for start, end in answers if assistant_only_loss else [(0, len(ids))]:
         labels[start:end] = ids[start:end]
     return labels

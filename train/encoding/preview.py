@@ -12,7 +12,7 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row, text_of
 from train.core.config import Config
 from train.core.errors import DataError, GovorError
-from train.encoding.loss_mask import IGNORED, Encoded
+from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.encoding.rows import Encoding, encoder
 from train.models.base import find_base
 from train.models.load import load_tokenizer, quiet_libraries
@@ -104,8 +104,8 @@ def _parts(tokenizer: Any, row: Row, encode: Callable[..., Encoding], config: Co
             yield _show(tokenizer, part, encoded, beyond, fate)
             continue
         fate = f"{len(kept.rows)} such made" if too_long == "split" else "cut"
-        if kept.account.dropped:
-            fate += f" and {len(kept.account.dropped)} answers left out"
+        if kept.report.dropped:
+            fate += f" and {len(kept.report.dropped)} answers left out"
         for shorter, fitting in zip(kept.rows, kept.encoded, strict=True):
             yield _show(tokenizer, shorter, fitting, fate=f"{fate} of a row of {length} tokens")
 
@@ -117,7 +117,7 @@ def _show(tokenizer: Any, row: Row, encoded: Encoded, truncated: int = 0, fate: 
         input_ids=encoded.input_ids,
         labels=encoded.labels,
         tokens=tokens,
-        trained=sum(label != IGNORED for label in encoded.labels),
+        trained=sum(label != IGNORE_INDEX for label in encoded.labels),
         last_turn_only=encoded.last_turn_only,
         truncated=truncated,
         fate=fate,
@@ -169,7 +169,7 @@ def _stretches(shown: Shown) -> Iterator[tuple[bool, bool, str]]:
     """(trained, beyond max_length, text) of neighbouring tokens alike in both."""
     kept = len(shown.tokens) - shown.truncated
     marked = zip(shown.labels, range(len(shown.tokens)), shown.tokens, strict=True)
-    kinds = ((label != IGNORED, index >= kept, token) for label, index, token in marked)
+    kinds = ((label != IGNORE_INDEX, index >= kept, token) for label, index, token in marked)
     for (trained, cut), group in groupby(kinds, key=lambda kind: kind[:2]):
         yield trained, cut, "".join(token for *_, token in group).translate(CONTROLS)
 

@@ -23,7 +23,7 @@ from train.core.config import Config
 from train.core.errors import BaseError, DataError
 from train.encoding.cache import Encode, fingerprint, remembered
 from train.encoding.loss_mask import Encoded, encode_row
-from train.encoding.too_long import Account, Part, RewrittenHistory, TooLong, _by_history, _named, _shortened
+from train.encoding.too_long import EncodingReport, Part, RewrittenHistory, TooLong, _by_history, _named, _shortened
 from train.models.base import _json, stop_ids
 
 
@@ -32,7 +32,7 @@ class Encoding(NamedTuple):
 
     rows: list[Row]
     encoded: list[Encoded]
-    account: Account
+    report: EncodingReport
 
 
 def encode_rows(
@@ -52,30 +52,30 @@ def encode_rows(
     `stop`, `today`: see `templates.encode_row`. `within`: what may encode rows instead of it.
     """
     plain = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
-    account = Account(max_length)
+    report = EncodingReport(max_length)
     kept: list[Part] = []
     with within(plain) as encode:
         for row in rows:
-            for part in _by_history(row, encode, rewritten_history, account):
+            for part in _by_history(row, encode, rewritten_history, report):
                 if len(part[1].input_ids) > max_length:
-                    kept += _shortened(part, encode, too_long, account)
+                    kept += _shortened(part, encode, too_long, report)
                 else:
                     kept.append(part)
-    if too_long == "error" and account.dropped:
+    if too_long == "error" and report.dropped:
         raise DataError(
-            f"{len(account.dropped)} rows are longer than training.max_length={max_length} tokens: "
-            f"{_named(account.dropped)}; set training.max_length={max(length for _, length in account.dropped)}, "
+            f"{len(report.dropped)} rows are longer than training.max_length={max_length} tokens: "
+            f"{_named(report.dropped)}; set training.max_length={max(length for _, length in report.dropped)}, "
             "shorten them, or set data.too_long to drop, truncate or split"
         )
     if rows and not kept:
         raise DataError(
             f"none of {len(rows)} rows is left: no answer fits training.max_length={max_length} tokens: "
-            f"{_named(account.dropped)}; raise it"
+            f"{_named(report.dropped)}; raise it"
         )
-    account.last_turn_only = sum(encoded.last_turn_only for _, encoded in kept)
+    report.last_turn_only = sum(encoded.last_turn_only for _, encoded in kept)
     if any(encoded.dated for _, encoded in kept):
-        account.dated = f"{today or datetime.now():%Y-%m-%d}"
-    return Encoding([row for row, _ in kept], [encoded for _, encoded in kept], account)
+        report.dated = f"{today or datetime.now():%Y-%m-%d}"
+    return Encoding([row for row, _ in kept], [encoded for _, encoded in kept], report)
 
 
 def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None = None) -> Callable[..., Encoding]:

@@ -17,7 +17,7 @@ Part = tuple[Row, Encoded]
 
 
 @dataclass
-class Account:
+class EncodingReport:
     """What became of rows that could not be trained whole. Pairs are (line, tokens)."""
 
     max_length: int
@@ -51,29 +51,29 @@ class Account:
 
 
 def _by_history(
-    row: Row, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, account: Account
+    row: Row, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, report: EncodingReport
 ) -> list[Part]:
     """The row; or a row for each of its answers, where the template rewrites earlier ones and that is asked for."""
     encoded = encode(row)
     if rewritten_history == "last_turn" or not encoded.last_turn_only:
         return [(row, encoded)]
-    account.history_split += 1
+    report.history_split += 1
     answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
     parts = [row._replace(messages=[*_context(row.messages[:at]), row.messages[at]]) for at in answers]
     return [(part, encode(part)) for part in parts]
 
 
-def _shortened(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, account: Account) -> list[Part]:
+def _shortened(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, report: EncodingReport) -> list[Part]:
     """What `too_long` leaves of a row that is longer than max_length."""
     row, length = part[0], len(part[1].input_ids)
     if too_long == "split":
-        parts, beyond = _split(part, encode, account.max_length)
-        account.dropped += [(row.line, tokens) for tokens in beyond]
+        parts, beyond = _split(part, encode, report.max_length)
+        report.dropped += [(row.line, tokens) for tokens in beyond]
         if parts:
-            account.split.append((row.line, length))
+            report.split.append((row.line, length))
         return parts
-    shorter = _truncate(row, encode, account.max_length) if too_long == "truncate" else None
-    (account.truncated if shorter else account.dropped).append((row.line, length))
+    shorter = _truncate(row, encode, report.max_length) if too_long == "truncate" else None
+    (report.truncated if shorter else report.dropped).append((row.line, length))
     return [shorter] if shorter else []
 
 

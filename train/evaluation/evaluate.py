@@ -9,7 +9,7 @@ from train.core.config import Config, Generation
 from train.core.files import write_atomically
 from train.core.runs import Run, now
 from train.encoding.held_out import encode_held_out, held_out_rows
-from train.encoding.loss_mask import IGNORED, Encoded
+from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.evaluation.generate import answer
 from train.evaluation.report import Sample, write_report
 from train.models.base import run_base
@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
-    """Loss and answers of a finished run, before and after training; writes samples.md, report.html and the manifest's `evaluation`."""
+    """Loss and answers of a finished run, before and after training; writes samples.md, report.html and the manifest."""
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
     generation = generation or config.generation
@@ -56,7 +56,7 @@ def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
 
 
 def held_out_loss(model: Any, rows: Iterable[Encoded]) -> float | None:
-    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike; None without rows."""
+    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike. None without rows."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -65,7 +65,7 @@ def held_out_loss(model: Any, rows: Iterable[Encoded]) -> float | None:
         labels = torch.tensor(encoded.labels[1:], device=model.device)
         with torch.inference_mode():
             logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1]
-        kept = labels != IGNORED
+        kept = labels != IGNORE_INDEX
         total += cross_entropy(logits[kept].float(), labels[kept], reduction="sum").item()
         count += int(kept.sum())
     return total / count if count else None

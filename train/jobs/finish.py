@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from train.core.files import write_whole
-from train.core.runs import TOKENS, Run, forget_tokens, whole_checkpoints
+from train.core.runs import TOKEN_CACHE, Run, forget_tokens, whole_checkpoints
 from train.jobs import training_process
 from train.jobs.change import new_id
 from train.jobs.job_errors import say, training_problem
@@ -29,7 +29,7 @@ def finished(run: Run) -> bool:
 
 def settle(store: Store, job: str) -> None:
     """A training is over: what that means for the job."""
-    forget_tokens(store.folder / TOKENS)  # the rows in another form: they must not outlive their file
+    forget_tokens(store.folder / TOKEN_CACHE)  # the rows in another form: they must not outlive their file
     entry = store.entry(job)
     if entry is None or entry.job.status != "running":
         return

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.core.files import aside_folder, require_room
+from train.core.files import aside_folder, require_disk_space
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
-from train.encoding.loss_mask import IGNORED, Encoded
+from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.models.load import load_merged, load_tuned
 
 LEAST_TOKENS = 4096
@@ -59,7 +59,7 @@ def tuned_reference(run: Run, *, use_cpu: bool) -> Iterator[Reference | None]:
         tokens += _trained(row)
         if tokens >= LEAST_TOKENS:
             break
-    require_room(run.path, tokens * model.config.get_text_config().vocab_size * 4, "measuring the drift")
+    require_disk_space(run.path, tokens * model.config.get_text_config().vocab_size * 4, "measuring the drift")
     with aside_folder(run.path / "drift") as aside:
         file = aside / "log_probabilities"
         with file.open("wb") as out:
@@ -80,7 +80,7 @@ def log_probabilities(model: Any, encoded: Encoded) -> Any:
     """Of the whole vocabulary at every trained token of the row: float32, (trained, vocabulary), on the CPU."""
     import torch
 
-    kept = torch.tensor(encoded.labels[1:], device=model.device) != IGNORED
+    kept = torch.tensor(encoded.labels[1:], device=model.device) != IGNORE_INDEX
     with torch.inference_mode():
         logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1]
         return logits[kept].float().log_softmax(-1).cpu()
@@ -114,7 +114,7 @@ def _compare(pairs: Iterable[tuple[Any, Any]], rows: Iterable[Encoded]) -> tuple
     total = torch.zeros(5, dtype=torch.float64)  # KL, same choice, loss of the other, loss of the tuned, tokens
     highest = 0.0
     for (tuned, other), row in zip(pairs, rows, strict=True):
-        labels = torch.tensor([label for label in row.labels[1:] if label != IGNORED])[:, None]
+        labels = torch.tensor([label for label in row.labels[1:] if label != IGNORE_INDEX])[:, None]
         kl = (tuned.exp() * (tuned - other)).sum(-1).clamp_min(0)  # below 0 by rounding alone
         same = (tuned.argmax(-1) == other.argmax(-1)).sum()
         losses = [-found.gather(1, labels).double().sum() for found in (other, tuned)]
@@ -125,7 +125,7 @@ def _compare(pairs: Iterable[tuple[Any, Any]], rows: Iterable[Encoded]) -> tuple
 
 
 def _trained(encoded: Encoded) -> int:
-    return sum(label != IGNORED for label in encoded.labels[1:])
+    return sum(label != IGNORE_INDEX for label in encoded.labels[1:])
 
 
 def _free_memory() -> None:

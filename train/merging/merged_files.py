@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from train.core.config import Config
 from train.core.errors import BaseError, RunError
-from train.core.files import require_room
+from train.core.files import require_disk_space
 from train.core.runs import Run
 from train.merging.merge_tensors import Fold, NeedsWholeModelError, to_tensor
 from train.models.load import load_base, load_tokenizer, resolve_precision
@@ -78,7 +78,7 @@ def write_shards(fold: Fold, files: Sequence[Path], dtype: str | None, folder: P
     """
     places = plan(fold, dtype)
     total = sum(place.planned.size for place in places)
-    require_room(folder, total, "the merged model")
+    require_disk_space(folder, total, "the merged model")
     for number, file in enumerate(files, 1):
         if len(files) > 1:
             print(f"merging file {number} of {len(files)}", file=sys.stderr, flush=True)
@@ -157,6 +157,6 @@ def write_whole_model(run: Run, base: Path, config: Config, folder: Path) -> str
     except Exception as error:  # a kind of adapter that has nothing to merge, another base's, …
         reason = str(error).strip().split("\n", 1)[0]
         raise RunError(f"{run.adapter} cannot be merged into {config.model.name_or_path}: {reason}") from None
-    require_room(folder, merged.get_memory_footprint(), "the merged model")
+    require_disk_space(folder, merged.get_memory_footprint(), "the merged model")
     merged.save_pretrained(folder)
     return str(merged.dtype).removeprefix("torch.")

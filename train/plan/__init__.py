@@ -9,7 +9,7 @@ from train.core.config import Config
 from train.core.errors import DataError
 from train.plan.estimate import Gpu, Price, Work, known_gpus, prices, seconds, work
 from train.plan.fit import Change, settle, smallest_change_that_fits
-from train.plan.memory import Facts, Memory, facts_of, memory, trained_shapes
+from train.plan.memory import Memory, Workload, memory, trained_shapes, workload_of
 from train.plan.shapes import Shapes, find_shapes
 from train.plan.tokens import Tokens, count_tokens
 
@@ -58,12 +58,12 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
     tokens = count_tokens(config, folder, str(shapes.config.get("model_type")), rows, held_out)
     if not tokens.lengths:
         raise DataError(f"{config.data.train_file}: no row is left to train on")
-    facts = facts_of(config, shapes, tokens.lengths, tokens.held_out)
+    workload = workload_of(config, shapes, tokens.lengths, tokens.held_out)
     gpu = None if config.training.use_cpu else gpu
     chosen = None
     if config.training.fit and (gpu or config.training.use_cpu):
-        config, chosen = settle(config, gpu.memory if gpu else None, facts)
-    done, needed = work(config, shapes, tokens), memory(config, facts)
+        config, chosen = settle(config, gpu.memory if gpu else None, workload)
+    done, needed = work(config, shapes, tokens), memory(config, workload)
     cards = [] if config.training.use_cpu else _cards(gpu)
     return Plan(
         config=config,
@@ -75,7 +75,7 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
         cards=[_card(card, needed, done, shapes) for card in cards],
         asked=gpu,
         chosen=chosen,
-        change=smallest_change_that_fits(config, gpu.memory, facts) if gpu and needed.peak > gpu.usable else None,
+        change=smallest_change_that_fits(config, gpu.memory, workload) if gpu and needed.peak > gpu.usable else None,
         prices=prices(done.tokens),
     )
 
@@ -132,4 +132,4 @@ def to_json(found: Plan) -> dict[str, Any]:
     }
 
 
-__all__ = ["Facts", "Plan", "plan", "to_json"]
+__all__ = ["Workload", "Plan", "plan", "to_json"]

@@ -14,7 +14,7 @@ from train.core.config import Config
 from train.core.errors import ConfigError, MachineError
 from train.core.runs import RUNS, Run
 from train.plan.estimate import Gpu
-from train.plan.memory import GIB, Facts, memory
+from train.plan.memory import GIB, Workload, memory
 
 CHOSEN = (
     "model.load_in_4bit",
@@ -29,7 +29,7 @@ Change = dict[str, Any]
 """Options by their dotted names: {"model.load_in_4bit": True}."""
 
 
-def fit(config: Config, gpu_bytes: int, facts: Facts) -> Change:
+def fit(config: Config, gpu_bytes: int, workload: Workload) -> Change:
     """The values of `CHOSEN` for a card of that memory; MachineError where no choice fits."""
     usable = Gpu("", gpu_bytes, None).usable
     for quantised in (False, True):
@@ -39,25 +39,27 @@ def fit(config: Config, gpu_bytes: int, facts: Facts) -> Change:
             for batch, accumulation in _batches(config):
                 values = (quantised, batch, accumulation, 1, again)
                 change = dict(zip(CHOSEN, values, strict=True))
-                if memory(apply(config, change), facts).peak <= usable:
-                    return change | _evaluation(config, change, usable, facts)
-    least = memory(apply(config, change), facts)
+                if memory(apply(config, change), workload).peak <= usable:
+                    return change | _evaluation(config, change, usable, workload)
+    least = memory(apply(config, change), workload)
     raise MachineError(
-        f"{config.model.name_or_path} does not fit {size(gpu_bytes)} (usable: {size(usable)}): "
+        f"{config.model.name_or_path} does not fit {format_gib(gpu_bytes)} (usable: {format_gib(usable)}): "
         f"{'4-bit, ' if quantised and _may_quantise(config) else ''}one row at a time and with checkpointing it needs "
-        f"{size(least.peak)}, {size(least.weights)} of it for weights, the longest row has {facts.longest} tokens: "
+        f"{format_gib(least.peak)}, {format_gib(least.weights)} of it for weights, the longest row has {workload.longest} tokens: "
         "choose a smaller base or a shorter training.max_length"
     )
 
 
-def settle(config: Config, gpu_bytes: int | None, facts: Facts) -> tuple[Config, str]:
+def settle(config: Config, gpu_bytes: int | None, workload: Workload) -> tuple[Config, str]:
     """(the config with `training.fit` carried out, what was chosen in a line). `gpu_bytes`: None without a GPU."""
     settled = apply(config, {"training.fit": None})
     if gpu_bytes is None:
         return settled, "training.fit: there is no CUDA GPU to fit, the config stays as it is"
-    change = fit(config, gpu_bytes, facts)
-    needs = memory(apply(config, change), facts).peak
-    return apply(settled, change), f"training.fit for {size(gpu_bytes)}: {words(change)} (about {size(needs)})"
+    change = fit(config, gpu_bytes, workload)
+    needs = memory(apply(config, change), workload).peak
+    return apply(
+        settled, change
+    ), f"training.fit for {format_gib(gpu_bytes)}: {describe_change(change)} (about {format_gib(needs)})"
 
 
 def as_begun(config: Config) -> Config:
@@ -71,7 +73,7 @@ def as_begun(config: Config) -> Config:
 
 
 def smallest_change_that_fits(
-    config: Config, gpu_bytes: int, facts: Facts, *, below: int | None = None
+    config: Config, gpu_bytes: int, workload: Workload, *, below: int | None = None
 ) -> tuple[Change, int] | None:
     """(the change that costs least, bytes it then needs), None where nothing helps.
 
@@ -84,10 +86,10 @@ def smallest_change_that_fits(
     def needed(change: Change) -> int:
         changed = apply(config, change)
         shorter = changed.training.max_length
-        cut = min(facts.longest, shorter), min(facts.longest_held_out, shorter)
-        return memory(changed, Facts(facts.shapes, *cut)).peak
+        cut = min(workload.longest, shorter), min(workload.longest_held_out, shorter)
+        return memory(changed, Workload(workload.shapes, *cut)).peak
 
-    for change in _changes(config, facts):
+    for change in _changes(config, workload):
         if needed(change) <= limit:
             for name in list(change):
                 less = {key: value for key, value in change.items() if key not in (name, PAIRED.get(name))}
@@ -97,19 +99,19 @@ def smallest_change_that_fits(
     return None
 
 
-def out_of_memory_help(config: Config, gpu_bytes: int, facts: Facts, what: str) -> str:
+def out_of_memory_help(config: Config, gpu_bytes: int, workload: Workload, what: str) -> str:
     """One line for a card that `what` (a batch, a step) has overrun: the numbers and the smallest change."""
-    parts = memory(config, facts)
+    parts = memory(config, workload)
     beside = parts.peak - parts.weights - parts.gradients - parts.optimizer
     line = (
-        f"{what} ran out of the GPU's {size(gpu_bytes)}: weights {size(parts.weights)}, gradients and optimizer "
-        f"{size(parts.gradients + parts.optimizer)}, activations of {facts.longest} tokens × "
-        f"{config.training.per_device_train_batch_size} {size(beside)} (estimated)"
+        f"{what} ran out of the GPU's {format_gib(gpu_bytes)}: weights {format_gib(parts.weights)}, gradients and optimizer "
+        f"{format_gib(parts.gradients + parts.optimizer)}, activations of {workload.longest} tokens × "
+        f"{config.training.per_device_train_batch_size} {format_gib(beside)} (estimated)"
     )
-    found = smallest_change_that_fits(config, gpu_bytes, facts, below=parts.peak)
+    found = smallest_change_that_fits(config, gpu_bytes, workload, below=parts.peak)
     if found is None:
         return f"{line}: choose a smaller base"
-    return f"{line}: try {words(found[0])} (about {size(found[1])})"
+    return f"{line}: try {describe_change(found[0])} (about {format_gib(found[1])})"
 
 
 def apply(config: Config, change: Change) -> Config:
@@ -123,7 +125,7 @@ def apply(config: Config, change: Change) -> Config:
     )
 
 
-def words(change: Change) -> str:
+def describe_change(change: Change) -> str:
     """The change as it is written on the command line."""
     return " ".join(f"{name}={yaml_word(value)}" for name, value in change.items())
 
@@ -132,7 +134,7 @@ def yaml_word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def size(number: int) -> str:
+def format_gib(number: int) -> str:
     return f"{number / GIB:.1f} GiB"
 
 
@@ -152,16 +154,16 @@ def _batches(config: Config) -> Iterator[tuple[int, int]]:
     return ((batch, whole // batch) for batch in range(whole, 0, -1) if whole % batch == 0)
 
 
-def _evaluation(config: Config, change: Change, usable: int, facts: Facts) -> Change:
+def _evaluation(config: Config, change: Change, usable: int, workload: Workload) -> Change:
     """The largest batch for evaluating, at most the config's, that fits beside the choice."""
     name = "training.per_device_eval_batch_size"
     for batch in range(config.training.per_device_eval_batch_size, 1, -1):
-        if memory(apply(config, change | {name: batch}), facts).peak <= usable:
+        if memory(apply(config, change | {name: batch}), workload).peak <= usable:
             return {name: batch}
     return {name: 1}
 
 
-def _changes(config: Config, facts: Facts) -> Iterator[Change]:
+def _changes(config: Config, workload: Workload) -> Iterator[Change]:
     """Ever larger changes."""
     training = config.training
     now = training.per_device_train_batch_size
@@ -169,7 +171,7 @@ def _changes(config: Config, facts: Facts) -> Iterator[Change]:
     for batch, accumulation in _batches(config):
         if batch < now:
             batches.append({CHOSEN[1]: batch, CHOSEN[2]: accumulation})
-    fewer = {CHOSEN[3]: 1} if training.per_device_eval_batch_size > 1 and facts.longest_held_out else {}
+    fewer = {CHOSEN[3]: 1} if training.per_device_eval_batch_size > 1 and workload.longest_held_out else {}
     again = {} if training.activation_checkpointing else {CHOSEN[4]: True}
     smallest = batches[-1] | fewer | again
     yield from batches[1:]
@@ -184,6 +186,6 @@ def _changes(config: Config, facts: Facts) -> Iterator[Change]:
         yield smallest | eight
         yield smallest | quantise | eight
     for part in (0.75, 0.5, 0.25, 0.125):
-        shorter = ceil(facts.longest * part)
+        shorter = ceil(workload.longest * part)
         yield smallest | quantise | {"training.max_length": shorter}
         yield smallest | quantise | eight | {"training.max_length": shorter}

@@ -23,7 +23,7 @@ SMALL = 4096  # bitsandbytes keeps the states of smaller tensors in float32
 CODES = 16 * 4 + 256 * 4 + 4  # of an NF4 weight: its 16 values, the 256 of its scales, their mean
 
 
-class Facts(NamedTuple):
+class Workload(NamedTuple):
     """What memory depends on besides the config."""
 
     shapes: Shapes
@@ -32,13 +32,13 @@ class Facts(NamedTuple):
     longest_held_out: int = 0
 
 
-def facts_of(config: Config, shapes: Shapes, lengths: Sequence[int], held_out: Sequence[int]) -> Facts:
-    """The facts of rows with these numbers of tokens. A packed row is as long as training.max_length."""
+def workload_of(config: Config, shapes: Shapes, lengths: Sequence[int], held_out: Sequence[int]) -> Workload:
+    """The workload of rows with these numbers of tokens. A packed row is as long as training.max_length."""
     limit = config.training.max_length
     packing = bool(getattr(config.training, "packing", None))
     packing_eval = getattr(config.training, "eval_packing", None)
     packing_eval = packing if packing_eval is None else packing_eval
-    return Facts(
+    return Workload(
         shapes,
         limit if packing else min(limit, max(lengths, default=0)),
         limit if packing_eval and held_out else min(limit, max(held_out, default=0)),
@@ -72,21 +72,21 @@ class Memory(NamedTuple):
         return held + max(step, self.evaluation + self.workspace)
 
 
-def memory(config: Config, facts: Facts) -> Memory:
+def memory(config: Config, workload: Workload) -> Memory:
     """The bytes of each part, for one process that holds the whole model (one GPU, or each under DDP)."""
-    shapes, training = facts.shapes, config.training
+    shapes, training = workload.shapes, config.training
     trained = trained_shapes(config, shapes)
     held = weight_bytes(config)
     layer = layer_bytes(config, shapes)
     passing = SCRATCH * layer + (layer if training.activation_checkpointing else 0)  # what was not kept is made anew
-    tokens = training.per_device_train_batch_size * facts.longest
-    evaluated = training.per_device_eval_batch_size * facts.longest_held_out
+    tokens = training.per_device_train_batch_size * workload.longest
+    evaluated = training.per_device_eval_batch_size * workload.longest_held_out
     return Memory(
         base=base_bytes(config, shapes),
         adapter=4 * sum(map(prod, trained)) if config.lora else 0,  # PEFT and govor hold adapters in float32
         gradients=(4 if config.lora else held) * sum(map(prod, trained)),
         optimizer=optimizer_bytes(config, shapes),
-        activations=tokens * activation_bytes(config, shapes) + _scores(config, shapes, facts.longest),
+        activations=tokens * activation_bytes(config, shapes) + _scores(config, shapes, workload.longest),
         scratch=max(int(tokens * passing), _loss(config, shapes, tokens)),
         workspace=_workspace(config, shapes),
         evaluation=max(evaluated * layer, _loss(config, shapes, evaluated)) if evaluated else 0,

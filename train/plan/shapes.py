@@ -28,7 +28,7 @@ NOT_LINEAR = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared|gate|router|router\.
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
 WRITER = re.compile(r"\.(o_proj|out_proj|wo|w2|fc2|dense|dense_4h_to_h|down_proj|c_proj|linear_out)\.weight$")
 """Layers that write into the residual stream; the others read from it."""
-IGNORED = re.compile(r"^mtp\.|rotary_emb\.inv_freq$|\.e_score_correction_bias$|\.masked_bias$|\.layer_scalar$")
+NOT_PARAMETERS = re.compile(r"^mtp\.|rotary_emb\.inv_freq$|\.e_score_correction_bias$|\.masked_bias$|\.layer_scalar$")
 """Tensors of a checkpoint that are no parameters of the model that is trained."""
 EXPERT = re.compile(r"(.*)\.experts\.0\.(?:gate_proj|w1)\.weight$")
 TUNED_EXPERTS = """mixtral minimax minimax_m2 afmoe deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe glm4_moe
@@ -203,7 +203,9 @@ def _as_loaded(tensors: dict[str, Shape], whole: dict[str, Any], config: dict[st
     for name, shape in tensors.items():
         layer = re.match(r"model\.layers\.(\d+)\.", name)
         beyond = layer is not None and layers is not None and int(layer[1]) >= layers
-        if not (beyond or IGNORED.search(name) or (text_only and ".visual." in name) or (tied and HEAD.search(name))):
+        if not (
+            beyond or NOT_PARAMETERS.search(name) or (text_only and ".visual." in name) or (tied and HEAD.search(name))
+        ):
             kept[name] = shape
     return kept
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from train.plan import Plan
 from train.plan.estimate import UTILIZATION
-from train.plan.fit import size, words
+from train.plan.fit import describe_change, format_gib
 
 
 class Part(NamedTuple):
@@ -34,20 +34,22 @@ def show(found: Plan, console: Console) -> None:
 
 def verdict(found: Plan) -> str:
     """Whether it fits, in a line."""
-    peak = size(found.memory.peak)
+    peak = format_gib(found.memory.peak)
     if found.config.training.use_cpu:
         return f"on the CPU: about {peak} of memory"
     if found.asked is None:
         fitting = [card for card in found.cards if card.fits]
         least = min(fitting, key=lambda card: card.gpu.memory, default=None)
-        where = f"fits from {size(least.gpu.memory)} ({least.gpu.name})" if least else "fits none of the known GPUs"
+        where = (
+            f"fits from {format_gib(least.gpu.memory)} ({least.gpu.name})" if least else "fits none of the known GPUs"
+        )
         return f"about {peak} on each GPU: {where}; --gpu says more"
-    of = f"{found.asked.name}: needs about {peak}, {size(found.asked.usable)} are usable"
+    of = f"{found.asked.name}: needs about {peak}, {format_gib(found.asked.usable)} are usable"
     if found.fits:
         return f"fits {of}"
     if found.change is None:
         return f"does not fit {of}, and no option helps: choose a smaller base"
-    return f"does not fit {of}; the smallest change that fits: {words(found.change[0])} (about {size(found.change[1])})"
+    return f"does not fit {of}; the smallest change that fits: {describe_change(found.change[0])} (about {format_gib(found.change[1])})"
 
 
 def _parts(found: Plan) -> list[Part]:
@@ -89,14 +91,14 @@ def _memory(found: Plan) -> Part:
     held = found.memory
     saved = "recomputed" if found.config.training.activation_checkpointing else "kept"
     rows: list[tuple[str, ...]] = [
-        ("base", size(held.base)),
-        ("adapter", size(held.adapter)),
-        ("gradients", size(held.gradients)),
-        ("optimizer states", size(held.optimizer)),
-        (f"activations ({saved})", size(held.activations)),
-        ("scratch of loss and backward pass", size(held.scratch)),
-        ("16-bit copies of weights", size(held.workspace)),
-        ("peak", size(held.peak)),
+        ("base", format_gib(held.base)),
+        ("adapter", format_gib(held.adapter)),
+        ("gradients", format_gib(held.gradients)),
+        ("optimizer states", format_gib(held.optimizer)),
+        (f"activations ({saved})", format_gib(held.activations)),
+        ("scratch of loss and backward pass", format_gib(held.scratch)),
+        ("16-bit copies of weights", format_gib(held.workspace)),
+        ("peak", format_gib(held.peak)),
     ]
     where = "the CPU" if found.config.training.use_cpu else "each GPU"
     return Part(f"memory on {where}, estimated", ("", ""), rows)
@@ -106,7 +108,9 @@ def _cards(found: Plan) -> Part:
     rows: list[tuple[str, ...]] = []
     for card in found.cards:
         time = "speed not known" if card.seconds is None else " – ".join(map(_time, card.seconds))
-        rows.append((card.gpu.name, size(card.gpu.memory), "yes" if card.fits else "no", time if card.fits else "–"))
+        rows.append(
+            (card.gpu.name, format_gib(card.gpu.memory), "yes" if card.fits else "no", time if card.fits else "–")
+        )
     low, high = UTILIZATION
     title = f"time, estimated at {low:.0%} to {high:.0%} of the GPU's peak"
     return Part(title, ("GPU", "memory", "fits", "time"), rows)

@@ -9,7 +9,7 @@ from train.chats.rows import shared_system_message
 from train.core.config import Config
 from train.core.files import sha256
 from train.core.runs import Run
-from train.encoding.loss_mask import IGNORED, template_hash
+from train.encoding.loss_mask import IGNORE_INDEX, template_hash
 from train.encoding.rows import Encoding
 from train.models.base import base_revision, weights_fingerprint
 
@@ -32,8 +32,8 @@ def describe_run(
             "sha256": sha256(path or config.data.train_file),
             "rows": len(encoding.rows),
             "tokens": sum(len(e.input_ids) for e in encoding.encoded),
-            "trained_tokens": sum(label != IGNORED for e in encoding.encoded for label in e.labels),
-            **asdict(encoding.account),
+            "trained_tokens": sum(label != IGNORE_INDEX for e in encoding.encoded for label in e.labels),
+            **asdict(encoding.report),
         }
 
     counts, edges = np.histogram([len(e.input_ids) for e in train_set.encoded], bins=30)
@@ -58,7 +58,7 @@ def describe_run(
         "template": {
             "sha256": template_hash(tokenizer),
             "end_of_turn": sorted({e.end_of_turn for e in train_set.encoded}),
-            "date": today.isoformat(timespec="seconds") if train_set.account.dated else None,
+            "date": today.isoformat(timespec="seconds") if train_set.report.dated else None,
         },
         "lengths": {"counts": counts.tolist(), "edges": edges.tolist()},
         "parameters": {"trainable": trainable, "all": total},

@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from train.core.config import Config
 from train.core.errors import BaseError, ConfigError, MachineError
 from train.plan.fit import out_of_memory_help
-from train.plan.memory import Facts, facts_of, memory
+from train.plan.memory import Workload, memory, workload_of
 from train.plan.shapes import read_shapes
 from train.tuning.kernels.batches import lengths
 
@@ -27,7 +27,7 @@ def may_run_out_of_memory(trainer: SFTTrainer, config: Config, base: Path) -> bo
     if trainer.args.device.type != "cpu":
         return True
     try:
-        return bool(2 * memory(config, facts(trainer, config, base)).peak > psutil.virtual_memory().available)
+        return bool(2 * memory(config, workload(trainer, config, base)).peak > psutil.virtual_memory().available)
     except (BaseError, ConfigError):  # a base whose shapes cannot be read without loading it
         return True
 
@@ -87,9 +87,9 @@ def out_of_memory(trainer: SFTTrainer, config: Config, base: Path, what: str) ->
     total = psutil.virtual_memory().total
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return MachineError(out_of_memory_help(config, total, facts(trainer, config, base), what))
+    return MachineError(out_of_memory_help(config, total, workload(trainer, config, base), what))
 
 
-def facts(trainer: SFTTrainer, config: Config, base: Path) -> Facts:
+def workload(trainer: SFTTrainer, config: Config, base: Path) -> Workload:
     """What the trainer's memory depends on."""
-    return facts_of(config, read_shapes(base), lengths(trainer.train_dataset), lengths(trainer.eval_dataset))
+    return workload_of(config, read_shapes(base), lengths(trainer.train_dataset), lengths(trainer.eval_dataset))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from train.core.files import size
+from train.core.files import format_bytes
 from train.core.runs import Run
 from train.exports.gguf.prompts import asked, prompt_of
 from train.models.load import load_merged, load_tokenizer, quiet_libraries
@@ -39,7 +39,7 @@ def compare(run: Run, file: Path, *, exact: bool) -> tuple[list[str], bool]:
     weights = sum(math.prod(stored.shape) for stored in read_headers(weight_files(run.merged)).values())
     needed = 4.4 * weights + file.stat().st_size
     if psutil.virtual_memory().available < needed:
-        return [f"not compared with the merged model: that needs {size(needed)} of free memory"], True
+        return [f"not compared with the merged model: that needs {format_bytes(needed)} of free memory"], True
     found = measure(run, file)
     lines = [
         f"llama.cpp makes the same tokens of {found.same_ids} of {found.prompts} prompts; {found.answers} greedy "

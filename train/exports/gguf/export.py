@@ -15,7 +15,7 @@ from pathlib import Path
 
 from train.chats.rows import text_of
 from train.core.errors import BaseError, GovorError, MachineError, RunError
-from train.core.files import aside_folder, publish, require_new, require_room
+from train.core.files import aside_folder, publish, require_disk_space, require_new
 from train.core.runs import Run
 from train.exports.gguf.check import compare
 from train.exports.gguf.pretokenizer import known_cut
@@ -71,7 +71,7 @@ def write_gguf(run: Run, target: Path, kind: str, *, replace: bool = False) -> l
     first = "f16" if quantize and first == "f32" else first
     weights = sum(math.prod(stored.shape) for stored in read_headers(weight_files(run.merged)).values())
     bits = DIRECT[first] + (QUANTIZED[kind] if quantize else 0)
-    require_room(target.parent, round(ROOM * weights * bits / 8), f"the {kind} file")
+    require_disk_space(target.parent, round(ROOM * weights * bits / 8), f"the {kind} file")
     pre, lines = _pre_tokenizer(run)
     with aside_folder(target) as aside:
         made = aside / f"{first}.gguf"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.core.files import size
+from train.core.files import format_bytes
 from train.core.runs import Run, now
 from train.evaluation.report import Sample
 from train.exports.hub.card import card
@@ -137,8 +137,8 @@ def listing(parcel: Parcel) -> str:
     sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in parcel.contents.items()}
     width = max(map(len, sizes))
     lines = [f"{parcel.repo}, {'private' if parcel.private else 'public'}, {parcel.what}:"]
-    lines += [f"  {name:{width}}  {size(number):>9}" for name, number in sizes.items()]
-    return "\n".join([*lines, f"{len(sizes)} files, {size(sum(sizes.values()))}"])
+    lines += [f"  {name:{width}}  {format_bytes(number):>9}" for name, number in sizes.items()]
+    return "\n".join([*lines, f"{len(sizes)} files, {format_bytes(sum(sizes.values()))}"])
 
 
 def _notes(facts: Facts, samples: Sequence[Sample], complete: bool, *, private: bool) -> list[str]:

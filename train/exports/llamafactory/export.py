@@ -142,7 +142,7 @@ def _settings(source: Source, choice: Choice | None, left_out: dict[str, str]) -
     if evaluate:
         data["eval_dataset"] = f"{name}_held_out"
     data["tokenized_path"] = "tokenized"
-    if source.train.account.last_turn_only:
+    if source.train.report.last_turn_only:
         data["mask_history"] = True
     learned = training_settings(config, left_out, evaluate=evaluate)
     if learned.get("train_on_prompt"):

@@ -22,7 +22,7 @@ def readme(
     rendering = list(_rendering(choice))
     differing = [*rendering[1:], *_rows(rows, held_out)]
     lacking = [f"`{name}`: {why}" for name, why in left_out.items()]
-    if config.data.too_long != "error" and train.account.dropped + train.account.truncated + train.account.split:
+    if config.data.too_long != "error" and train.report.dropped + train.report.truncated + train.report.split:
         lacking.append(f"`data.too_long: {config.data.too_long}`: the rows are here as it left them")
     lacking.append("`prompts`: the questions answered before and after training")
     lacking.append("`training.kernels`: govor's own faster code; LLaMA-Factory has enable_liger_kernel and use_unsloth")

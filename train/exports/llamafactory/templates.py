@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from train.chats.rows import Row, text_of
-from train.encoding.loss_mask import IGNORED, Encoded
+from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.encoding.rows import Encoding
 
 BOS, EOS = "\0bos", "\0eos"
@@ -154,7 +154,7 @@ def choose(tokenizer: Any, encoding: Encoding, model_type: str, *, pictures: boo
 
     Rows with tools are not compared. `pictures`: the base brings an image processor.
     """
-    last_turn = encoding.account.last_turn_only > 0
+    last_turn = encoding.report.last_turn_only > 0
     pairs = [pair for pair in zip(encoding.rows, encoding.encoded, strict=True) if _plain(pair[0])][:COMPARED]
     found = [
         _measure(tokenizer, template, thinking, pairs, last_turn=last_turn)
@@ -206,7 +206,7 @@ def row_ids(
             empty = _ids(tokenizer, "".join(marks))
             question, answer = (question, empty + answer) if thinking else (question + empty, answer)
         ids += question + answer
-        labels += [IGNORED] * len(question) + ([IGNORED] * len(answer) if last_turn and not last else answer)
+        labels += [IGNORE_INDEX] * len(question) + ([IGNORE_INDEX] * len(answer) if last_turn and not last else answer)
     return ids, labels
 
 

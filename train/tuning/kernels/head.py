@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100
+IGNORE_INDEX = -100
 TILE = 2**24  # logits at a time: 64 MiB in float32
 SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
@@ -124,7 +124,7 @@ def fuse_head(model: Any) -> None:
         if not trained_loss:
             return original(*more, **named)
         labels = named.pop("labels")[:, 1:]
-        kept = labels != IGNORED
+        kept = labels != IGNORE_INDEX
         hidden = self.base_model(*more, **named).last_hidden_state[:, :-1]
         head, learn = self.get_output_embeddings(), torch.is_grad_enabled()
         if is_tuned(self):
