@@ -15,10 +15,10 @@ from train.core.config import Lora, dump_config, load_config
 from train.core.errors import BaseError, ConfigError, GovorError, MachineError
 from train.plan import plan
 from train.plan.estimate import find_gpu, known_gpus, prices
-from train.plan.fit import apply, as_begun, fit, out_of_memory_help, settle, smallest_change_that_fits
+from train.plan.fit import as_begun, fit, out_of_memory_help, settle, smallest_change_that_fits, with_options
 from train.plan.memory import GIB, Workload, activation_bytes, layer_bytes, memory
 from train.plan.shapes import Shapes, _of_config, find_shapes, read_shapes
-from train.plan.tokens import packed
+from train.plan.tokens import packed_rows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3"]
@@ -352,9 +352,9 @@ def test_without_the_tokenizer_tokens_are_estimated(write_config):
 
 
 def test_packing_is_best_fit():
-    assert packed([6, 5, 4, 3, 2], 10) == 2
-    assert packed([10, 10, 1], 10) == 3
-    assert packed([7, 7, 7, 3, 3, 3], 10) == 3
+    assert packed_rows([6, 5, 4, 3, 2], 10) == 2
+    assert packed_rows([10, 10, 1], 10) == 3
+    assert packed_rows([7, 7, 7, 3, 3, 3], 10) == 3
 
 
 def test_every_shipped_config_has_a_plan(base, monkeypatch):
@@ -417,8 +417,8 @@ def test_fit_says_with_numbers_that_nothing_fits(eight_billion, write_config):
 def test_fit_leaves_a_cpu_alone(write_config):
     config = load_config(write_config(training={"fit": "auto", "per_device_train_batch_size": 3}))
     found = plan(config, find_gpu("8GB"))
-    assert "no CUDA GPU" in found.chosen
-    assert found.config == apply(config, {"training.fit": None})
+    assert "no CUDA GPU" in found.fit_choice
+    assert found.config == with_options(config, {"training.fit": None})
 
 
 def test_a_run_with_fit_has_the_choice_and_resumes(write_config):
@@ -448,7 +448,7 @@ def test_the_smallest_change_fits_and_smaller_ones_do_not(gibibytes, eight_billi
     assert needed <= gpu.usable
     for name in change:
         if name != "training.gradient_accumulation_steps":
-            less = apply(config, {key: value for key, value in change.items() if key != name})
+            less = with_options(config, {key: value for key, value in change.items() if key != name})
             cut = min(4096, less.training.max_length)
             assert memory(less, facts(eight_billion, cut)).peak > gpu.usable, f"{name} was not needed"
 

@@ -7,7 +7,7 @@ from typing import Any
 from train.chats.split import read_split
 from train.core.config import Config
 from train.core.errors import DataError
-from train.plan.estimate import Gpu, Price, Work, known_gpus, prices, seconds, work
+from train.plan.estimate import Gpu, Price, Work, known_gpus, prices, seconds, work_of
 from train.plan.fit import Change, settle, smallest_change_that_fits
 from train.plan.memory import Memory, Workload, memory, trained_shapes, workload_of
 from train.plan.shapes import Shapes, find_shapes
@@ -33,26 +33,26 @@ class Plan:
     shapes: Shapes
     tokens: Tokens
     trained: int
-    """Parameters that are trained."""
+    """How many parameters are trained."""
     memory: Memory
     work: Work
     cards: list[Card]
-    """The one asked for, those with the memory asked for, or all that are known; none on a CPU."""
-    asked: Gpu | None
-    chosen: str | None
+    """The requested GPU, those with the requested memory, or all that are known; none on a CPU."""
+    requested_gpu: Gpu | None
+    fit_choice: str | None
     """What `training.fit` has chosen, in a line."""
-    change: tuple[Change, int] | None
-    """Where the card asked for is too small: the smallest change that fits, and the bytes then needed."""
+    smallest_change: tuple[Change, int] | None
+    """Where the requested GPU is too small: the smallest change that fits, and the bytes then needed."""
     prices: list[Price]
 
     @property
     def fits(self) -> bool | None:
-        """None where no card was asked for."""
-        return self.memory.peak <= self.asked.usable if self.asked else None
+        """Whether the run fits the requested GPU; None without one."""
+        return self.memory.peak <= self.requested_gpu.usable if self.requested_gpu else None
 
 
 def plan(config: Config, gpu: Gpu | None = None) -> Plan:
-    """The plan of a config, for that card or for all that are known."""
+    """The plan of a config, for one GPU or for all that are known."""
     shapes, folder = find_shapes(config.model)
     rows, held_out = read_split(config)
     tokens = count_tokens(config, folder, str(shapes.config.get("model_type")), rows, held_out)
@@ -63,7 +63,9 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
     chosen = None
     if config.training.fit and (gpu or config.training.use_cpu):
         config, chosen = settle(config, gpu.memory if gpu else None, workload)
-    done, needed = work(config, shapes, tokens), memory(config, workload)
+    work, needed = work_of(config, shapes, tokens), memory(config, workload)
+    too_large = gpu is not None and needed.peak > gpu.usable
+    change = smallest_change_that_fits(config, gpu.memory, workload) if gpu and too_large else None
     cards = [] if config.training.use_cpu else _cards(gpu)
     return Plan(
         config=config,
@@ -71,12 +73,12 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
         tokens=tokens,
         trained=sum(map(prod, trained_shapes(config, shapes))),
         memory=needed,
-        work=done,
-        cards=[_card(card, needed, done, shapes) for card in cards],
-        asked=gpu,
-        chosen=chosen,
-        change=smallest_change_that_fits(config, gpu.memory, workload) if gpu and needed.peak > gpu.usable else None,
-        prices=prices(done.tokens),
+        work=work,
+        cards=[_card(card, needed, work, shapes) for card in cards],
+        requested_gpu=gpu,
+        fit_choice=chosen,
+        smallest_change=change,
+        prices=prices(work.tokens),
     )
 
 
@@ -88,48 +90,48 @@ def _cards(gpu: Gpu | None) -> list[Gpu]:
     return [card for card in known if abs(card.memory - gpu.memory) <= gpu.memory / 10] or [gpu]
 
 
-def _card(gpu: Gpu, needed: Memory, done: Work, shapes: Shapes) -> Card:
-    time = seconds(gpu, done, shapes.layers) if gpu.tflops else None
+def _card(gpu: Gpu, needed: Memory, work: Work, shapes: Shapes) -> Card:
+    time = seconds(gpu, work, shapes.layers) if gpu.tflops else None
     return Card(gpu, needed.peak <= gpu.usable, time)
 
 
-def to_json(found: Plan) -> dict[str, Any]:
+def to_json(plan: Plan) -> dict[str, Any]:
     """The plan for programs: bytes, tokens, seconds, US dollars."""
-    tokens, done = found.tokens, found.work
+    tokens, work = plan.tokens, plan.work
     return {
-        "name": found.config.name,
-        "base": {"name_or_path": found.config.model.name_or_path, "shapes_from": found.shapes.source},
-        "parameters": {"all": found.shapes.parameters, "trainable": found.trained},
-        "memory": {**found.memory._asdict(), "weights": found.memory.weights, "peak": found.memory.peak},
+        "name": plan.config.name,
+        "base": {"name_or_path": plan.config.model.name_or_path, "shapes_from": plan.shapes.source},
+        "parameters": {"all": plan.shapes.parameters, "trainable": plan.trained},
+        "memory": {**plan.memory._asdict(), "weights": plan.memory.weights, "peak": plan.memory.peak},
         "tokens": {
             "rows": len(tokens.lengths),
             "held_out_rows": len(tokens.held_out),
             "epoch": tokens.total,
             "epoch_trained": tokens.trained,
-            "run": done.tokens,
-            "run_trained": round(tokens.trained * done.epochs),
+            "run": work.tokens,
+            "run_trained": round(tokens.trained * work.epochs),
             "longest_row": max(tokens.lengths),
             "too_long": tokens.too_long,
             "how": tokens.how,
         },
-        "steps": done.steps,
-        "epochs": done.epochs,
-        "flops": done.flops,
+        "steps": work.steps,
+        "epochs": work.epochs,
+        "flops": work.flops,
         "gpu": None
-        if found.asked is None
+        if plan.requested_gpu is None
         else {
-            **found.asked._asdict(),
-            "usable": found.asked.usable,
-            "fits": found.fits,
-            "change": found.change and {"options": found.change[0], "peak": found.change[1]},
+            **plan.requested_gpu._asdict(),
+            "usable": plan.requested_gpu.usable,
+            "fits": plan.fits,
+            "change": plan.smallest_change and {"options": plan.smallest_change[0], "peak": plan.smallest_change[1]},
         },
-        "fit": found.chosen,
+        "fit": plan.fit_choice,
         "gpus": [
             {"name": card.gpu.name, "memory": card.gpu.memory, "fits": card.fits, "seconds": card.seconds}
-            for card in found.cards
+            for card in plan.cards
         ],
-        "prices": [price._asdict() for price in found.prices],
+        "prices": [price._asdict() for price in plan.prices],
     }
 
 
-__all__ = ["Workload", "Plan", "plan", "to_json"]
+__all__ = ["Plan", "Workload", "plan", "to_json"]

@@ -17,16 +17,18 @@ from train.core.config import Config
 from train.core.errors import ConfigError, GovorError
 from train.plan.memory import GIB, trained_shapes
 from train.plan.shapes import Shapes
-from train.plan.tokens import Tokens, packed, padded
+from train.plan.tokens import Tokens, packed_rows, padded_tokens
 
 UTILIZATION = (0.20, 0.45)
 LAUNCHES = (0.5e-3, 2e-3)  # seconds a layer and pass, at best and at worst
 
 
 class Gpu(NamedTuple):
+    """A graphics card: its memory and its speed."""
+
     name: str
     memory: int
-    """Bytes."""
+    """In bytes."""
     tflops: float | None
     """10¹² operations a second in 16 bits; None for a card of which only the memory is known."""
 
@@ -51,7 +53,7 @@ class Price(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a run does."""
+    """What a run computes: steps, passes, tokens and floating-point operations."""
 
     steps: int
     passes: int
@@ -63,6 +65,7 @@ class Work(NamedTuple):
 
 
 def known_gpus() -> dict[str, Gpu]:
+    """The GPUs of gpus.yaml by name."""
     table = _table("gpus.yaml")["gpus"]
     return {name: Gpu(name, round(entry["memory"] * GIB), entry["tflops"]) for name, entry in table.items()}
 
@@ -82,26 +85,26 @@ def find_gpu(text: str) -> Gpu:
     raise GovorError(f"--gpu {text!r} {reason}: give its memory, as in 8GB, or one of {names}")
 
 
-def work(config: Config, shapes: Shapes, tokens: Tokens) -> Work:
-    """Steps, passes and operations, as transformers' Trainer counts them in one process."""
+def work_of(config: Config, shapes: Shapes, tokens: Tokens) -> Work:
+    """Steps, passes and operations of a run, as transformers' Trainer counts them in one process."""
     training = config.training
     batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     rows = len(tokens.lengths)
     packing = bool(getattr(training, "packing", None))
     if packing:
-        rows = packed(tokens.lengths, training.max_length)
+        rows = packed_rows(tokens.lengths, training.max_length)
     batches = rows // batch if getattr(training, "dataloader_drop_last", None) else ceil(rows / batch)
     steps_an_epoch = max(1, ceil(batches / accumulation))
-    asked = getattr(training, "max_steps", None)
-    steps = asked if asked and asked > 0 else ceil(training.num_train_epochs * steps_an_epoch)
+    max_steps = getattr(training, "max_steps", None)
+    steps = max_steps if max_steps and max_steps > 0 else ceil(training.num_train_epochs * steps_an_epoch)
     epochs = steps / steps_an_epoch
-    computed = tokens.total if packing else padded(tokens.lengths, batch)
+    computed = tokens.total if packing else padded_tokens(tokens.lengths, batch)
     evaluations = 0.0
     if tokens.held_out and training.eval_strategy != "no":
         every = getattr(training, "eval_steps", None) or training.logging_steps
         every = every * steps if every < 1 else every
         evaluations = training.eval_on_start + (epochs if training.eval_strategy == "epoch" else steps / every)
-    evaluated = padded(tokens.held_out, training.per_device_eval_batch_size) * evaluations
+    evaluated = padded_tokens(tokens.held_out, training.per_device_eval_batch_size) * evaluations
     document = sum(n * n for n in tokens.lengths) / max(1, tokens.total)
     return Work(
         steps=steps,
@@ -113,7 +116,7 @@ def work(config: Config, shapes: Shapes, tokens: Tokens) -> Work:
 
 
 def flops(config: Config, shapes: Shapes, document: float) -> float:
-    """Operations a token; `document`: mean row length.
+    """Floating-point operations a token of a training pass, over rows of `document` tokens on average.
 
     4 for each weight it is multiplied with (forward, and back through frozen weights), 6 for each trained one, 6 for
     every pair that attention joins; checkpointing goes forward twice.
@@ -125,11 +128,11 @@ def flops(config: Config, shapes: Shapes, document: float) -> float:
     return each * shapes.multiplied + 6 * trained + 6 * attention + again
 
 
-def seconds(gpu: Gpu, done: Work, layers: int) -> tuple[float, float]:
-    """(at best, at worst) on that GPU, without loading the base."""
+def seconds(gpu: Gpu, work: Work, layers: int) -> tuple[float, float]:
+    """Seconds of the work on that GPU, (at best, at worst), without loading the base."""
     peak = (gpu.tflops or 0) * 1e12
     best, worst = (
-        max(done.flops / (peak * share), done.passes * layers * launch)
+        max(work.flops / (peak * share), work.passes * layers * launch)
         for share, launch in zip(reversed(UTILIZATION), LAUNCHES, strict=True)
     )
     return best, worst

@@ -4,17 +4,21 @@ The rule: 16-bit weights if they fit, then the least recomputation, then the lar
 the config has it. Sizes are estimates (memory.py), so a reserve is kept (`Gpu.usable`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from train.chats.rows import Row
 from train.core.config import Config
 from train.core.errors import ConfigError, MachineError
 from train.core.runs import RUNS, Run
 from train.plan.estimate import Gpu
-from train.plan.memory import GIB, Workload, memory
+from train.plan.memory import GIB, Workload, memory, workload_of
+from train.plan.shapes import read_shapes
+from train.plan.tokens import count_tokens
 
 CHOSEN = (
     "model.load_in_4bit",
@@ -35,31 +39,41 @@ def fit(config: Config, gpu_bytes: int, workload: Workload) -> Change:
     for quantised in (False, True):
         if quantised and not _may_quantise(config):
             break
-        for again in (False, True):
+        for checkpointing in (False, True):
             for batch, accumulation in _batches(config):
-                values = (quantised, batch, accumulation, 1, again)
+                values = (quantised, batch, accumulation, 1, checkpointing)
                 change = dict(zip(CHOSEN, values, strict=True))
-                if memory(apply(config, change), workload).peak <= usable:
+                if memory(with_options(config, change), workload).peak <= usable:
                     return change | _evaluation(config, change, usable, workload)
-    least = memory(apply(config, change), workload)
+    least = memory(with_options(config, change), workload)
     raise MachineError(
         f"{config.model.name_or_path} does not fit {format_gib(gpu_bytes)} (usable: {format_gib(usable)}): "
         f"{'4-bit, ' if quantised and _may_quantise(config) else ''}one row at a time and with checkpointing it needs "
-        f"{format_gib(least.peak)}, {format_gib(least.weights)} of it for weights, the longest row has {workload.longest} tokens: "
-        "choose a smaller base or a shorter training.max_length"
+        f"{format_gib(least.peak)}, {format_gib(least.weights)} of it for weights, the longest row has "
+        f"{workload.longest} tokens: choose a smaller base or a shorter training.max_length"
     )
 
 
 def settle(config: Config, gpu_bytes: int | None, workload: Workload) -> tuple[Config, str]:
-    """(the config with `training.fit` carried out, what was chosen in a line). `gpu_bytes`: None without a GPU."""
-    settled = apply(config, {"training.fit": None})
+    """(the config with `training.fit` carried out, what was chosen in a line); `gpu_bytes` is None without a GPU."""
+    settled = with_options(config, {"training.fit": None})
     if gpu_bytes is None:
         return settled, "training.fit: there is no CUDA GPU to fit, the config stays as it is"
     change = fit(config, gpu_bytes, workload)
-    needs = memory(apply(config, change), workload).peak
-    return apply(
+    needs = memory(with_options(config, change), workload).peak
+    return with_options(
         settled, change
     ), f"training.fit for {format_gib(gpu_bytes)}: {describe_change(change)} (about {format_gib(needs)})"
+
+
+def fit_to_rows(
+    config: Config, base: Path, rows: Sequence[Row], held_out: Sequence[Row], gpu_bytes: int | None, *, sharded: bool
+) -> tuple[Config, str]:
+    """`settle` for these rows over the base in that folder, their tokens counted as `govor plan` counts them."""
+    require_fittable(config, sharded=sharded)
+    shapes = read_shapes(base)
+    tokens = count_tokens(config, base, str(shapes.config.get("model_type")), rows, held_out)
+    return settle(config, gpu_bytes, workload_of(config, shapes, tokens.lengths, tokens.held_out))
 
 
 def as_begun(config: Config) -> Config:
@@ -69,7 +83,7 @@ def as_begun(config: Config) -> Config:
         return config
     before = yaml.safe_load(saved.read_text(encoding="utf-8"))
     change = {name: before[name.split(".")[0]][name.split(".")[1]] for name in CHOSEN}
-    return apply(config, change | {"training.fit": None})
+    return with_options(config, change | {"training.fit": None})
 
 
 def smallest_change_that_fits(
@@ -84,7 +98,7 @@ def smallest_change_that_fits(
     limit = limit if below is None else min(limit, below - 1)
 
     def needed(change: Change) -> int:
-        changed = apply(config, change)
+        changed = with_options(config, change)
         shorter = changed.training.max_length
         cut = min(workload.longest, shorter), min(workload.longest_held_out, shorter)
         return memory(changed, Workload(workload.shapes, *cut)).peak
@@ -104,9 +118,9 @@ def out_of_memory_help(config: Config, gpu_bytes: int, workload: Workload, what:
     parts = memory(config, workload)
     beside = parts.peak - parts.weights - parts.gradients - parts.optimizer
     line = (
-        f"{what} ran out of the GPU's {format_gib(gpu_bytes)}: weights {format_gib(parts.weights)}, gradients and optimizer "
-        f"{format_gib(parts.gradients + parts.optimizer)}, activations of {workload.longest} tokens × "
-        f"{config.training.per_device_train_batch_size} {format_gib(beside)} (estimated)"
+        f"{what} ran out of the GPU's {format_gib(gpu_bytes)}: weights {format_gib(parts.weights)}, "
+        f"gradients and optimizer {format_gib(parts.gradients + parts.optimizer)}, activations "
+        f"of {workload.longest} tokens × {config.training.per_device_train_batch_size} {format_gib(beside)} (estimated)"
     )
     found = smallest_change_that_fits(config, gpu_bytes, workload, below=parts.peak)
     if found is None:
@@ -114,8 +128,8 @@ def out_of_memory_help(config: Config, gpu_bytes: int, workload: Workload, what:
     return f"{line}: try {describe_change(found[0])} (about {format_gib(found[1])})"
 
 
-def apply(config: Config, change: Change) -> Config:
-    """The config with these options."""
+def with_options(config: Config, change: Change) -> Config:
+    """The config with these options replaced."""
     sections: dict[str, Change] = {}
     for name, value in change.items():
         section, key = name.split(".")
@@ -131,10 +145,12 @@ def describe_change(change: Change) -> str:
 
 
 def yaml_word(value: object) -> str:
+    """A value as YAML writes it: `true`, `2e-4`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def format_gib(number: int) -> str:
+    """Bytes as `7.5 GiB`."""
     return f"{number / GIB:.1f} GiB"
 
 
@@ -158,13 +174,13 @@ def _evaluation(config: Config, change: Change, usable: int, workload: Workload)
     """The largest batch for evaluating, at most the config's, that fits beside the choice."""
     name = "training.per_device_eval_batch_size"
     for batch in range(config.training.per_device_eval_batch_size, 1, -1):
-        if memory(apply(config, change | {name: batch}), workload).peak <= usable:
+        if memory(with_options(config, change | {name: batch}), workload).peak <= usable:
             return {name: batch}
     return {name: 1}
 
 
 def _changes(config: Config, workload: Workload) -> Iterator[Change]:
-    """Ever larger changes."""
+    """Changes of the config that save memory, the cheapest first."""
     training = config.training
     now = training.per_device_train_batch_size
     batches: list[Change] = [{}]
@@ -172,15 +188,17 @@ def _changes(config: Config, workload: Workload) -> Iterator[Change]:
         if batch < now:
             batches.append({CHOSEN[1]: batch, CHOSEN[2]: accumulation})
     fewer = {CHOSEN[3]: 1} if training.per_device_eval_batch_size > 1 and workload.longest_held_out else {}
-    again = {} if training.activation_checkpointing else {CHOSEN[4]: True}
-    smallest = batches[-1] | fewer | again
+    checkpointing = {} if training.activation_checkpointing else {CHOSEN[4]: True}
+    smallest = batches[-1] | fewer | checkpointing
     yield from batches[1:]
     yield from (batch | fewer for batch in batches if fewer)
-    if again:
-        yield from (batch | extra | again for extra in ({}, fewer) for batch in batches)
+    if checkpointing:
+        yield from (batch | extra | checkpointing for extra in ({}, fewer) for batch in batches)
     quantise: Change = {CHOSEN[0]: True} if _may_quantise(config) and not config.model.load_in_4bit else {}
     if quantise:
-        yield from (batch | extra | quantise for extra in ({}, again, fewer | again) for batch in batches)
+        yield from (
+            batch | extra | quantise for extra in ({}, checkpointing, fewer | checkpointing) for batch in batches
+        )
     eight: Change = {} if "8bit" in training.optim else {"training.optim": "adamw_8bit"}
     if eight:
         yield smallest | eight

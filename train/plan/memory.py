@@ -94,7 +94,7 @@ def memory(config: Config, workload: Workload) -> Memory:
 
 
 def weight_bytes(config: Config) -> int:
-    """Bytes of a base weight that is not 4-bit; as model.py's resolve_precision settles `auto`."""
+    """Bytes of a base weight that is not 4-bit; `auto` as `resolve_precision` (models/load.py) settles it."""
     if config.model.dtype != "auto":
         return 4 if config.model.dtype == "float32" else 2
     return 4 if config.training.use_cpu or config.lora is None else 2
@@ -109,11 +109,12 @@ def computes_in_16_bit(config: Config) -> bool:
 
 
 def trained_shapes(config: Config, shapes: Shapes) -> list[Shape]:
+    """Shapes of the parameters that are trained: the adapter's, or all."""
     return shapes.adapter(config.lora) if config.lora else list(shapes.tensors.values())
 
 
 def base_bytes(config: Config, shapes: Shapes) -> int:
-    """The base's weights.
+    """Bytes of the base's weights.
 
     NF4 with double quantisation: half a byte a weight, a byte for each block of 64, a float32 for each 256 of those,
     and two tables of codes a layer; what is no linear layer, and the head, stay as they are.
@@ -132,7 +133,7 @@ def base_bytes(config: Config, shapes: Shapes) -> int:
 
 
 def optimizer_bytes(config: Config, shapes: Shapes) -> int:
-    """The optimizer's states, by the name that transformers gives it; an unknown one is taken for Adam in float32.
+    """Bytes of the optimizer's states, by its name in transformers; an unknown one counts as Adam in float32.
 
     8-bit states have a float32 for each block of 256 and a table of 256 codes; bitsandbytes keeps tensors below 4096
     weights, and transformers embeddings, in float32. Paged states are counted too, though they may leave the GPU.

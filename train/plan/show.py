@@ -17,9 +17,9 @@ class Part(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def show(found: Plan, console: Console) -> None:
+def show(plan: Plan, console: Console) -> None:
     """Print the plan, its verdict last."""
-    for part in _parts(found):
+    for part in _parts(plan):
         if not console.is_terminal:
             print(_plain(part), end="\n\n")
             continue
@@ -29,67 +29,68 @@ def show(found: Plan, console: Console) -> None:
         for row in part.rows:
             table.add_row(*row)
         console.print(table)
-    print(verdict(found))
+    print(verdict(plan))
 
 
-def verdict(found: Plan) -> str:
-    """Whether it fits, in a line."""
-    peak = format_gib(found.memory.peak)
-    if found.config.training.use_cpu:
+def verdict(plan: Plan) -> str:
+    """Whether the run fits its GPU, in a line."""
+    peak = format_gib(plan.memory.peak)
+    if plan.config.training.use_cpu:
         return f"on the CPU: about {peak} of memory"
-    if found.asked is None:
-        fitting = [card for card in found.cards if card.fits]
+    if plan.requested_gpu is None:
+        fitting = [card for card in plan.cards if card.fits]
         least = min(fitting, key=lambda card: card.gpu.memory, default=None)
         where = (
             f"fits from {format_gib(least.gpu.memory)} ({least.gpu.name})" if least else "fits none of the known GPUs"
         )
         return f"about {peak} on each GPU: {where}; --gpu says more"
-    of = f"{found.asked.name}: needs about {peak}, {format_gib(found.asked.usable)} are usable"
-    if found.fits:
+    of = f"{plan.requested_gpu.name}: needs about {peak}, {format_gib(plan.requested_gpu.usable)} are usable"
+    if plan.fits:
         return f"fits {of}"
-    if found.change is None:
+    if plan.smallest_change is None:
         return f"does not fit {of}, and no option helps: choose a smaller base"
-    return f"does not fit {of}; the smallest change that fits: {describe_change(found.change[0])} (about {format_gib(found.change[1])})"
+    change, needed = plan.smallest_change
+    return f"does not fit {of}; the smallest change that fits: {describe_change(change)} (about {format_gib(needed)})"
 
 
-def _parts(found: Plan) -> list[Part]:
-    parts = [_run(found), _memory(found)]
-    if found.cards:
-        parts.append(_cards(found))
-    return [*parts, _prices(found)]
+def _parts(plan: Plan) -> list[Part]:
+    parts = [_run(plan), _memory(plan)]
+    if plan.cards:
+        parts.append(_cards(plan))
+    return [*parts, _prices(plan)]
 
 
-def _run(found: Plan) -> Part:
-    config, tokens, done, training = found.config, found.tokens, found.work, found.config.training
+def _run(plan: Plan) -> Part:
+    config, tokens, work, training = plan.config, plan.tokens, plan.work, plan.config.training
     method = "full tuning" if config.lora is None else f"LoRA r={config.lora.r}"
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     rows: list[tuple[str, ...]] = [
         ("base", f"{config.model.name_or_path}, {'NF4, ' if config.model.load_in_4bit else ''}{method}"),
-        ("parameters", f"{found.shapes.parameters:,}, from {found.shapes.source}"),
-        ("trained", f"{found.trained:,} ({found.trained / found.shapes.parameters:.2%})"),
+        ("parameters", f"{plan.shapes.parameters:,}, from {plan.shapes.source}"),
+        ("trained", f"{plan.trained:,} ({plan.trained / plan.shapes.parameters:.2%})"),
         ("rows", f"{len(tokens.lengths)} to train on, {len(tokens.held_out)} held out"),
         (
             "tokens an epoch",
             f"{tokens.total:,}, of them {tokens.trained:,} trained; longest row {max(tokens.lengths):,}",
         ),
         ("", tokens.how),
-        ("tokens in the run", f"{done.tokens:,}, of them {round(tokens.trained * done.epochs):,} trained"),
-        ("steps", f"{done.steps:,} of {batch} rows in {training.gradient_accumulation_steps} parts"),
-        ("epochs", f"{done.epochs:.4g}"),
+        ("tokens in the run", f"{work.tokens:,}, of them {round(tokens.trained * work.epochs):,} trained"),
+        ("steps", f"{work.steps:,} of {batch} rows in {training.gradient_accumulation_steps} parts"),
+        ("epochs", f"{work.epochs:.4g}"),
     ]
     if tokens.too_long:
         what = f"{tokens.too_long} rows are longer than training.max_length={training.max_length}"
         rows.insert(6, ("", f"{what}; data.too_long={config.data.too_long}"))
-    if found.chosen:
-        rows.append(("fit", found.chosen))
+    if plan.fit_choice:
+        rows.append(("fit", plan.fit_choice))
     elif training.fit:
         rows.append(("fit", "training.fit chooses for the card at hand: --gpu shows what"))
     return Part(config.name, ("", ""), rows)
 
 
-def _memory(found: Plan) -> Part:
-    held = found.memory
-    saved = "recomputed" if found.config.training.activation_checkpointing else "kept"
+def _memory(plan: Plan) -> Part:
+    held = plan.memory
+    saved = "recomputed" if plan.config.training.activation_checkpointing else "kept"
     rows: list[tuple[str, ...]] = [
         ("base", format_gib(held.base)),
         ("adapter", format_gib(held.adapter)),
@@ -100,13 +101,13 @@ def _memory(found: Plan) -> Part:
         ("16-bit copies of weights", format_gib(held.workspace)),
         ("peak", format_gib(held.peak)),
     ]
-    where = "the CPU" if found.config.training.use_cpu else "each GPU"
+    where = "the CPU" if plan.config.training.use_cpu else "each GPU"
     return Part(f"memory on {where}, estimated", ("", ""), rows)
 
 
-def _cards(found: Plan) -> Part:
+def _cards(plan: Plan) -> Part:
     rows: list[tuple[str, ...]] = []
-    for card in found.cards:
+    for card in plan.cards:
         time = "speed not known" if card.seconds is None else " – ".join(map(_time, card.seconds))
         rows.append(
             (card.gpu.name, format_gib(card.gpu.memory), "yes" if card.fits else "no", time if card.fits else "–")
@@ -116,9 +117,9 @@ def _cards(found: Plan) -> Part:
     return Part(title, ("GPU", "memory", "fits", "time"), rows)
 
 
-def _prices(found: Plan) -> Part:
+def _prices(plan: Plan) -> Part:
     rows: list[tuple[str, ...]] = []
-    for price in found.prices:
+    for price in plan.prices:
         cost = "–" if price.cost is None or price.price is None else f"${price.cost:.2f}"
         each = "" if price.price is None else f"${price.price:g} a million"
         notes = [price.note, None if price.verified or price.price is None else "price not verified"]

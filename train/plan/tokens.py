@@ -76,14 +76,14 @@ def count_tokens(
     )
 
 
-def padded(lengths: Sequence[int], batch_size: int) -> int:
+def padded_tokens(lengths: Sequence[int], batch_size: int) -> int:
     """Tokens that a pass over the rows computes, padding included, in batches as drawn by chance."""
     shuffled = random.Random(0).sample(lengths, len(lengths))
     batches = [shuffled[at : at + batch_size] for at in range(0, len(shuffled), batch_size)]
     return sum(max(batch) * len(batch) for batch in batches)
 
 
-def packed(lengths: Sequence[int], size: int) -> int:
+def packed_rows(lengths: Sequence[int], size: int) -> int:
     """Rows of `size` tokens that best-fit-decreasing packs the rows into."""
     rooms: dict[int, int] = {}  # free tokens → packs with as many
     packs = 0

@@ -12,6 +12,7 @@ from train.core.runs import Run
 from train.encoding.loss_mask import IGNORE_INDEX, template_hash
 from train.encoding.rows import Encoding
 from train.models.base import base_revision, weights_fingerprint
+from train.tuning.processes import device_name
 
 
 def describe_run(
@@ -23,10 +24,10 @@ def describe_run(
     eval_set: Encoding,
     today: datetime,
 ) -> dict[str, Any]:
-    """What the manifest says before the first step."""
+    """The manifest's entries that are known before the first step, as JSON values."""
     import numpy as np
 
-    def facts(path: Path | None, encoding: Encoding) -> dict[str, Any]:
+    def describe_rows(path: Path | None, encoding: Encoding) -> dict[str, Any]:
         return {
             "file": str(path or config.data.train_file),
             "sha256": sha256(path or config.data.train_file),
@@ -51,8 +52,8 @@ def describe_run(
             "weights": weights_fingerprint(base),
         },
         "data": {
-            "train": facts(None, train_set),
-            "held_out": facts(config.data.eval_file, eval_set),
+            "train": describe_rows(None, train_set),
+            "held_out": describe_rows(config.data.eval_file, eval_set),
             "system_message": shared_system_message(train_set.rows),
         },
         "template": {
@@ -72,7 +73,7 @@ def describe_run(
 
 
 def summary(run: Run) -> str:
-    """Three lines about a finished run."""
+    """A finished run in three lines: steps and losses, the held-out loss, where it lies."""
     metrics, manifest = run.metrics(), run.manifest()
     losses = [entry["loss"] for entry in metrics if "loss" in entry]
     held_out = [entry["eval_loss"] for entry in metrics if "eval_loss" in entry]

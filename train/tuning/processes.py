@@ -1,31 +1,57 @@
-"""The processes of a training: what the launcher gave, one GPU for one process, who speaks."""
+"""The processes of a training: joined as the launcher started them, one GPU for each, the first of them speaks."""
 
 import os
 import signal
 import sys
+from datetime import timedelta
 from typing import Any
 
+from train.core.config import Training
 from train.core.errors import MachineError
 from train.models.load import Precision
 
+TIMEOUT = 1800  # seconds that a process waits for the others: transformers' own default of ddp_timeout
 
-def require_processes(arguments: Any) -> Any:
-    """accelerate's state; MachineError where it is not what the launcher was asked for."""
-    state = arguments.distributed_state
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and state.distributed_type != "FSDP":
+
+def join_processes(training: Training) -> Any:
+    """accelerate's PartialState of this process; MachineError where the processes are not what was asked for.
+
+    TrainingArguments makes the same state anew, and this object then shows that one: accelerate shares its contents.
+    """
+    from accelerate import PartialState
+
+    cpu = training.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    wait = {} if cpu else {"timeout": timedelta(seconds=getattr(training, "ddp_timeout", None) or TIMEOUT)}
+    state = PartialState(cpu=cpu, backend=getattr(training, "ddp_backend", None), **wait)
+    if uses_fsdp() and (cpu or state.num_processes == 1):
         raise MachineError(f"FSDP was asked for, but accelerate runs {state.distributed_type.value}: FSDP needs GPUs")
     if int(os.environ.get("WORLD_SIZE", "1")) != state.num_processes:
         started = os.environ["WORLD_SIZE"]
         raise MachineError(f"{started} processes were started, accelerate joined {state.num_processes}")
-    if arguments.use_cpu and os.environ.get("OMP_NUM_THREADS") == "1":
+    if training.use_cpu and os.environ.get("OMP_NUM_THREADS") == "1":
         import torch  # `accelerate launch` sets one thread a process, which leaves the other cores idle
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return state
 
 
+def uses_fsdp() -> bool:
+    """Whether the launcher was told to shard the model by FSDP. PartialState does not say so, only the Accelerator."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def smallest_gpu_bytes(state: Any) -> int | None:
+    """Memory of the smallest GPU that takes part, in bytes; None without CUDA. All processes must call it."""
+    import torch
+    from accelerate.utils import gather_object
+
+    if state.device.type != "cuda":
+        return None
+    return int(min(gather_object([torch.cuda.get_device_properties(state.device).total_memory])))
+
+
 def describe(state: Any, precision: Precision) -> str:
-    """`1 process on NVIDIA H100 (NO), bfloat16 weights, bf16 autocast`."""
+    """The processes and types in a line: `1 process on NVIDIA H100 (NO), bfloat16 weights, bf16 autocast`."""
     count = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
     kind = f"{precision.weights} weights".removeprefix("torch.")
     autocast = f", {precision.autocast} autocast" if precision.autocast else ""
@@ -33,6 +59,7 @@ def describe(state: Any, precision: Precision) -> str:
 
 
 def device_name(device: Any) -> str:
+    """The name of a torch.device: `NVIDIA H100`, or `cpu`."""
     import torch
 
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else str(device.type)
@@ -54,5 +81,6 @@ def end_with_launcher() -> None:
 
 
 def say(state: Any, text: str) -> None:
+    """Print a line on stderr, once for all processes."""
     if state.is_main_process:
         print(text, file=sys.stderr, flush=True)

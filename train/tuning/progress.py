@@ -33,22 +33,22 @@ class StopOnSignal(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
+    def _request(self, *_: Any) -> None:
+        self.requested = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.world_size > 1:
-            asked = torch.tensor(float(self.asked), device=args.device)
-            torch.distributed.all_reduce(asked)
-            self.asked = bool(asked)
-        if self.asked:
+            requested = torch.tensor(float(self.requested), device=args.device)
+            torch.distributed.all_reduce(requested)
+            self.requested = bool(requested)
+        if self.requested:
             control.should_save = control.should_training_stop = True
         self.on_epoch_end(args, state, control)
 

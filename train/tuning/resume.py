@@ -1,7 +1,6 @@
 """Going on from a checkpoint: the run folder and the counters as they were when it was written."""
 
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from train.models.base import weights_fingerprint
 from train.tuning.processes import say
 
 
-def go_on(trainer: Any, run: Run, checkpoint: Path | None, base: Path) -> None:
+def restore_counters(trainer: Any, run: Run, checkpoint: Path | None, base: Path) -> None:
     """Bring the run folder and the trainer's counters to where the checkpoint was written."""
     if run.manifest()["base"]["weights"] != weights_fingerprint(base):
         raise RunError(f"the base has changed since {run.path} was begun: resume it over the same weights")
@@ -24,12 +23,6 @@ def go_on(trainer: Any, run: Run, checkpoint: Path | None, base: Path) -> None:
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Whether it was written after the last step of its run."""
+    """Whether a checkpoint was written after the last step of its run."""
     state = json.loads((checkpoint / "trainer_state.json").read_bytes())
     return bool(state["global_step"] >= state["max_steps"])
-
-
-def date_of(run: Run) -> datetime:
-    """The date that a run's rows were rendered under; any, where their template writes none."""
-    date: str | None = run.manifest()["template"].get("date")
-    return datetime.fromisoformat(date) if date else datetime.now()

@@ -1,6 +1,5 @@
 """TRL's SFTTrainer as govor sets it up."""
 
-import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from train.encoding.loss_mask import Encoded
 from train.models.load import Precision, load_base, lora_config
 from train.tuning.kernels import head, switch_on
 from train.tuning.kernels.batches import ByLength, lengths
+from train.tuning.processes import uses_fsdp
 from train.tuning.rehearsal import Rehearsal, may_run_out_of_memory
 
 
@@ -126,8 +126,12 @@ class Trainer(SFTTrainer):
         """None: TRL would write one into the checkpoint folder at every save."""
 
 
-def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool) -> Any:
-    """TRL's SFTConfig: the section `training`, and what govor settles itself."""
+def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool, resumed: bool = False) -> Any:
+    """TRL's SFTConfig: the section `training`, and what govor settles itself.
+
+    `evaluate`: there are held-out rows. `resumed`: the loss before the first step is known already.
+    ConfigError where SFTConfig refuses a value.
+    """
     training = config.training
     fields = {name: getattr(training, name) for name in type(training).model_fields if name not in ("fit", "kernels")}
     given = {name: value for name, value in fields.items() if value is not None or name in training.model_fields_set}
@@ -141,6 +145,8 @@ def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool
     }
     if not evaluate:
         given |= {"eval_strategy": "no", "eval_on_start": False}
+    if resumed:
+        given["eval_on_start"] = False
     if "activation_checkpointing" not in SFTConfig.__dataclass_fields__:  # transformers < 5.20
         given["gradient_checkpointing"] = given.pop("activation_checkpointing")
     try:
@@ -166,7 +172,7 @@ def build_trainer(
     def dataset(encoded: list[Encoded]) -> Any:
         return Dataset.from_dict({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]})
 
-    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    sharded = uses_fsdp()
     model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
     adapter = lora_config(config.lora) if config.lora else None
     tuned_head = None
