@@ -20,21 +20,21 @@ from train.core.config import Training, config_class, load_config
 from train.core.runs import Run
 from train.encoding.rows import encode_rows
 from train.exports.gguf.export import export_gguf
-from train.exports.gguf.pretokenizer import CUTS, known_cut
+from train.exports.gguf.pretokenizer import PRE_TOKENIZERS, find_pre_tokenizer
 from train.exports.gguf.prompts import prompt_of
 from train.exports.llamafactory.export import export_llamafactory
 from train.exports.llamafactory.readme import readme
 from train.exports.llamafactory.rows import text_rows
 from train.exports.llamafactory.settings import (
-    NEWER,
-    ONLY_OURS,
+    NEWER_FIELDS,
+    NO_COUNTERPART,
     TRANSLATED,
-    WITHOUT_WORD,
+    TRL_ONLY,
     named_targets,
     training_settings,
 )
-from train.exports.llamafactory.templates import choose
-from train.exports.ollama import find_pieces, render
+from train.exports.llamafactory.templates import choose_template
+from train.exports.ollama import find_pieces, render_prompt
 from train.merging.merge import merge
 
 SYSTEM = {"role": "system", "content": "Ты Наташа."}
@@ -323,10 +323,11 @@ def test_the_template_that_renders_as_trained(tokenizer_of, shipped, model_type,
     rows = [Row(1, TALK), Row(2, TALK[:2])]
     if shipped not in ("gemma",):
         rows.append(Row(3, [SYSTEM, *TALK]))
-    pictures = model_type in ("qwen3_5", "gemma3")
-    choice = choose(tokenizer, encode_rows(tokenizer, rows, max_length=999), model_type, pictures=pictures)
+    image_processor = model_type in ("qwen3_5", "gemma3")
+    encoding = encode_rows(tokenizer, rows, max_length=999)
+    choice = choose_template(tokenizer, encoding, model_type, image_processor=image_processor)
     assert choice is not None
-    assert (choice.template.name, choice.thinking, choice.prompts) == (name, thinking, len(rows))
+    assert (choice.template.name, choice.thinking, choice.same_prompts) == (name, thinking, len(rows))
 
 
 def test_no_template_is_taken_where_none_fits(tokenizer, write_config):
@@ -334,8 +335,8 @@ def test_no_template_is_taken_where_none_fits(tokenizer, write_config):
     changed = copy.deepcopy(tokenizer)
     changed.chat_template = tokenizer.chat_template.replace("message.role +", "message.role + ':' +")
     encoding = encode_rows(changed, [Row(1, TALK)], max_length=999)
-    assert choose(changed, encoding, "qwen3") is None
-    assert choose(tokenizer, encode_rows(tokenizer, [Row(1, TALK)], max_length=999), "qwen3") is not None
+    assert choose_template(changed, encoding, "qwen3") is None
+    assert choose_template(tokenizer, encode_rows(tokenizer, [Row(1, TALK)], max_length=999), "qwen3") is not None
     text, notes = readme(
         load_config(write_config()), None, {}, text_rows([], alpaca=False), text_rows([], alpaca=False), encoding,
         tuned=True,
@@ -411,17 +412,17 @@ class TestGguf:
 
 class TestCut:
     def test_known_ways(self, tokenizer):
-        cut = known_cut(tokenizer, ["Привет, мир! 123"])
+        cut = find_pre_tokenizer(tokenizer, ["Привет, мир! 123"])
         assert cut is not None and cut.name == "qwen2"
 
     def test_what_differs_is_told(self, tokenizer):
         """Words as Qwen2 cuts them, but without English contractions: of no account in Russian."""
-        changed = with_cut(tokenizer, CUTS["qwen2"].partition("|[^")[2].join(("[^", "")))
-        assert known_cut(changed, ["Привет, мир! 123"]) == ("qwen2", "'Moore")
-        assert known_cut(changed, ["Привет", "O'Moore"]) is None
+        changed = with_cut(tokenizer, PRE_TOKENIZERS["qwen2"].partition("|[^")[2].join(("[^", "")))
+        assert find_pre_tokenizer(changed, ["Привет, мир! 123"]) == ("qwen2", "'Moore")
+        assert find_pre_tokenizer(changed, ["Привет", "O'Moore"]) is None
 
     def test_digits(self, tokenizer):
-        assert known_cut(with_cut(tokenizer, CUTS["llama-bpe"]), ["1234"]) == ("llama-bpe", None)
+        assert find_pre_tokenizer(with_cut(tokenizer, PRE_TOKENIZERS["llama-bpe"]), ["1234"]) == ("llama-bpe", None)
 
 
 def with_cut(tokenizer, words: str):
@@ -464,7 +465,7 @@ class TestOllama:
         tokenizer = tokenizer_of(shipped)
         pieces = find_pieces(tokenizer)
         for messages in (TALK[:1], TALK[:3], [SYSTEM, *TALK[:1]], [SYSTEM, *TALK[:3]]):
-            assert render(pieces, messages) == prompt_of(tokenizer, messages)
+            assert render_prompt(pieces, messages) == prompt_of(tokenizer, messages)
 
     def test_a_template_that_cannot_be_said(self, merged_run, tmp_path):
         run = Run(tmp_path / "odd")
@@ -508,6 +509,6 @@ def test_every_setting_of_ours_is_accounted_for():
     from trl import SFTConfig
 
     own = set(Training.model_fields) - set(SFTConfig.__dataclass_fields__)
-    assert own <= set(WITHOUT_WORD)
+    assert own <= set(NO_COUNTERPART)
     fields = set(type(config_class().model_fields["training"].default).model_fields)
-    assert {*TRANSLATED, *WITHOUT_WORD, *ONLY_OURS, *NEWER} - {"gradient_checkpointing_kwargs"} <= fields
+    assert {*TRANSLATED, *NO_COUNTERPART, *TRL_ONLY, *NEWER_FIELDS} - {"gradient_checkpointing_kwargs"} <= fields

@@ -22,10 +22,10 @@ from train.chats.rows import Row
 from train.core.config import OWNED, load_config
 from train.core.runs import Run
 from train.encoding.rows import encode_rows
-from train.exports.gguf.prompts import asked, prompt_of
+from train.exports.gguf.prompts import comparison_prompts, prompt_of
 from train.exports.llamafactory.export import export_llamafactory
-from train.exports.llamafactory.settings import NEWER, ONLY_OURS, TRANSLATED, WITHOUT_WORD
-from train.exports.llamafactory.templates import TEMPLATES, choose, prompt_ids, row_ids
+from train.exports.llamafactory.settings import NEWER_FIELDS, NO_COUNTERPART, TRANSLATED, TRL_ONLY
+from train.exports.llamafactory.templates import TEMPLATES, choose_template, prompt_ids, row_ids
 from train.exports.ollama import find_pieces, go_template
 from train.merging.merge import merge
 from train.models.load import load_tokenizer, load_tuned
@@ -160,9 +160,9 @@ class TestLlamaFactory:
             text = re.sub(r"(?m)^(adapter_name_or_path|model_name_or_path):.*\n", "", settings.read_text("utf-8"))
             settings = folder / "merged.yaml"
             settings.write_text(f"model_name_or_path: {run.merged}\n{text}", encoding="utf-8")
-        prompts = asked(run, 4)
-        (folder / "asked.json").write_text(json.dumps([parted(m) for m in prompts]), encoding="utf-8")
-        theirs = within_llamafactory("answer", settings.name, "asked.json", cwd=folder)
+        prompts = comparison_prompts(run, 4)
+        (folder / "prompts.json").write_text(json.dumps([parted(m) for m in prompts]), encoding="utf-8")
+        theirs = within_llamafactory("answer", settings.name, "prompts.json", cwd=folder)
         model, tokenizer = load_tuned(run, use_cpu=True)
         for messages, text in zip(prompts, theirs, strict=True):
             ids = tokenizer(prompt_of(tokenizer, messages), add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -193,11 +193,11 @@ class TestLlamaFactory:
         fields = set(type(load_config(write_config()).training).model_fields) - {
             *OWNED,
             *TRANSLATED,
-            *ONLY_OURS,
-            *NEWER,
+            *TRL_ONLY,
+            *NEWER_FIELDS,
         }
-        assert fields - {*WITHOUT_WORD} <= known
-        assert {*NEWER}.isdisjoint(known)
+        assert fields - {*NO_COUNTERPART} <= known
+        assert {*NEWER_FIELDS}.isdisjoint(known)
 
     def test_our_idea_of_its_templates(self, tokenizer_of, tmp_path):  # noqa: F811
         """Every template that we know, on talks with and without a system message, a thought, line breaks."""
@@ -212,7 +212,7 @@ class TestLlamaFactory:
         cases = [
             (template, thinking, last_turn)
             for template in TEMPLATES
-            for thinking in ((True, False) if template.thoughts else (True,))
+            for thinking in ((True, False) if template.thought_words else (True,))
             for last_turn in (False, True)
         ]
         theirs = self.render(tmp_path, [(tmp_path / "tokenizer", *case, rows) for case in cases])
@@ -231,7 +231,7 @@ class TestLlamaFactory:
             tokenizer = tokenizer_of(shipped)
             tokenizer.save_pretrained(tmp_path / shipped)
             encoding = encode_rows(tokenizer, rows, max_length=999)
-            choice = choose(tokenizer, encoding, model_type)
+            choice = choose_template(tokenizer, encoding, model_type)
             assert choice is not None and choice.template.name == name
             cases.append((tmp_path / shipped, choice.template, choice.thinking, False, [row.messages for row in rows]))
             expected.append([one.input_ids[: one.answers[-1][0]] for one in encoding.encoded])
@@ -325,7 +325,7 @@ class TestGo:
         govor("export", merged_run.path, "--to", "ollama", "-o", tmp_path / "ollama")
         text = (tmp_path / "ollama/Modelfile").read_text(encoding="utf-8")
         template = text.split('TEMPLATE """')[1].split('"""')[0]
-        chats = asked(merged_run, 9)
+        chats = comparison_prompts(merged_run, 9)
         tokenizer = load_tokenizer(merged_run.merged)
         assert go(program, template, chats) == [prompt_of(tokenizer, chat) for chat in chats]
 

@@ -2,7 +2,7 @@
 
 python with_llamafactory.py rows TRAIN.yaml OUT.json       the ids and labels that `train` would train on
 python with_llamafactory.py render JOB.json OUT.json       prompts and rows in its templates
-python with_llamafactory.py answer CHAT.yaml ASKED.json OUT.json   greedy answers
+python with_llamafactory.py answer CHAT.yaml PROMPTS.json OUT.json   greedy answers
 python with_llamafactory.py settings OUT.json              the names that it knows
 """
 
@@ -20,9 +20,9 @@ def rows(settings: str) -> object:
     model, data, training, _, _ = get_train_args()
     module = load_tokenizer(model)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data)
-    found = get_dataset(template, model, data, training, stage="sft", **module)
+    datasets = get_dataset(template, model, data, training, stage="sft", **module)
     return {
-        name: [[list(row["input_ids"]), list(row["labels"])] for row in found[f"{name}_dataset"]]
+        name: [[list(row["input_ids"]), list(row["labels"])] for row in datasets[f"{name}_dataset"]]
         for name in ("train", "eval")
     }
 
@@ -42,25 +42,25 @@ def render(job: str) -> object:
         )
         template = get_template_and_fix_tokenizer(tokenizer, data)
         processor = SupervisedDatasetProcessor(template, tokenizer, None, data)
-        made = []
+        rendered = []
         for system, turns in case["rows"]:
-            asked = [*turns[:-1], {"role": "assistant", "content": ""}]
-            prompt, _ = template.encode_oneturn(tokenizer, asked, system)
+            messages = [*turns[:-1], {"role": "assistant", "content": ""}]
+            prompt, _ = template.encode_oneturn(tokenizer, messages, system)
             template.mm_plugin = get_mm_plugin("base")  # as of a base with an image processor, which these have not
             whole = processor._encode_data_example(turns[:-1], turns[-1:], system, None, [], [], [])
-            made.append([prompt, *whole])
-        results.append(made)
+            rendered.append([prompt, *whole])
+        results.append(rendered)
     return results
 
 
-def answer(settings: str, asked: str) -> object:
+def answer(settings: str, prompts: str) -> object:
     from llamafactory.chat import ChatModel
     from omegaconf import OmegaConf
 
     chat = ChatModel(OmegaConf.to_container(OmegaConf.load(settings)))
     return [
         chat.chat(messages, system, do_sample=False, repetition_penalty=1.0, temperature=1.0)[0].response_text
-        for system, messages in json.loads(Path(asked).read_text(encoding="utf-8"))
+        for system, messages in json.loads(Path(prompts).read_text(encoding="utf-8"))
     ]
 
 
@@ -69,8 +69,8 @@ def settings() -> object:
 
     from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments, TrainingArguments
 
-    known = (DataArguments, FinetuningArguments, ModelArguments, TrainingArguments)
-    return [field.name for arguments in known for field in fields(arguments)]
+    classes = (DataArguments, FinetuningArguments, ModelArguments, TrainingArguments)
+    return [field.name for arguments in classes for field in fields(arguments)]
 
 
 if __name__ == "__main__":

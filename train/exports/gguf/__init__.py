@@ -1,0 +1,1 @@
+"""One GGUF file for llama.cpp from the merged model of a run, compared with that model."""

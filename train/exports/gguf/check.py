@@ -1,4 +1,4 @@
-"""A GGUF file made to answer: the same prompt tokens and the same choices as the merged model?"""
+"""Whether a GGUF file makes the same prompt tokens and chooses the same answer tokens as the merged model."""
 
 import importlib.util
 import math
@@ -9,84 +9,91 @@ import psutil
 
 from train.core.files import format_bytes
 from train.core.runs import Run
-from train.exports.gguf.prompts import asked, prompt_of
+from train.exports.gguf.prompts import comparison_prompts, prompt_of
 from train.models.load import load_merged, load_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files
 
-PROMPTS = 6
-"""Prompts that are answered."""
-TOKENS = 24
-"""Longest answer compared."""
+COMPARED_PROMPTS = 6
+COMPARED_TOKENS = 24
+"""Tokens of each answer that are compared, at most."""
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
+    """How a GGUF file answers held-out prompts, beside the merged model."""
+
     prompts: int
-    same_ids: int
+    same_prompts: int
     """Prompts that become the same tokens."""
-    answers: int
+    same_answers: int
     """Greedy answers that are the same, token by token."""
     tokens: int
-    choices: int
-    """Of `tokens`, those that the file would choose too after the same words."""
-    template: bool
-    """The chat template inside is the model's own."""
+    """Tokens of all the merged model's answers."""
+    same_tokens: int
+    """Of `tokens`, those that the file would choose too after the same text."""
+    same_template: bool
+    """Whether the chat template inside is the model's own."""
 
 
-def compare(run: Run, file: Path, *, exact: bool) -> tuple[list[str], bool]:
-    """(what to tell the user, whether it passed). `exact`: the file's weights are not quantised."""
+def check_gguf(run: Run, file: Path, *, exact: bool) -> tuple[list[str], bool]:
+    """Compare the file with the merged model; returns (lines for the user, whether it passed).
+
+    It passes unchecked, and the lines say so, where llama-cpp-python or the memory is missing. `exact`: the file's
+    weights are not quantised.
+    """
     if importlib.util.find_spec("llama_cpp") is None:
         return ["not compared with the merged model: that needs llama-cpp-python"], True
     weights = sum(math.prod(stored.shape) for stored in read_headers(weight_files(run.merged)).values())
     needed = 4.4 * weights + file.stat().st_size
     if psutil.virtual_memory().available < needed:
         return [f"not compared with the merged model: that needs {format_bytes(needed)} of free memory"], True
-    found = measure(run, file)
+    result = compare_with_merged(run, file)
     lines = [
-        f"llama.cpp makes the same tokens of {found.same_ids} of {found.prompts} prompts; {found.answers} greedy "
-        f"answers are the merged model's, {found.choices} of {found.tokens} tokens ({found.choices / found.tokens:.1%})"
+        f"llama.cpp makes the same tokens of {result.same_prompts} of {result.prompts} prompts; {result.same_answers} "
+        f"greedy answers are the merged model's, {result.same_tokens} of {result.tokens} tokens "
+        f"({result.same_tokens / result.tokens:.1%})"
     ]
-    if not found.template:
+    if not result.same_template:
         lines.append("❌ the chat template inside is not the model's own")
-    if found.same_ids < found.prompts:
+    if result.same_prompts < result.prompts:
         lines.append("❌ the model would be asked other tokens than it was trained on")
-    if exact and found.choices < 0.9 * found.tokens:
+    if exact and result.same_tokens < 0.9 * result.tokens:
         lines.append("❌ the file chooses other words than the merged model, though its weights are not quantised")
     return lines, len(lines) == 1
 
 
-def measure(run: Run, file: Path) -> Compared:
-    """Prompts of held-out rows, or those of the config, answered greedily by the model and judged by the file."""
+def compare_with_merged(run: Run, file: Path) -> Comparison:
+    """Let the merged model answer the comparison prompts greedily, and see which tokens the file would choose."""
     import llama_cpp  # type: ignore[import-not-found, unused-ignore]
     import torch
 
     quiet_libraries()
     tokenizer = load_tokenizer(run.merged)
     model = load_merged(run, use_cpu=True)
-    texts = [prompt_of(tokenizer, messages) for messages in asked(run, PROMPTS)]
+    texts = [prompt_of(tokenizer, messages) for messages in comparison_prompts(run, COMPARED_PROMPTS)]
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    context = max(map(len, ids)) + TOKENS
+    context = max(map(len, ids)) + COMPARED_TOKENS
     engine = llama_cpp.Llama(str(file), n_ctx=context, n_batch=context, logits_all=True, verbose=False)
-    template = engine.metadata.get("tokenizer.chat_template") == tokenizer.chat_template
-    same_ids = answers = tokens = choices = 0
+    same_template = engine.metadata.get("tokenizer.chat_template") == tokenizer.chat_template
+    same_prompts = same_answers = tokens = same_tokens = 0
     for text, prompt in zip(texts, ids, strict=True):
-        same_ids += engine.tokenize(text.encode(), add_bos=False, special=True) == prompt
+        same_prompts += engine.tokenize(text.encode(), add_bos=False, special=True) == prompt
         with torch.no_grad():
-            said = model.generate(
+            answer = model.generate(
                 torch.tensor([prompt]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=TOKENS,
+                max_new_tokens=COMPARED_TOKENS,
                 do_sample=False,
                 repetition_penalty=1.0,
             )[0, len(prompt) :].tolist()
-        chosen = _choices(engine, prompt, said)
-        tokens += len(said)
-        choices += sum(a == b for a, b in zip(said, chosen, strict=True))
-        answers += said == chosen
-    return Compared(len(texts), same_ids, answers, tokens, choices, template)
+        chosen = _chosen_tokens(engine, prompt, answer)
+        tokens += len(answer)
+        same_tokens += sum(a == b for a, b in zip(answer, chosen, strict=True))
+        same_answers += answer == chosen
+    return Comparison(len(texts), same_prompts, same_answers, tokens, same_tokens, same_template)
 
 
-def _choices(engine: Any, prompt: list[int], said: list[int]) -> list[int]:
-    """What the file would choose at each place of the answer."""
+def _chosen_tokens(engine: Any, prompt: list[int], answer: list[int]) -> list[int]:
+    """The token that the file would choose at each place of the answer."""
     engine.reset()
-    engine.eval([*prompt, *said])
-    return [int(scores.argmax()) for scores in engine.scores[len(prompt) - 1 : len(prompt) + len(said) - 1]]
+    engine.eval([*prompt, *answer])
+    return [int(scores.argmax()) for scores in engine.scores[len(prompt) - 1 : len(prompt) + len(answer) - 1]]

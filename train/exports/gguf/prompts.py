@@ -2,28 +2,26 @@
 
 from typing import Any
 
-from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, is_trained
 from train.core.runs import Run
-from train.encoding.chat_template import opened
+from train.encoding.chat_template import open_conversation
+from train.encoding.held_out import held_out_rows
 
 
-def held_out_rows(run: Run) -> list[Row]:
-    """Held-out rows without tools."""
-    if not run.held_out_file.is_file() or not run.held_out_file.stat().st_size:
-        return []
-    return [row for row in read_rows(run.held_out_file) if not row.tools]
+def rows_without_tools(run: Run) -> list[Row]:
+    """The held-out rows that offer the model no tools."""
+    return [row for row in held_out_rows(run) if not row.tools]
 
 
-def asked(run: Run, most: int) -> list[list[Message]]:
-    """Messages before an answer, at most so many conversations; never none."""
-    rows = held_out_rows(run)[:most]
-    before = [row.messages[: max(at for at, m in enumerate(row.messages) if is_trained(m))] for row in rows]
-    prompts = [[message.model_dump() for message in prompt] for prompt in run.config().prompts]
-    return (before or prompts)[:most] or [[{"role": "user", "content": "Привет!"}]]
+def comparison_prompts(run: Run, limit: int) -> list[list[Message]]:
+    """The messages before an answer, of at least one and at most `limit` conversations."""
+    rows = rows_without_tools(run)[:limit]
+    held_out = [row.messages[: max(at for at, m in enumerate(row.messages) if is_trained(m))] for row in rows]
+    configured = [[message.model_dump() for message in prompt] for prompt in run.config().prompts]
+    return (held_out or configured)[:limit] or [[{"role": "user", "content": "Привет!"}]]
 
 
 def prompt_of(tokenizer: Any, messages: list[Message]) -> str:
-    """What a server feeds the model before it answers."""
-    with opened(tokenizer, messages, None, "conversation") as (chat, _):
+    """The text that a server feeds the model before it answers these messages."""
+    with open_conversation(tokenizer, messages, None, "conversation") as (chat, _):
         return chat.prompt(len(messages))

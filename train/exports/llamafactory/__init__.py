@@ -1,0 +1,1 @@
+"""A folder that LLaMA-Factory 0.9.5 trains, merges and serves from without changes: rows, settings, adapter."""

@@ -37,23 +37,23 @@ from train.exports.llamafactory.settings import (
     template_settings,
     training_settings,
 )
-from train.exports.llamafactory.templates import Choice, choose
+from train.exports.llamafactory.templates import TemplateChoice, choose_template
 from train.models.base import find_base, run_base
 from train.models.load import load_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files
 from train.models.save import GENERATION_FILE
 
 MARKS = ("dataset_info.json", "train.yaml")
-"""An earlier export is known by these."""
+"""Files by which an earlier export is recognised."""
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 SAVES = "saves"
-"""Where LLaMA-Factory's own training goes, in the exported folder."""
+"""Subfolder that LLaMA-Factory's own training writes to."""
 Settings = dict[str, dict[str, Any]]
-"""Name of a YAML file → what it says."""
+"""Name of a YAML file, without .yaml → its settings."""
 
 
 class Source(NamedTuple):
-    """What is exported."""
+    """A run, or a config that has not run yet, with its rows as training encodes them."""
 
     config: Config
     run: Run | None
@@ -62,59 +62,61 @@ class Source(NamedTuple):
     train: Encoding
     held_out: Encoding
     alpaca: bool
-    """The rows came as Alpaca's."""
+    """Whether the training file is in Alpaca's format."""
 
     @property
     def adapter(self) -> Path | None:
+        """The adapter of a finished run; None where there is none."""
         return self.run.adapter if self.run and self.run.adapter.exists() else None
 
     @property
     def merged(self) -> Path | None:
-        """The model itself, where the run tuned it whole."""
+        """The whole model of a finished run; None unless the run tuned it whole."""
         return self.run.merged if self.run and self.config.lora is None else None
 
 
-def export_llamafactory(source: Run | Config, folder: Path | None = None, *, force: bool = False) -> list[str]:
+def export_llamafactory(run_or_config: Run | Config, folder: Path | None = None, *, force: bool = False) -> list[str]:
     """Write the folder: RUN/exports/llamafactory, or NAME-llamafactory for a config that has not run yet.
 
-    Returns what to tell the user, in lines.
+    Returns lines for the user.
     """
-    default = source.path / "exports/llamafactory" if isinstance(source, Run) else Path(f"{source.name}-llamafactory")
-    folder = folder or default
+    if isinstance(run_or_config, Run):
+        folder = folder or run_or_config.path / "exports/llamafactory"
+    else:
+        folder = folder or Path(f"{run_or_config.name}-llamafactory")
     require_replaceable(folder, MARKS, force=force)
     quiet_libraries()
-    found = _run_source(source) if isinstance(source, Run) else _config_source(source)
-    model_type = json.loads((found.base / "config.json").read_bytes()).get("model_type", "")
-    pictures = any((found.base / name).is_file() for name in PROCESSOR_FILES)
-    choice = choose(found.tokenizer, found.train, model_type, pictures=pictures)
+    source = _run_source(run_or_config) if isinstance(run_or_config, Run) else _config_source(run_or_config)
+    model_type = json.loads((source.base / "config.json").read_bytes()).get("model_type", "")
+    image_processor = any((source.base / name).is_file() for name in PROCESSOR_FILES)
+    choice = choose_template(source.tokenizer, source.train, model_type, image_processor=image_processor)
     left_out: dict[str, str] = {}
-    settings = _settings(found, choice, left_out)
-    rows = text_rows(found.train.rows, alpaca=found.alpaca)
-    held_out = text_rows(found.held_out.rows, alpaca=rows.formatting == "alpaca")
-    text, notes = readme(found.config, choice, left_out, rows, held_out, found.train, tuned=found.run is not None)
+    settings = _settings(source, choice, left_out)
+    rows = text_rows(source.train.rows, alpaca=source.alpaca)
+    held_out = text_rows(source.held_out.rows, alpaca=rows.formatting == "alpaca")
+    text, notes = readme(source.config, choice, left_out, rows, held_out, source.train, tuned=source.run is not None)
     with complete_folder(folder, replace=force) as aside:
-        _write_rows(aside, found.config.name, rows, held_out)
-        _write_tokenized(aside / "tokenized", found.train, found.held_out)
+        _write_rows(aside, source.config.name, rows, held_out)
+        _write_tokenized(aside / "tokenized", source.train, source.held_out)
         for name, values in settings.items():
             _write_yaml(aside / f"{name}.yaml", values)
-        if found.adapter:
-            shutil.copytree(found.adapter, aside / "adapter", ignore=shutil.ignore_patterns(NOTE))
+        if source.adapter:
+            shutil.copytree(source.adapter, aside / "adapter", ignore=shutil.ignore_patterns(NOTE))
         (aside / "README.md").write_text(text, encoding="utf-8")
     files = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name != NOTE)
-    told = [f"note: {note}" for note in notes]
-    return [f"wrote {folder}: {', '.join(files)}", *told, f"next: cd {folder} && llamafactory-cli train train.yaml"]
+    notes = [f"note: {note}" for note in notes]
+    return [f"wrote {folder}: {', '.join(files)}", *notes, f"next: cd {folder} && llamafactory-cli train train.yaml"]
 
 
 def _run_source(run: Run) -> Source:
-    """A finished run: the same rows as ids, or an error where they or the base have changed since."""
+    """The source of a finished run; an error where its rows or its base have changed since."""
     config, manifest = run.config(), run.manifest()
     for name, path in (("train", config.data.train_file), ("held_out", config.data.eval_file)):
         if path is not None and not path.is_file():
             raise RunError(f"{path} is not there: export from the folder in which {run.path} was trained")
         if path is not None and manifest["data"][name]["sha256"] != sha256(path):
             raise RunError(f"{path} has changed since {run.path} was trained: export the rows that it was trained on")
-    date = manifest["template"].get("date")
-    return _source(config, run, run_base(run), datetime.fromisoformat(date) if date else datetime.now())
+    return _source(config, run, run_base(run), run.template_date() or datetime.now())
 
 
 def _config_source(config: Config) -> Source:
@@ -129,11 +131,11 @@ def _source(config: Config, run: Run | None, base: Path, today: datetime) -> Sou
     return Source(config, run, base, tokenizer, encode(rows), encode(held_out), alpaca)
 
 
-def _settings(source: Source, choice: Choice | None, left_out: dict[str, str]) -> Settings:
-    """The four files, by name; merge.yaml only where there is an adapter to merge."""
+def _settings(source: Source, choice: TemplateChoice | None, left_out: dict[str, str]) -> Settings:
+    """The YAML files by name, merge only where there is an adapter; what has no counterpart is added to `left_out`."""
     config, name = source.config, source.config.name
     evaluate = bool(source.held_out.rows)
-    model = model_settings(config, _place(source), _revision(source))
+    model = model_settings(config, _name_or_path(source), _revision(source))
     template = template_settings(choice)
     tuned = {"finetuning_type": "lora" if config.lora else "full"}
     if config.lora:
@@ -144,8 +146,8 @@ def _settings(source: Source, choice: Choice | None, left_out: dict[str, str]) -
     data["tokenized_path"] = "tokenized"
     if source.train.report.last_turn_only:
         data["mask_history"] = True
-    learned = training_settings(config, left_out, evaluate=evaluate)
-    if learned.get("train_on_prompt"):
+    training = training_settings(config, left_out, evaluate=evaluate)
+    if training.get("train_on_prompt"):
         data.pop("mask_history", None)
     train = {
         **model,
@@ -154,26 +156,28 @@ def _settings(source: Source, choice: Choice | None, left_out: dict[str, str]) -
         **lora_settings(config, _targets(source), left_out),
         **data,
         **template,
-        **learned,
+        **training,
         "output_dir": SAVES,
     }
-    whole = source.merged.resolve() if source.merged else SAVES if config.lora is None else model["model_name_or_path"]
-    answering = {**model, "model_name_or_path": str(whole), **tuned, **template, "infer_backend": "huggingface"}
+    served = source.merged.resolve() if source.merged else SAVES if config.lora is None else model["model_name_or_path"]
+    answering = {**model, "model_name_or_path": str(served), **tuned, **template, "infer_backend": "huggingface"}
     answering |= sampling_settings(config, _generation(source))
     system = shared_system_message(source.train.rows)
     settings = {"train": train, "inference": answering | ({"default_system": system} if system else {})}
     settings["api"] = answering
     if config.lora:
-        unquantised = {key: value for key, value in model.items() if not key.startswith(("quant", "double", "flash"))}
-        written = {"export_dir": "merged", "export_size": 5, "export_device": "cpu", "export_legacy_format": False}
-        settings["merge"] = {**unquantised, **tuned, **template, **written}
+        unquantized_base = {
+            key: value for key, value in model.items() if not key.startswith(("quant", "double", "flash"))
+        }
+        output = {"export_dir": "merged", "export_size": 5, "export_device": "cpu", "export_legacy_format": False}
+        settings["merge"] = {**unquantized_base, **tuned, **template, **output}
     return settings
 
 
-def _place(source: Source) -> str:
-    """Where LLaMA-Factory finds the base: the Hub id, or the folder's absolute path."""
-    given = source.config.model.name_or_path
-    return str(Path(given).resolve()) if Path(given).is_dir() else given
+def _name_or_path(source: Source) -> str:
+    """Where LLaMA-Factory finds the base: its Hub id, or its folder's absolute path."""
+    name = source.config.model.name_or_path
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _revision(source: Source) -> str | None:
@@ -195,7 +199,7 @@ def _targets(source: Source) -> list[str] | None:
 
 
 def _generation(source: Source) -> dict[str, Any]:
-    """generation_config.json of what answers."""
+    """The generation_config.json of the adapter or model that answers; empty where it has none."""
     file = (source.adapter or source.merged or source.base) / GENERATION_FILE
     return json.loads(file.read_bytes()) if file.is_file() else {}
 
@@ -203,7 +207,7 @@ def _generation(source: Source) -> dict[str, Any]:
 def _write_rows(folder: Path, name: str, rows: RowsFile, held_out: RowsFile) -> None:
     info = {}
     for kind, part in (("train", rows), ("held_out", held_out)):
-        if kind == "train" or part.records or part.missing:
+        if kind == "train" or part.records or part.skipped:
             text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part.records)
             (folder / f"{kind}.jsonl").write_text(text, encoding="utf-8")
             info[f"{name}_{kind}"] = dataset_info(f"{kind}.jsonl", part.formatting)
@@ -217,8 +221,8 @@ def _write_tokenized(folder: Path, train: Encoding, held_out: Encoding) -> None:
     disable_progress_bars()
 
     def dataset(encoding: Encoding) -> Any:
-        ids = [one.input_ids for one in encoding.encoded]
-        labels = [one.labels for one in encoding.encoded]
+        ids = [row.input_ids for row in encoding.encoded]
+        labels = [row.labels for row in encoding.encoded]
         return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(i) for i in ids], "labels": labels})
 
     parts = {"train": train, "validation": held_out}

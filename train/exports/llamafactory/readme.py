@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from train.core.config import Config
 from train.encoding.rows import Encoding
 from train.exports.llamafactory.rows import RowsFile
-from train.exports.llamafactory.templates import Choice
+from train.exports.llamafactory.templates import TemplateChoice
 
 
 def readme(
     config: Config,
-    choice: Choice | None,
+    choice: TemplateChoice | None,
     left_out: Mapping[str, str],
     rows: RowsFile,
     held_out: RowsFile,
@@ -18,7 +18,7 @@ def readme(
     *,
     tuned: bool,
 ) -> tuple[str, list[str]]:
-    """(the page, the lines of it that are worth saying aloud). `tuned`: of a finished run."""
+    """(the page, those of its lines that the user is to see). `tuned`: the folder is of a finished run."""
     rendering = list(_rendering(choice))
     differing = [*rendering[1:], *_rows(rows, held_out)]
     lacking = [f"`{name}`: {why}" for name, why in left_out.items()]
@@ -56,8 +56,8 @@ def _page(config: Config, rendering: list[str], lacking: list[str], *, tuned: bo
     yield ""
 
 
-def _rendering(choice: Choice | None) -> Iterator[str]:
-    """How its template renders these rows; the first line is no news."""
+def _rendering(choice: TemplateChoice | None) -> Iterator[str]:
+    """Lines on how its template renders these rows; the first one is for the page alone."""
     if choice is None:
         yield "Template: none."
         yield (
@@ -65,32 +65,34 @@ def _rendering(choice: Choice | None) -> Iterator[str]:
             "reads the model's own as well as it can; compare before you serve with it"
         )
         return
+    name, compared = choice.template.name, choice.compared
     thinking = "" if choice.thinking else " with `enable_thinking: false`"
     yield (
-        f"Template `{choice.template.name}`{thinking}: of {choice.compared} rows compared, {choice.prompts} get the "
-        f"prompt that govor trains after, {choice.ids} the same ids as a whole, {choice.labels} the same labels."
+        f"Template `{name}`{thinking}: of {compared} rows compared, {choice.same_prompts} get the prompt that govor "
+        f"trains after, {choice.same_ids} the same ids as a whole, {choice.same_labels} the same labels."
     )
-    if choice.prompts < choice.compared:
+    if choice.same_prompts < compared:
         yield (
-            f"template {choice.template.name} renders {choice.compared - choice.prompts} of {choice.compared} prompts "
-            "otherwise than the model's own: chat and api answer other prompts there than those trained"
+            f"template {name} renders {compared - choice.same_prompts} of {compared} prompts otherwise than the "
+            "model's own: chat and api answer other prompts there than those trained"
         )
-    if choice.ids < choice.compared:
+    if choice.same_ids < compared:
         yield (
-            f"template {choice.template.name} renders {choice.compared - choice.ids} of {choice.compared} whole rows "
-            "otherwise: without tokenized/ training is another"
+            f"template {name} renders {compared - choice.same_ids} of {compared} whole rows otherwise: "
+            "without tokenized/ training is another"
         )
-    if choice.labels < choice.ids:
+    if choice.same_labels < choice.same_ids:
         yield (
-            f"without tokenized/ it also learns what stands behind the end of a turn ({choice.ids - choice.labels} "
-            f"of {choice.compared} rows)"
+            "without tokenized/ it also learns what stands behind the end of a turn "
+            f"({choice.same_ids - choice.same_labels} of {compared} rows)"
         )
 
 
 def _rows(rows: RowsFile, held_out: RowsFile) -> Iterator[str]:
-    missing = rows.missing + held_out.missing
-    if missing:
-        yield f"{missing} rows do not go question, answer, question, …: they are in tokenized/ alone"
+    """Lines on what the text files do not hold."""
+    skipped = rows.skipped + held_out.skipped
+    if skipped:
+        yield f"{skipped} rows do not go question, answer, question, …: they are in tokenized/ alone"
     lost = rows.lost + held_out.lost
     for what, count in sorted(lost.items()):
         yield f"{what} of {count} rows: the text files have no place for them, tokenized/ keeps them"

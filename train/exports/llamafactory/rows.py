@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 from train.chats.rows import Row
 from train.chats.writers import convert
 
-ASKS, ANSWERS = ("human", "observation"), ("gpt", "function_call")
+PROMPT_SPEAKERS, ANSWER_SPEAKERS = ("human", "observation"), ("gpt", "function_call")
 
 
 class RowsFile(NamedTuple):
-    """Rows as text."""
+    """Rows as the records of one text file."""
 
     records: list[dict[str, Any]]
     formatting: str
-    """sharegpt or alpaca."""
-    missing: int
-    """Rows that the form cannot say."""
+    """LLaMA-Factory's name of the format: sharegpt or alpaca."""
+    skipped: int
+    """Rows that the format cannot hold."""
     lost: Counter[str]
-    """What it leaves out → rows that had it."""
+    """Part of a row that the format leaves out → number of rows that had it."""
 
 
 def text_rows(rows: Sequence[Row], *, alpaca: bool) -> RowsFile:
@@ -30,11 +30,11 @@ def text_rows(rows: Sequence[Row], *, alpaca: bool) -> RowsFile:
     if alpaca:
         converted = convert(rows, "alpaca")
         if not converted.refused:
-            whole = [{"system": "", "history": [], **record} for record in converted.records]
-            return RowsFile(whole, "alpaca", 0, Counter())
+            records = [{"system": "", "history": [], **record} for record in converted.records]
+            return RowsFile(records, "alpaca", 0, Counter())
     converted = convert(rows, "sharegpt", "drop")
-    kept = [{"system": "", "tools": "", **record} for record in converted.records if _in_turn(record)]
-    return RowsFile(kept, "sharegpt", len(rows) - len(kept), converted.lost)
+    records = [{"system": "", "tools": "", **record} for record in converted.records if _alternates(record)]
+    return RowsFile(records, "sharegpt", len(rows) - len(records), converted.lost)
 
 
 def dataset_info(file_name: str, formatting: str) -> dict[str, Any]:
@@ -48,8 +48,10 @@ def dataset_info(file_name: str, formatting: str) -> dict[str, Any]:
     return {"file_name": file_name, "formatting": formatting, "columns": columns}
 
 
-def _in_turn(record: dict[str, Any]) -> bool:
-    """Whether questions and answers alternate; LLaMA-Factory skips other rows with no more than a warning."""
+def _alternates(record: dict[str, Any]) -> bool:
+    """Whether prompts and answers alternate; LLaMA-Factory skips other rows with no more than a warning."""
     speakers = [turn["from"] for turn in record["conversations"]]
-    asks, answers = speakers[::2], speakers[1::2]
-    return len(asks) == len(answers) and set(asks) <= set(ASKS) and set(answers) <= set(ANSWERS)
+    prompts, answers = speakers[::2], speakers[1::2]
+    return (
+        len(prompts) == len(answers) and set(prompts) <= set(PROMPT_SPEAKERS) and set(answers) <= set(ANSWER_SPEAKERS)
+    )

@@ -1,15 +1,15 @@
-"""Our settings in LLaMA-Factory's words (version 0.9.5), and an account of those that it has no word for."""
+"""Our settings under LLaMA-Factory's names (version 0.9.5), and an account of those that have no counterpart there."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from train.core.config import Config, Training
-from train.exports.llamafactory.templates import Choice
+from train.exports.llamafactory.templates import TemplateChoice
 
 ATTENTION = {"sdpa": "sdpa", "eager": "disabled", "flash_attention_2": "fa2", "flash_attention_3": "fa3"}
 TRANSLATED = ("max_length", "activation_checkpointing", "assistant_only_loss", "bf16", "fp16", "use_cpu")
-WITHOUT_WORD = {
+NO_COUNTERPART = {
     "fit": "it chooses nothing by itself; the sizes given are used as they are",
     "kernels": "it has its own: enable_liger_kernel, use_unsloth",
     "packing": "the rows of tokenized/ stay apart; packing: true and neat_packing: true without tokenized_path pack",
@@ -22,16 +22,17 @@ WITHOUT_WORD = {
     "pad_token": "it takes the tokenizer's own",
     "dataset_num_proc": "tokenized/ is ready",
 }
-"""Settings that are left out, and why."""
-ONLY_OURS = ("eval_packing", "packing_strategy", "pad_to_multiple_of", "padding_free", "shuffle_dataset")
-NEWER = ("dataloader_in_order", "dataloader_multiprocessing_context")
-"""Fields of SFTConfig that LLaMA-Factory's trainer does not know; it refuses a file with an unknown key."""
+"""Setting that is left out → why."""
+TRL_ONLY = ("eval_packing", "packing_strategy", "pad_to_multiple_of", "padding_free", "shuffle_dataset")
+"""Fields that TRL's SFTConfig adds to transformers' TrainingArguments and LLaMA-Factory does not have."""
+NEWER_FIELDS = ("dataloader_in_order", "dataloader_multiprocessing_context")
+"""Fields of TrainingArguments that are newer than LLaMA-Factory's transformers; it refuses an unknown key."""
 
 
-def model_settings(config: Config, place: str, revision: str | None) -> dict[str, Any]:
-    """Which base, and how it is loaded. `place`: Hub id or absolute folder."""
+def model_settings(config: Config, name_or_path: str, revision: str | None) -> dict[str, Any]:
+    """Which base, and how it is loaded. `name_or_path`: Hub id or absolute folder."""
     model = config.model
-    settings: dict[str, Any] = {"model_name_or_path": place}
+    settings: dict[str, Any] = {"model_name_or_path": name_or_path}
     if revision:
         settings["model_revision"] = revision
     if model.load_in_4bit:
@@ -42,15 +43,15 @@ def model_settings(config: Config, place: str, revision: str | None) -> dict[str
     return settings
 
 
-def template_settings(choice: Choice | None) -> dict[str, Any]:
-    """Without a template that fits LLaMA-Factory reads the tokenizer's own as well as it can."""
+def template_settings(choice: TemplateChoice | None) -> dict[str, Any]:
+    """The template; empty without a fitting one, where LLaMA-Factory reads the tokenizer's own as well as it can."""
     if choice is None:
         return {}
     return {"template": choice.template.name} | ({} if choice.thinking else {"enable_thinking": False})
 
 
 def lora_settings(config: Config, targets: Sequence[str] | None, left_out: dict[str, str]) -> dict[str, Any]:
-    """`targets`: names of the layers that a regular expression of ours stands for."""
+    """The section `lora`. `targets`: names of the layers where the config has a regular expression."""
     lora = config.lora
     if lora is None:
         return {"finetuning_type": "full"}
@@ -77,17 +78,17 @@ def lora_settings(config: Config, targets: Sequence[str] | None, left_out: dict[
 
 
 def training_settings(config: Config, left_out: dict[str, str], *, evaluate: bool) -> dict[str, Any]:
-    """The section `training`. Whatever transformers' own trainer knows goes over under its name."""
+    """The section `training`: what transformers' own trainer knows goes over under its name."""
     training = config.training
-    given = {*Training.model_fields, *training.model_fields_set}
+    exported = {*Training.model_fields, *training.model_fields_set}
     settings: dict[str, Any] = {"cutoff_len": training.max_length}
-    for name in (name for name in type(training).model_fields if name in given and name not in TRANSLATED):
+    for name in (name for name in type(training).model_fields if name in exported and name not in TRANSLATED):
         value = getattr(training, name)
         if value is None and name not in training.model_fields_set:
             continue
-        if name in WITHOUT_WORD or name in ONLY_OURS or name in NEWER:
+        if name in NO_COUNTERPART or name in TRL_ONLY or name in NEWER_FIELDS:
             if value != type(training).model_fields[name].default:
-                left_out[f"training.{name}"] = WITHOUT_WORD.get(name, "it does not know it")
+                left_out[f"training.{name}"] = NO_COUNTERPART.get(name, "it does not know it")
         else:
             settings[name] = value
     if not evaluate:
@@ -99,34 +100,34 @@ def training_settings(config: Config, left_out: dict[str, str], *, evaluate: boo
 
 
 def precision_settings(config: Config, left_out: dict[str, str]) -> dict[str, Any]:
-    """LLaMA-Factory holds the base in the type that it computes in; without either it takes float32 on a CPU."""
+    """bf16 or fp16: LLaMA-Factory holds the base in the type that it computes in; without either, float32 on a CPU."""
     training, dtype = config.training, config.model.dtype
     if training.use_cpu:
         if dtype in ("bfloat16", "float16"):
             left_out["model.dtype"] = f"{dtype} on a CPU: it takes float32 there"
         return {"use_cpu": True} | ({"bf16": True} if training.bf16 else {})
     if training.bf16 is not None or training.fp16 is not None:
-        found = "bf16" if training.bf16 else "fp16" if training.fp16 else None
+        precision = "bf16" if training.bf16 else "fp16" if training.fp16 else None
     else:
-        found = {"float16": "fp16", "float32": None}.get(dtype, "bf16")
+        precision = {"float16": "fp16", "float32": None}.get(dtype, "bf16")
     if dtype == "float32":
         left_out["model.dtype"] = "float32: it holds a 16-bit base in 16 bit"
-    return {found: True} if found else {}
+    return {precision: True} if precision else {}
 
 
-def sampling_settings(config: Config, saved: dict[str, Any]) -> dict[str, Any]:
-    """How answers are sampled. `saved`: the generation_config.json that goes with the model."""
-    return config.generation.model_dump() | {"top_k": top_k_of(saved)}
+def sampling_settings(config: Config, generation_config: dict[str, Any]) -> dict[str, Any]:
+    """How answers are sampled. `generation_config`: the generation_config.json that goes with the model."""
+    return config.generation.model_dump() | {"top_k": top_k_of(generation_config)}
 
 
-def top_k_of(saved: Mapping[str, Any]) -> int:
-    """Sample from so many of the likeliest tokens; unset it is 50 in transformers."""
-    found = saved.get("top_k")
-    return 50 if found is None else int(found)
+def top_k_of(generation_config: Mapping[str, Any]) -> int:
+    """The number of likeliest tokens to sample from; unset it is 50 in transformers."""
+    top_k = generation_config.get("top_k")
+    return 50 if top_k is None else int(top_k)
 
 
 def named_targets(pattern: str, tensors: Collection[str]) -> list[str] | None:
-    """Full names of the layers that PEFT takes for a regular expression; None for a word that is none."""
+    """Full names of the layers that PEFT takes for a regular expression; None for `all-linear` and where none fits."""
     if pattern == "all-linear":
         return None
     modules = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight")}

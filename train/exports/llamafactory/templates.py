@@ -13,11 +13,12 @@ from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.encoding.rows import Encoding
 
 BOS, EOS = "\0bos", "\0eos"
-"""Pieces that stand for the tokenizer's own tokens."""
+"""Slots that stand for the tokenizer's own tokens."""
 CONTENT = "{{content}}"
-COMPARED = 200
-"""Rows that a template is judged by."""
-Pieces = tuple[str, ...]
+COMPARED_ROWS = 200
+"""A template is judged by so many rows, at most."""
+Slots = tuple[str, ...]
+"""LLaMA-Factory's word for the pieces of a template, in the order in which they stand."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +26,22 @@ class Template:
     """One of LLaMA-Factory's templates."""
 
     name: str
-    user: Pieces
-    """The question and all that the model is fed before it answers."""
-    assistant: Pieces = (CONTENT, EOS)
-    """The answer, learned as it stands, also what follows the end of the turn."""
-    system: Pieces = (CONTENT,)
-    prefix: Pieces = ()
+    user: Slots
+    """The user message and all that the model is fed before it answers."""
+    assistant: Slots = (CONTENT, EOS)
+    """The answer and what follows the end of the turn: all of it is learned."""
+    system: Slots = (CONTENT,)
+    prefix: Slots = ()
     default_system: str = ""
     """Written where a row has no system message."""
     system_in_user: bool = False
-    thoughts: tuple[str, str] | None = None
-    """Beginning and end of a thought; an empty one is put before answers without."""
-    pictures: bool = False
-    """Refuses even plain text where the base brings no image processor."""
+    """Whether the system message stands inside the first user message."""
+    thought_words: tuple[str, str] | None = None
+    """Beginning and end of a thought; answers without a thought get an empty one."""
+    needs_image_processor: bool = False
+    """Whether it refuses even plain text where the base brings no image processor."""
     model_types: tuple[str, ...] = ()
-    """`model_type` of the bases that it is meant for: they decide between templates that render alike."""
+    """`model_type` of the bases that it is meant for; they decide between templates that render alike."""
 
 
 def _chatml(name: str, **more: Any) -> Template:
@@ -67,14 +69,15 @@ def _gemma(name: str, **more: Any) -> Template:
 THINK = ("<think>\n", "\n</think>\n\n")
 TEMPLATES = (
     _chatml("qwen3_nothink", model_types=("qwen3", "qwen3_moe")),
-    _chatml("qwen3", thoughts=THINK, model_types=("qwen3", "qwen3_moe")),
+    _chatml("qwen3", thought_words=THINK, model_types=("qwen3", "qwen3_moe")),
     _chatml(
         "qwen",
         default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
         model_types=("qwen2",),
     ),
-    _chatml("qwen3_5_nothink", pictures=True, model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe")),
-    _chatml("qwen3_5", thoughts=THINK, pictures=True, model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe")),
+    _chatml("qwen3_5_nothink", needs_image_processor=True, model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe")),
+    _chatml("qwen3_5", thought_words=THINK, needs_image_processor=True,
+            model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe")),
     Template(
         "llama3",
         (
@@ -86,7 +89,7 @@ TEMPLATES = (
         (BOS,),
         model_types=("llama",),
     ),
-    _gemma("gemma3", pictures=True, model_types=("gemma3", "gemma3_text")),
+    _gemma("gemma3", needs_image_processor=True, model_types=("gemma3", "gemma3_text")),
     _gemma("gemma", model_types=("gemma", "gemma2")),
     Template(
         "gemma4",
@@ -95,8 +98,8 @@ TEMPLATES = (
         ("<|turn>system\n<|think|>{{content}}<turn|>\n",),
         (BOS,),
         default_system="You are a helpful assistant.",
-        thoughts=("<|channel>thought\n", "<channel|>"),
-        pictures=True,
+        thought_words=("<|channel>thought\n", "<channel|>"),
+        needs_image_processor=True,
         model_types=("gemma4", "gemma4_text"),
     ),
     Template("ministral", ("[INST]{{content}}[/INST]",), (CONTENT, EOS), ("{{content}}\n\n",), (BOS,),
@@ -104,7 +107,8 @@ TEMPLATES = (
     Template("mistral", ("[INST] {{content}}[/INST]",), (" {{content}}", EOS), ("{{content}}\n\n",), (BOS,),
              system_in_user=True, model_types=("mistral",)),
     Template("mistral_small", ("[INST]{{content}}[/INST]",), (CONTENT, EOS),
-             ("[SYSTEM_PROMPT]{{content}}[/SYSTEM_PROMPT]",), (BOS,), pictures=True, model_types=("mistral3",)),
+             ("[SYSTEM_PROMPT]{{content}}[/SYSTEM_PROMPT]",), (BOS,), needs_image_processor=True,
+             model_types=("mistral3",)),
     Template(
         "phi4",
         ("<|im_start|>user<|im_sep|>{{content}}<|im_end|><|im_start|>assistant<|im_sep|>",),
@@ -134,84 +138,89 @@ TEMPLATES = (
 )  # fmt: skip
 
 
-class Choice(NamedTuple):
+class TemplateChoice(NamedTuple):
     """A template of LLaMA-Factory and how it renders the rows that were compared."""
 
     template: Template
     thinking: bool
-    """`enable_thinking`; of no effect where the template knows no thoughts."""
-    prompts: int
+    """LLaMA-Factory's `enable_thinking`; without effect where the template has no thought words."""
+    same_prompts: int
     """Rows whose last answer gets the same prompt ids."""
-    ids: int
+    same_ids: int
     """Rows with the same ids to the end of the last turn."""
-    labels: int
+    same_labels: int
     """Of these, those that train the same tokens."""
     compared: int
+    """Rows that were compared."""
 
 
-def choose(tokenizer: Any, encoding: Encoding, model_type: str, *, pictures: bool = False) -> Choice | None:
-    """The template that renders most like training; None where none gives even one row the prompt of training.
+def choose_template(
+    tokenizer: Any, encoding: Encoding, model_type: str, *, image_processor: bool = False
+) -> TemplateChoice | None:
+    """The template that renders most rows as in training; None where none gives even one row the prompt of training.
 
-    Rows with tools are not compared. `pictures`: the base brings an image processor.
+    Rows with tools are not compared. `image_processor`: whether the base brings one.
     """
     last_turn = encoding.report.last_turn_only > 0
-    pairs = [pair for pair in zip(encoding.rows, encoding.encoded, strict=True) if _plain(pair[0])][:COMPARED]
-    found = [
-        _measure(tokenizer, template, thinking, pairs, last_turn=last_turn)
+    pairs = [pair for pair in zip(encoding.rows, encoding.encoded, strict=True) if _alternates(pair[0])][:COMPARED_ROWS]
+    choices = [
+        _compare(tokenizer, template, thinking, pairs, last_turn=last_turn)
         for template in sorted(TEMPLATES, key=lambda template: model_type not in template.model_types)
-        if pictures or not template.pictures
-        for thinking in ((True, False) if template.thoughts else (True,))
+        if image_processor or not template.needs_image_processor
+        for thinking in ((True, False) if template.thought_words else (True,))
     ]
-    best = max(found, key=lambda choice: (choice.prompts, choice.ids, choice.labels))  # the first of equals
-    return best if best.prompts else None
+    best = max(
+        choices, key=lambda choice: (choice.same_prompts, choice.same_ids, choice.same_labels)
+    )  # the first of equals
+    return best if best.same_prompts else None
 
 
-def _measure(
+def _compare(
     tokenizer: Any, template: Template, thinking: bool, pairs: Sequence[tuple[Row, Encoded]], *, last_turn: bool
-) -> Choice:
-    prompts = ids = labels = 0
-    for row, one in pairs:
-        served = one.input_ids[: one.answers[-1][0]]
-        prompts += prompt_ids(tokenizer, template, row, thinking=thinking) == served
-        whole, learned = row_ids(tokenizer, template, row, thinking=thinking, last_turn=last_turn)
-        ids += whole == one.input_ids
-        labels += whole == one.input_ids and learned == one.labels
-    return Choice(template, thinking, prompts, ids, labels, len(pairs))
+) -> TemplateChoice:
+    same_prompts = same_ids = same_labels = 0
+    for row, encoded in pairs:
+        trained_prompt = encoded.input_ids[: encoded.answers[-1][0]]
+        same_prompts += prompt_ids(tokenizer, template, row, thinking=thinking) == trained_prompt
+        ids, labels = row_ids(tokenizer, template, row, thinking=thinking, last_turn=last_turn)
+        same_ids += ids == encoded.input_ids
+        same_labels += ids == encoded.input_ids and labels == encoded.labels
+    return TemplateChoice(template, thinking, same_prompts, same_ids, same_labels, len(pairs))
 
 
 def prompt_ids(tokenizer: Any, template: Template, row: Row, *, thinking: bool = True) -> list[int]:
-    """What LLaMA-Factory feeds the model before the row's last answer."""
+    """The ids that LLaMA-Factory feeds the model before the row's last answer."""
     system, turns = _turns(row)
-    turns = [*((said, _without_thought(template, answer)) for said, answer in turns[:-1]), turns[-1]]
-    parts = list(_encoded(tokenizer, template, system, turns))
+    turns = [*((question, _without_thought(template, answer)) for question, answer in turns[:-1]), turns[-1]]
+    parts = list(_turn_ids(tokenizer, template, system, turns))
     ids = [token for question, answer in parts[:-1] for token in (*question, *answer)] + parts[-1][0]
-    return ids if thinking or not template.thoughts else ids + _ids(tokenizer, "".join(template.thoughts))
+    return ids if thinking or not template.thought_words else ids + _ids(tokenizer, "".join(template.thought_words))
 
 
 def row_ids(
     tokenizer: Any, template: Template, row: Row, *, thinking: bool = True, last_turn: bool = False
 ) -> tuple[list[int], list[int]]:
-    """(ids, labels) that LLaMA-Factory makes of a row."""
+    """(ids, labels) that LLaMA-Factory makes of a row. `last_turn`: only the last answer is learned."""
     system, turns = _turns(row)
     strip = [not thinking or (last_turn and index < len(turns) - 1) for index in range(len(turns))]
     turns = [
-        (said, _without_thought(template, answer) if off else answer)
-        for (said, answer), off in zip(turns, strip, strict=True)
+        (question, _without_thought(template, answer) if off else answer)
+        for (question, answer), off in zip(turns, strip, strict=True)
     ]
     ids, labels = list[int](), list[int]()
-    for index, (question, answer) in enumerate(_encoded(tokenizer, template, system, turns)):
+    for index, (question, answer) in enumerate(_turn_ids(tokenizer, template, system, turns)):
         last = index == len(turns) - 1
-        marks = template.thoughts
-        if marks and (last or not last_turn) and not any(mark.strip() in turns[index][1] for mark in marks):
-            empty = _ids(tokenizer, "".join(marks))
+        words = template.thought_words
+        if words and (last or not last_turn) and not any(word.strip() in turns[index][1] for word in words):
+            empty = _ids(tokenizer, "".join(words))
             question, answer = (question, empty + answer) if thinking else (question + empty, answer)
         ids += question + answer
         labels += [IGNORE_INDEX] * len(question) + ([IGNORE_INDEX] * len(answer) if last_turn and not last else answer)
     return ids, labels
 
 
-def _plain(row: Row) -> bool:
-    """Whether the row is questions and answers in turn, behind a system message or none."""
+def _alternates(row: Row) -> bool:
+    """Whether user messages and answers alternate in the row, behind a system message or none."""
     roles = [message["role"] for message in row.messages]
     start = roles[0] in ("system", "developer")
     turns = roles[start:]
@@ -221,49 +230,50 @@ def _plain(row: Row) -> bool:
 
 
 def _turns(row: Row) -> tuple[str, list[tuple[str, str]]]:
+    """(system message or "", (question, answer) of each turn)."""
     start = row.messages[0]["role"] in ("system", "developer")
     texts = [text_of(message) for message in row.messages]
     turns = texts[start:]
     return texts[0] if start else "", list(zip(turns[::2], turns[1::2], strict=True))
 
 
-def _encoded(
+def _turn_ids(
     tokenizer: Any, template: Template, system: str, turns: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """(ids of what the model is fed, ids of what it answers) of each turn."""
+    """(ids that the model is fed, ids that it answers) of each turn."""
     system = system or template.default_system
     for index, (question, answer) in enumerate(turns):
-        pieces: list[str] = []
+        slots: list[str] = []
         if index == 0:
-            pieces += template.prefix
+            slots += template.prefix
             filled = _filled(template.system, system) if system else []
             if template.system_in_user:
                 question = "".join(filled) + question
             else:
-                pieces += filled
-        asked = [*pieces, *_filled(template.user, question)]
-        yield _ids(tokenizer, *asked), _ids(tokenizer, *_filled(template.assistant, answer))
+                slots += filled
+        fed = [*slots, *_filled(template.user, question)]
+        yield _ids(tokenizer, *fed), _ids(tokenizer, *_filled(template.assistant, answer))
 
 
-def _filled(pieces: Pieces, content: str) -> list[str]:
-    return [piece.replace(CONTENT, content) for piece in pieces]
+def _filled(slots: Slots, content: str) -> list[str]:
+    return [slot.replace(CONTENT, content) for slot in slots]
 
 
-def _ids(tokenizer: Any, *pieces: str) -> list[int]:
-    """Every piece tokenized for itself."""
-    own = {BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}
+def _ids(tokenizer: Any, *slots: str) -> list[int]:
+    """The ids of the slots, every slot tokenized for itself."""
+    tokens = {BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}
     ids: list[int] = []
-    for piece in pieces:
-        if piece in own:
-            ids += [] if own[piece] is None else [own[piece]]
-        elif piece:
-            ids += tokenizer.encode(piece, add_special_tokens=False)
+    for slot in slots:
+        if slot in tokens:
+            ids += [] if tokens[slot] is None else [tokens[slot]]
+        elif slot:
+            ids += tokenizer.encode(slot, add_special_tokens=False)
     return ids
 
 
 def _without_thought(template: Template, answer: str) -> str:
-    if not template.thoughts:
+    if not template.thought_words:
         return answer
-    begin, end = template.thoughts
+    begin, end = template.thought_words
     at, behind = answer.find(begin), answer.find(end)
     return answer[:at] + answer[behind + len(end) :].lstrip("\n") if 0 <= at < behind else answer
