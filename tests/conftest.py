@@ -32,6 +32,23 @@ def working_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def shared():
+    """Call it with a path: that file or folder of ../shared, which is no part of the repository.
+
+    A test skips where it is not at hand, and fails there with GOVOR_REQUIRE_SHARED=1, as .ci/run sets it.
+    """
+
+    def find(path: str) -> Path:
+        found = REPOSITORY.parent / "shared" / path
+        if not found.exists():
+            refuse = pytest.fail if os.environ.get("GOVOR_REQUIRE_SHARED") == "1" else pytest.skip
+            refuse(f"needs ../shared/{path} beside the repository")
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def rows_file(tmp_path_factory) -> Path:
     """24 of the shipped dialogues, single and multi-turn, cut to short answers."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"

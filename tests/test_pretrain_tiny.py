@@ -24,7 +24,6 @@ from tiny_text import (
 )
 
 TINY = REPOSITORY / "data/tiny-ru"
-SHARED = REPOSITORY.parent / "shared/data"
 SMALL = [
     *("--tokens", "3072", "--batch", "256", "--short", "32", "--long", "64", "--warm-up", "2", "--eval-steps", "4"),
     *("--layers", "1", "--hidden-size", "64", "--vocab-size", "400", "--no-compile"),
@@ -247,10 +246,8 @@ def test_it_knows_russian():
     assert model_bits(TINY, [lines], 1024) < 2.2
 
 
-def test_it_knows_plays_that_it_has_not_seen():
-    if not SHARED.is_dir():
-        pytest.skip("the plays are not in the repository")
-    plays = read_plays(SHARED / "rusdracor_speeches.jsonl.gz")
+def test_it_knows_plays_that_it_has_not_seen(shared):
+    plays = read_plays(shared("data/rusdracor_speeches.jsonl.gz"))
     assert set(HELD_OUT + TRIED_ON) <= set(plays)
     assert model_bits(TINY, [play_text(plays["chekhov-vishnevyi-sad"])[:8000]], 1024) < 2.1
 

@@ -17,14 +17,11 @@ from train.chats.rows import Row, text_of, to_json
 from train.chats.split import split_rows
 from train.chats.writers import convert
 
-PLAYS = REPOSITORY.parent / "shared/data/rusdracor_speeches.jsonl.gz"
-pytestmark = pytest.mark.skipif(not PLAYS.is_file(), reason=f"needs {PLAYS.name} beside the repository")
-
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
+def rows(shared) -> list[Row]:
     """2,000 exchanges: a speech and what another answers, within a scene."""
-    with gzip.open(PLAYS, "rt", encoding="utf-8") as file:
+    with gzip.open(shared("data/rusdracor_speeches.jsonl.gz"), "rt", encoding="utf-8") as file:
         speeches = [json.loads(line) for line in itertools.islice(file, 9000)]
     pairs = [
         (a["text"], b["text"])
