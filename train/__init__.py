@@ -1,9 +1,8 @@
 """govor: tune an open model on a person's chats, prove the result, serve it.
 
-The rooms, lowest first (a module imports only from those before it; tests/test_layers.py holds this):
-errors < config, files, shards < runs, chats, launch < plan < rendering, report < templates < encoding
-< model, kernels < generate, trainer, progress, fold, drift < merged
-< sft, evaluate, merge, chat, serving, exports, hub, analyze, preview < jobs < cli
+The rooms, lowest first. A module imports from its own room and from those before it, never from one beside it
+(tests/test_layers.py holds this):
+core < chats, models < encoding, plan < tuning, merging, evaluation < sft.py, serving, exports < jobs < cli.py
 """
 
 import os
