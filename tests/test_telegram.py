@@ -670,8 +670,8 @@ def test_a_big_export_is_collected_in_time_and_adds_up(tmp_path):
 PEAK = """
 import re, sys
 from pathlib import Path
-from train.chats.dialogues import collect
-from train.chats.participants import find_persona, survey
+from train.chats.telegram.dialogues import collect
+from train.chats.telegram.participants import find_persona, survey
 
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -58,6 +58,22 @@ def text_of(message: Message) -> str:
     return content or message.get("refusal") or ""
 
 
+def template_message(message: Message, *, arguments_as_text: bool = False) -> Message:
+    """The message as chat templates read it: without its weight, `developer` as `system`, content as text.
+
+    The arguments of its calls become objects, unless `arguments_as_text`.
+    """
+    plain = {key: value for key, value in message.items() if key != "weight"} | {"content": text_of(message)}
+    if message["role"] == "developer":
+        plain["role"] = "system"
+    if "tool_calls" in message and not arguments_as_text:
+        plain["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"] or "{}")}}
+            for call in message["tool_calls"]
+        ]
+    return plain
+
+
 def is_trained(message: Message) -> bool:
     """Whether the loss counts this turn: an assistant's, unless its weight is 0."""
     return message["role"] == "assistant" and bool(message.get("weight", 1))
