@@ -609,8 +609,8 @@ SCRIPT = """
     from pathlib import Path
     from transformers import AutoModelForCausalLM
     from peft import PeftModel, LoraConfig
-    from train.merge import merge
-    from train.runs import open_run
+    from train.merging.merge import merge
+    from train.core.runs import open_run
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     merge(open_run(Path("runs/made")), measure=False, force=True)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)

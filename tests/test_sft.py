@@ -353,8 +353,8 @@ def test_the_compiler_stays_out_of_a_job_that_has_no_use_for_it(write_config):
     script = f"""
 import sys
 from pathlib import Path
-from train.config import load_config
-from train.model import import_peft
+from train.core.config import load_config
+from train.models.load import import_peft
 import_peft(load_config(Path({str(write_config())!r})))
 assert "bitsandbytes" in sys.modules and "torch._inductor.compile_fx" not in sys.modules
 import torch

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from train.chats.checks import check_file
 from train.chats.rows import is_trained, text_of
-from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, collect, write_collected
-from train.chats.telegram.export import Chat, _ValidJson, read_export
-from train.chats.telegram.participants import find_persona, survey
+from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, collect_dialogues, write_collected
+from train.chats.telegram.export import TelegramChat, _ValidJson, read_export
+from train.chats.telegram.participants import find_persona, survey_export
 from train.core.errors import GovorError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -97,8 +97,8 @@ def taken(write):
 
     def taken(value, persona="1", **options):
         path = write(value)
-        found = survey(path)
-        collected = collect(path, find_persona(found, persona), survey=found, **options)
+        found = survey_export(path)
+        collected = collect_dialogues(path, find_persona(found, persona), survey=found, **options)
         assert_adds_up(collected)
         return collected
 
@@ -106,12 +106,12 @@ def taken(write):
 
 
 def assert_adds_up(collected):
-    account = collected.account
-    assert account.read == account.kept + account.dropped.total()
-    assert account.kept == sum(len(dialogue.turns) for dialogue in collected.dialogues)
-    assert (account.dialogues, account.rows) == (len(collected.dialogues), len(collected.rows))
-    assert [row.line for row in collected.rows] == list(range(1, account.rows + 1))
-    assert all(count > 0 for count in (+account.dropped).values()) and min(account.dropped.values(), default=0) >= 0
+    report = collected.report
+    assert report.messages_read == report.messages_kept + report.dropped.total()
+    assert report.messages_kept == sum(len(dialogue.turns) for dialogue in collected.dialogues)
+    assert (report.dialogues, report.rows) == (len(collected.dialogues), len(collected.rows))
+    assert [row.line for row in collected.rows] == list(range(1, report.rows + 1))
+    assert all(count > 0 for count in (+report.dropped).values()) and min(report.dropped.values(), default=0) >= 0
 
 
 def turns(collected):
@@ -123,7 +123,7 @@ def turns(collected):
 
 
 def reasons(collected):
-    return +collected.account.dropped  # without zeros
+    return +collected.report.dropped  # without zeros
 
 
 # The file
@@ -154,12 +154,12 @@ def test_chats_without_a_name(write):
     own = {"type": "saved_messages", "id": 1, "messages": [say(1, NATASHA, "Купить хлеба")]}
     gone = chat(say(1, "user5", "Привет", **{"from": None}), say(2, NATASHA, "Кто это?"), name=None, id=5)
     path = write(full(own, gone))
-    assert [item for item in read_export(path) if isinstance(item, Chat)] == [
-        Chat(None, "saved_messages", 1, 1),
-        Chat(None, "personal_chat", 5, 2),
+    assert [item for item in read_export(path) if isinstance(item, TelegramChat)] == [
+        TelegramChat(None, "saved_messages", 1, 1),
+        TelegramChat(None, "personal_chat", 5, 2),
     ]
-    collected = collect(path, find_persona(survey(path), "Наташа"))
-    assert turns(collected) == ["Привет / Кто это?"]  # a deleted account is somebody all the same
+    collected = collect_dialogues(path, find_persona(survey_export(path), "Наташа"))
+    assert turns(collected) == ["Привет / Кто это?"]  # a deleted report is somebody all the same
     assert [speaker.label for speaker in collected.dialogues[0].participants] == ["user5", "Наташа"]
     assert reasons(collected) == {"nothing_to_answer": 1}
 
@@ -181,7 +181,7 @@ def test_chats_without_a_name(write):
 )
 def test_other_files_are_named_in_one_line(write, content, expected):
     with pytest.raises(GovorError) as caught:
-        survey(write(content))
+        survey_export(write(content))
     assert expected in str(caught.value) and "result.json" in str(caught.value)
     assert "\n" not in str(caught.value) and "тайна" not in str(caught.value)
 
@@ -193,7 +193,7 @@ def test_folders(tmp_path, write):
             folder.mkdir()
             (folder / name).write_text("")
         with pytest.raises(GovorError, match=expected):
-            survey(folder)
+            survey_export(folder)
 
 
 def test_byte_order_mark(taken):
@@ -220,8 +220,8 @@ def test_damaged_files_are_errors_of_ours(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.json"
     path.write_bytes(data)
     try:
-        found = survey(path)
-        collected = collect(path, find_persona(found, "1"), survey=found, scrub=str.upper)
+        found = survey_export(path)
+        collected = collect_dialogues(path, find_persona(found, "1"), survey=found, scrub=str.upper)
     except GovorError as error:
         assert str(path) in str(error)
     else:
@@ -244,13 +244,13 @@ def test_values_of_unexpected_types_are_left_out(tmp_path_factory, messages, id_
     path = tmp_path_factory.getbasetemp() / "odd.json"
     path.write_text(json.dumps(value, ensure_ascii=True), encoding="utf-8")
     try:
-        found = survey(path)
-        collected = collect(path, find_persona(found, "1"), survey=found)
+        found = survey_export(path)
+        collected = collect_dialogues(path, find_persona(found, "1"), survey=found)
     except GovorError as error:
         assert "broken" in str(error)  # an integer of more than 64 bits, half of a pair
     else:
         assert_adds_up(collected)
-        assert collected.account.read == len(messages) + 2
+        assert collected.report.messages_read == len(messages) + 2
 
 
 # The persona
@@ -263,7 +263,7 @@ def test_persona_by_id_and_by_each_of_its_names(write):
             group(say(1, "channel7", "Пост", **{"from": "Новости"})),
         )
     )
-    found = survey(path)
+    found = survey_export(path)
     expected = ("user1", ("Наташа", "Натали й"), 2, frozenset({0}))
     for wanted in ("user1", "1", " Наташа ", "Натали й"):
         assert find_persona(found, wanted) == expected
@@ -274,13 +274,13 @@ def test_a_name_of_two_people_is_refused(write):
     one = chat(say(1, "user5", "Да?", **{"from": "Анна"}), say(2, NATASHA, "Да"))
     two = chat(*(say(n, "user6", "Да?", **{"from": "Анна"}) for n in range(3)))
     with pytest.raises(GovorError) as caught:
-        find_persona(survey(write(full(one, two))), "Анна")
+        find_persona(survey_export(write(full(one, two))), "Анна")
     assert "2 people are called 'Анна'" in str(caught.value)
     assert str(caught.value).endswith("\n  Анна: user6, 3 messages\n  Анна: user5, 1 messages")
 
 
 def test_a_persona_that_wrote_nothing(write):
-    found = survey(write(group(service(1, OLGA, "pin_message"), say(2, IVAN, "Да?"), say(3, IVAN, "Нет?"))))
+    found = survey_export(write(group(service(1, OLGA, "pin_message"), say(2, IVAN, "Да?"), say(3, IVAN, "Нет?"))))
     assert [(who.id, who.messages) for who in found.participants] == [(OLGA, 0), (IVAN, 2)]
     for wanted, expected in (("Ольга", "'Ольга' has written nothing"), ("Пётр", "nobody is called 'Пётр'")):
         with pytest.raises(GovorError, match=expected) as caught:
@@ -289,7 +289,7 @@ def test_a_persona_that_wrote_nothing(write):
 
 
 def test_the_name_of_a_personal_chat_is_its_partners(write):
-    found = survey(write(chat(say(1, NATASHA, "Ау?"), say(2, IVAN, "Что?", **{"from": None}), name="Ваня Петров")))
+    found = survey_export(write(chat(say(1, NATASHA, "Ау?"), say(2, IVAN, "Что?", **{"from": None}), name="Ваня Петров")))
     assert [(who.id, who.names) for who in found.participants] == [(NATASHA, ("Наташа",)), (IVAN, ("Ваня Петров",))]
     assert find_persona(found, "Ваня Петров").messages == 1
 
@@ -338,8 +338,8 @@ def test_every_reason_is_counted(taken):
         nothing_to_answer=2, service=2, unsupported=1, forwarded=2, bot=5, media_without_text=1, empty=1,
         sender_unknown=1, duplicate=1, after_last_answer=1, persona_silent=1,
     )  # fmt: skip
-    assert (collected.account.channels, collected.account.read) == (3, 20)
-    assert collected.account.share_kept == 2 / 20
+    assert (collected.report.channels, collected.report.messages_read) == (3, 20)
+    assert collected.report.share_kept == 2 / 20
 
 
 def test_a_persona_that_is_a_bot_is_no_bot(taken):
@@ -579,7 +579,7 @@ CHATS, MESSAGES = 27, 25_509
 
 
 def talk(rng, id_, people, minute, kept):
-    """One message of a random talk, and what an account would call it: None for a turn."""
+    """One message of a random talk, and what an report would call it: None for a turn."""
     sender = rng.choice(people)
     text = " ".join(rng.choices(WORDS, k=rng.randint(1, 25))).strip() or "да"
     message = say(id_, sender, text, minute)
@@ -644,44 +644,44 @@ def test_a_big_export_is_collected_in_time_and_adds_up(tmp_path):
     path = tmp_path / "result.json"
     expected = write_big(path, seed=1, chats=CHATS, messages=MESSAGES)
     started = time.perf_counter()
-    found = survey(path)
-    collected = collect(path, find_persona(found, "Наташа"), survey=found)
+    found = survey_export(path)
+    collected = collect_dialogues(path, find_persona(found, "Наташа"), survey=found)
     assert time.perf_counter() - started < 10
     assert_adds_up(collected)
-    account = collected.account
-    assert (account.channels, account.read) == (CHATS, MESSAGES)
-    of_message = {reason: account.dropped[reason] for reason in expected if reason is not None}
+    report = collected.report
+    assert (report.channels, report.messages_read) == (CHATS, MESSAGES)
+    of_message = {reason: report.dropped[reason] for reason in expected if reason is not None}
     assert of_message == {reason: count for reason, count in expected.items() if reason is not None}
     ours = ("persona_silent", "nothing_to_answer", "after_last_answer", "long_before_answer", "duplicate")
-    assert account.kept + sum(account.dropped[reason] for reason in ours) == expected[None]
-    assert account.kept > 0.5 * expected[None] and account.dropped["duplicate"] == 0
+    assert report.messages_kept + sum(report.dropped[reason] for reason in ours) == expected[None]
+    assert report.messages_kept > 0.5 * expected[None] and report.dropped["duplicate"] == 0
 
     answered = sum(turn.role == "assistant" for dialogue in collected.dialogues for turn in dialogue.turns)
     trained = sum(len(text_of(m).split("\n")) for row in collected.rows for m in row.messages if is_trained(m))
     assert answered == trained  # every answer once
     rows, dialogues, table = write_collected(collected, tmp_path / "out", "natasha", force=False)
     report = check_file(rows)
-    assert (report.examples, report.errors, report.warnings) == (account.rows, [], [])
-    assert len(json.loads(dialogues.read_bytes())) == account.dialogues
+    assert (report.examples, report.errors, report.warnings) == (report.rows, [], [])
+    assert len(json.loads(dialogues.read_bytes())) == report.dialogues
     with table.open(encoding="utf-8-sig", newline="") as file:
-        assert sum(1 for _ in csv.DictReader(file)) == account.kept
+        assert sum(1 for _ in csv.DictReader(file)) == report.messages_kept
 
 
 PEAK = """
 import re, sys
 from pathlib import Path
-from train.chats.telegram.dialogues import collect
-from train.chats.telegram.participants import find_persona, survey
+from train.chats.telegram.dialogues import collect_dialogues
+from train.chats.telegram.participants import find_persona, survey_export
 
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 for path in map(Path, sys.argv[1:]):  # the first file pays for what is imported and allocated once
     before = peak()
-    found = survey(path)
+    found = survey_export(path)
     surveyed = peak() - before
-    collected = collect(path, find_persona(found, "1"), survey=found)
-    print(surveyed, peak() - before, collected.account.read)
+    collected = collect_dialogues(path, find_persona(found, "1"), survey=found)
+    print(surveyed, peak() - before, collected.report.messages_read)
 """
 
 

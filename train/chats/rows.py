@@ -18,7 +18,7 @@ class Row(NamedTuple):
     """Whether several may be called at once; kept, not trained."""
 
 
-def row_of_openai(line: int, record: dict[str, Any]) -> Row:
+def row_from_openai(line: int, record: dict[str, Any]) -> Row:
     """A checked record in OpenAI's format; functions of 2023 become tools."""
     tools = record.get("tools")
     if "functions" in record:
@@ -35,7 +35,7 @@ def row_of_openai(line: int, record: dict[str, Any]) -> Row:
     return Row(line, messages, tools, record.get("parallel_tool_calls"))
 
 
-def to_object(row: Row) -> dict[str, Any]:
+def row_to_object(row: Row) -> dict[str, Any]:
     """The row as OpenAI's files hold it."""
     content: dict[str, Any] = {"messages": row.messages}
     if row.tools is not None:
@@ -45,9 +45,9 @@ def to_object(row: Row) -> dict[str, Any]:
     return content
 
 
-def to_json(row: Row) -> str:
+def row_to_json(row: Row) -> str:
     """The row as one line of JSONL, without the line break."""
-    return json.dumps(to_object(row), ensure_ascii=False)
+    return json.dumps(row_to_object(row), ensure_ascii=False)
 
 
 def text_of(message: Message) -> str:

@@ -66,11 +66,18 @@ def write_whole(
 
     `mode` holds for a new file, less the umask. Without `replace` a file that has come there meanwhile is a GovorError.
     """
+    with aside_file(path, mode=mode, replace=replace) as file:
+        file.writelines(part.encode(encoding) for part in parts)
+
+
+@contextmanager
+def aside_file(path: Path, *, mode: int = 0o666, replace: bool = True) -> Iterator[IO[bytes]]:
+    """A file to fill beside `path`; it takes that name, on disk, when the block ends well, and goes otherwise."""
     aside = aside_name(path)
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with os.fdopen(descriptor, "w", encoding=encoding, newline="") as file:
-            file.writelines(parts)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         publish(aside, path, replace=replace)

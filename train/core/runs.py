@@ -30,6 +30,7 @@ import yaml
 from train.core.config import Config, dump_config, load_config
 from train.core.errors import RunError
 from train.core.files import (
+    ASIDE,
     is_aside_name,
     listed,
     remove_if_empty,
@@ -41,7 +42,8 @@ from train.core.files import (
 
 RUNS = Path("runs")
 TOKEN_CACHE = RUNS / ".tokens"
-TOKENS_FILE = re.compile(r"[0-9a-f]{64}\.npz|\.\d+\.partial")
+TOKEN_FILE = re.compile(rf"[0-9a-f]{{64}}\.npz|\.[0-9a-f]{{64}}\.npz{ASIDE}|\.\d+\.partial")
+"""The last name is that of the version before, which wrote aside under its process id."""
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 UNNOTED = re.compile(
     r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(adapter_|generation_|tokenizer_)?config\.json"
@@ -233,7 +235,7 @@ def discard_run(run: Run) -> list[Path]:
 def forget_tokens(folder: Path) -> None:
     """Remove the ids of rows that token_cache.py has kept in a folder."""
     for path in folder.glob("*") if folder.is_dir() else ():
-        if TOKENS_FILE.fullmatch(path.name):
+        if TOKEN_FILE.fullmatch(path.name):
             path.unlink(missing_ok=True)
     remove_if_empty(folder)
 

@@ -7,24 +7,26 @@ date are not kept. The folder can be deleted at any time.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 
-from train.chats.rows import Row, to_json
-from train.core.runs import TOKEN_CACHE, TOKENS_FILE
+from train.chats.rows import Row, row_to_json
+from train.core.files import aside_file
+from train.core.runs import TOKEN_CACHE, TOKEN_FILE
 from train.encoding.loss_mask import Encoded, labels_of
 
 NEWEST = 8
-"""Files that are kept; each takes about 4 bytes a token."""
-CODE = ("chat_template.py", "loss_mask.py", "rows.py", "cache.py")
+"""How many files are kept; each takes about 4 bytes a token."""
+CODE = ("chat_template.py", "loss_mask.py", "rows.py", "too_long.py", "cache.py")
+"""The files here that decide which ids a row gets."""
 Encode = Callable[[Row], Encoded]
 
 
 def fingerprint(base: Path, rows: Iterable[Row], *settings: object) -> str:
-    """Of the rows, the base's tokenizer and template, the settings, and the code that makes ids of them."""
+    """sha256 of the rows, the base's tokenizer and template, the settings, and the code that makes ids of them."""
     digest = hashlib.sha256()
     libraries = [version(name) for name in ("transformers", "tokenizers", "jinja2")]
     digest.update(repr([libraries, settings]).encode())
@@ -33,13 +35,13 @@ def fingerprint(base: Path, rows: Iterable[Row], *settings: object) -> str:
     for path in [*ours, *texts]:
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     for row in rows:
-        digest.update(f"\0{row.line} {to_json(row)}".encode())
+        digest.update(f"\0{row.line} {row_to_json(row)}".encode())
     return digest.hexdigest()
 
 
 @contextmanager
 def remembered(encode: Encode, key: str, *, assistant_only_loss: bool) -> Iterator[Encode]:
-    """`encode`, or what it returned when the block was run with this key before: the block calls it in one order."""
+    """An `encode` that reads back what it returned under this key before; the block must call it in the same order."""
     file = TOKEN_CACHE / f"{key}.npz"
     known = _read(file, assistant_only_loss) if file.is_file() else None
     if known is not None:
@@ -47,42 +49,37 @@ def remembered(encode: Encode, key: str, *, assistant_only_loss: bool) -> Iterat
         return
     fresh: list[Encoded] = []
 
-    def noting(row: Row) -> Encoded:
+    def encode_and_keep(row: Row) -> Encoded:
         fresh.append(encode(row))
         return fresh[-1]
 
-    yield noting
-    if fresh and not any(one.dated for one in fresh):
+    yield encode_and_keep
+    if fresh and not any(row.dated for row in fresh):
         _write(file, fresh)
 
 
-def _write(file: Path, encoded: list[Encoded]) -> None:
+def _write(file: Path, rows: list[Encoded]) -> None:
+    """Keep the rows, and of all such files the newest; where there is no room, nothing is kept."""
     import numpy as np
 
-    aside = file.with_name(f".{os.getpid()}.partial")  # every process of a run may write the same
-    try:
+    with suppress(OSError):  # no room, or a folder that may not be written: training says so where it matters
         file.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as handle:
+        with aside_file(file) as handle:  # every process of a run may write the same
             np.savez(
                 handle,
-                ids=np.fromiter(chain.from_iterable(one.input_ids for one in encoded), np.int32),
-                lengths=np.array([len(one.input_ids) for one in encoded]),
-                answers=np.array([span for one in encoded for span in one.answers]),
-                counts=np.array([len(one.answers) for one in encoded]),
-                last_turn_only=np.array([one.last_turn_only for one in encoded]),
+                ids=np.fromiter(chain.from_iterable(row.input_ids for row in rows), np.int32),
+                lengths=np.array([len(row.input_ids) for row in rows]),
+                answers=np.array([span for row in rows for span in row.answers]),
+                counts=np.array([len(row.answers) for row in rows]),
+                last_turn_only=np.array([row.last_turn_only for row in rows]),
             )
-            handle.flush()
-            os.fsync(handle.fileno())
-        aside.replace(file)
-        ours = [path for path in file.parent.glob("*.npz") if TOKENS_FILE.fullmatch(path.name)]
-        for old in sorted(ours, key=lambda path: path.stat().st_mtime)[:-NEWEST]:
+        files = [path for path in file.parent.glob("*.npz") if TOKEN_FILE.fullmatch(path.name)]
+        for old in sorted(files, key=lambda path: path.stat().st_mtime)[:-NEWEST]:
             old.unlink(missing_ok=True)
-    except OSError:  # no room, or a folder that may not be written: training says so where it matters
-        aside.unlink(missing_ok=True)
 
 
 def _read(file: Path, assistant_only_loss: bool) -> Iterator[Encoded] | None:
-    """What was kept, None where it cannot be read."""
+    """The rows that were kept; None where they cannot be read."""
     import numpy as np
 
     try:

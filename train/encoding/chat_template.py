@@ -4,7 +4,6 @@ Templates differ in what they take: content as text or as a list of parts, argum
 a thought in a field of its own or within the answer. Each is tried once on a conversation of our own (`_form`).
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from train.chats.rows import Message, text_of
+from train.chats.rows import Message, template_message, text_of
 from train.core.errors import BaseError, DataError
 
 THOUGHT = re.compile(r"\s*<(\w+)>(.*?)</\1>\s*(.*)", re.DOTALL)
@@ -28,52 +27,54 @@ SCHEMA = {"type": "object", "properties": {"probe_key": {"type": "string", "desc
 TOOLS = [{"type": "function", "function": {"name": "probe_call", "description": "A probe.", "parameters": SCHEMA}}]
 
 
-class Form(NamedTuple):
+class MessageForm(NamedTuple):
     """How a template wants its messages."""
 
     in_parts: bool
-    """Content as [{"type": "text", "text": …}]."""
+    """Whether content is a list of parts: [{"type": "text", "text": …}]."""
     arguments_as_text: bool
-    """Arguments of calls as JSON text, not as an object."""
+    """Whether arguments of calls are JSON text, not an object."""
     thought_apart: bool
-    """An answer's <think>…</think> in `reasoning_content`."""
-    unasked: str
+    """Whether an answer's <think>…</think> goes into `reasoning_content`."""
+    trailing_prompt: str
     """Opening of the next answer that the template writes behind the last one, asked or not."""
 
 
 class Clock:
-    """What templates call for today's date."""
+    """The function `strftime_now` of a chat template; it notes whether the template called it."""
 
     def __init__(self, today: datetime | None) -> None:
         self.today = today
-        self.asked = False
+        self.was_read = False
 
     def __call__(self, form: str) -> str:
-        self.asked = True
+        self.was_read = True
         return (self.today or datetime.now()).strftime(form)
 
 
-class Chat(NamedTuple):
+class Conversation(NamedTuple):
     """A conversation as its tokenizer's template takes it."""
 
     tokenizer: Any
     messages: list[Message]
     tools: Any
     name: str
-    """Of the conversation, for errors: `row at line 7`."""
+    """What errors call the conversation: `row at line 7`."""
     stop: frozenset[int]
     """Tokens at which the base stops."""
-    unasked: str
-    """See `Form`."""
+    trailing_prompt: str
+    """See `MessageForm`."""
 
-    def text(self, messages: list[Message], *, answer_next: bool = False) -> str:
-        """The messages in the template; with `answer_next` up to where the assistant's answer begins."""
+    def text(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
+        """The messages in the template; with `add_generation_prompt` up to where the assistant's answer begins."""
         try:
-            return _render(self.tokenizer, messages, self.tools, answer_next)
+            return _render(self.tokenizer, messages, self.tools, add_generation_prompt)
         except Exception as error:  # jinja2, TypeError, or whatever a template's own raise_exception throws
             reason = str(error)
         if messages[0]["role"] == "system" and len(messages) > 1:
-            self.text(messages[1:], answer_next=answer_next)  # raises where the system message is not to blame
+            self.text(
+                messages[1:], add_generation_prompt=add_generation_prompt
+            )  # raises where the system message is not to blame
             raise DataError(
                 f"{self.name}: the chat template refuses a system message ({reason}): put its text at the beginning "
                 "of the first user message, in the rows and wherever the model is asked"
@@ -82,11 +83,11 @@ class Chat(NamedTuple):
 
     def prompt(self, index: int) -> str:
         """What a server feeds the model before the message at `index`."""
-        return self.text(self.messages[:index], answer_next=True)
+        return self.text(self.messages[:index], add_generation_prompt=True)
 
     def upto(self, index: int) -> str:
         """The conversation with the message at `index` as its last."""
-        return self.text(self.messages[: index + 1]).removesuffix(self.unasked)
+        return self.text(self.messages[: index + 1]).removesuffix(self.trailing_prompt)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text tokenized as servers do."""
@@ -94,10 +95,10 @@ class Chat(NamedTuple):
         return ids
 
     def require_all(self, length: int) -> None:
-        """An error where one of the first `length` messages, or the tools, is not in the prompt after them.
+        """DataError where one of the first `length` messages, or the tools, is not in the prompt after them.
 
-        Of a message that is one of its longest words, or a function that it calls; of an earlier answer templates may
-        drop the rest.
+        A message counts as present if one of its longest words, or a function that it calls, is there: templates may
+        drop the rest of an earlier answer.
         """
         text = self.prompt(length)
         parts = [("the tools", [tool["function"]["name"] for tool in self.tools or ()])]
@@ -115,7 +116,7 @@ class Chat(NamedTuple):
 
 
 @contextmanager
-def opened(
+def open_conversation(
     tokenizer: Any,
     messages: Collection[Message],
     tools: Any,
@@ -123,8 +124,11 @@ def opened(
     *,
     stop: Collection[int] = (),
     today: datetime | None = None,
-) -> Iterator[tuple[Chat, Clock]]:
-    """The conversation in its template's form; within the block the template is told that it is `today` (None: now)."""
+) -> Iterator[tuple[Conversation, Clock]]:
+    """A conversation in its template's form; within the block the template's date is `today` (None: now).
+
+    BaseError where the tokenizer has no chat template or an invalid one.
+    """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     if not tokenizer.chat_template:
@@ -140,57 +144,56 @@ def opened(
     before, known["strftime_now"] = known["strftime_now"], clock
     try:
         yield (
-            Chat(tokenizer, [_in_form(message, form) for message in messages], tools, name, stops, form.unasked),
+            Conversation(
+                tokenizer, [_in_form(message, form) for message in messages], tools, name, stops, form.trailing_prompt
+            ),
             clock,
         )
     finally:
         known["strftime_now"] = before
 
 
-def shared(one: str, other: str) -> int:
-    """Length of the beginning that both have."""
+def common_prefix(one: str, other: str) -> int:
+    """Number of characters that both texts begin with."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _render(tokenizer: Any, messages: list[Message], tools: Any, answer_next: bool) -> str:
-    text: str = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=answer_next)
+def _render(tokenizer: Any, messages: list[Message], tools: Any, add_generation_prompt: bool) -> str:
+    text: str = tokenizer.apply_chat_template(
+        messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
     return text
 
 
-def _in_form(message: Message, form: Form) -> Message:
+def _in_form(message: Message, form: MessageForm) -> Message:
     """The message as servers hand it to a template, without its weight."""
-    shown = {key: value for key, value in message.items() if key != "weight"}
-    text = text_of(message)
-    if message["role"] == "developer":
-        shown["role"] = "system"
+    formed = template_message(message, arguments_as_text=form.arguments_as_text)
+    text: str = formed["content"]
     if form.thought_apart and message["role"] == "assistant" and (thought := THOUGHT.fullmatch(text)):
-        shown["reasoning_content"], text = thought[2].strip(), thought[3]
-    shown["content"] = [{"type": "text", "text": text}] if form.in_parts else text
-    if "tool_calls" in message and not form.arguments_as_text:
-        shown["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"] or "{}")}}
-            for call in message["tool_calls"]
-        ]
-    return shown
+        formed["reasoning_content"], text = thought[2].strip(), thought[3]
+    formed["content"] = [{"type": "text", "text": text}] if form.in_parts else text
+    return formed
 
 
 @lru_cache(maxsize=8)
-def _form(tokenizer: Any, template: str) -> Form:
+def _form(tokenizer: Any, template: str) -> MessageForm:
     """The first form in which the template shows what it is given."""
 
-    def shown(form: Form, *messages: Message, tools: Any = None, answer_next: bool = False) -> str:
+    def rendered(form: MessageForm, *messages: Message, tools: Any = None, add_generation_prompt: bool = False) -> str:
         try:
-            return _render(tokenizer, [_in_form(message, form) for message in messages], tools, answer_next)
+            return _render(tokenizer, [_in_form(message, form) for message in messages], tools, add_generation_prompt)
         except Exception:  # not in this form; where in none, the rows themselves say why
             return ""
 
-    def works(form: Form, *words: str) -> bool:
+    def works(form: MessageForm, *words: str) -> bool:
         text = (
-            shown(form, QUESTION, ANSWER) if words[0] != CALL["name"] else shown(form, QUESTION, CALLING, tools=TOOLS)
+            rendered(form, QUESTION, ANSWER)
+            if words[0] != CALL["name"]
+            else rendered(form, QUESTION, CALLING, tools=TOOLS)
         )
         return all(word in text for word in words) and "'text':" not in text  # a list printed as it is
 
-    form = Form(in_parts=False, arguments_as_text=False, thought_apart=False, unasked="")
+    form = MessageForm(in_parts=False, arguments_as_text=False, thought_apart=False, trailing_prompt="")
     if not works(form, "probe-question"):
         form = form._replace(in_parts=works(form._replace(in_parts=True), "probe-question"))
     if works(form._replace(thought_apart=True), "probe-thought", "probe-answer"):
@@ -198,8 +201,8 @@ def _form(tokenizer: Any, template: str) -> Form:
     if not works(form, "probe_call", "probe-value"):
         as_text = form._replace(arguments_as_text=True)
         form = as_text if works(as_text, "probe_call", "probe-value") else form
-    last, inner = (shown(form, QUESTION, ANSWER, *more).partition("probe-answer")[2] for more in ((), (QUESTION,)))
-    unasked = last[shared(last, inner) :]
-    if unasked.strip() and shown(form, QUESTION, answer_next=True).endswith(unasked):
-        form = form._replace(unasked=unasked)
+    last, inner = (rendered(form, QUESTION, ANSWER, *more).partition("probe-answer")[2] for more in ((), (QUESTION,)))
+    trailing_prompt = last[common_prefix(last, inner) :]
+    if trailing_prompt.strip() and rendered(form, QUESTION, add_generation_prompt=True).endswith(trailing_prompt):
+        form = form._replace(trailing_prompt=trailing_prompt)
     return form

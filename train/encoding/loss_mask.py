@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from train.chats.rows import Message, Row, is_trained, text_of
 from train.core.errors import BaseError, DataError
-from train.encoding.chat_template import Chat, opened, shared
+from train.encoding.chat_template import Conversation, common_prefix, open_conversation
 
 IGNORE_INDEX = -100  # torch's cross entropy skips labels of this value
 Span = tuple[int, int]
@@ -39,9 +39,9 @@ class Encoded(NamedTuple):
     answers: list[Span]
     """[start, end) in input_ids of every trained answer, its end-of-turn token included."""
     last_turn_only: bool
-    """The template rewrites earlier turns, so only the last one is trained."""
+    """Whether the template rewrites earlier turns, so that only the last one is trained."""
     dated: bool
-    """The template writes today's date into it."""
+    """Whether the template writes today's date into the row."""
 
     @property
     def end_of_turn(self) -> int:
@@ -57,7 +57,7 @@ def encode_row(
     stop: Collection[int] = (),
     today: datetime | None = None,
 ) -> Encoded:
-    """Ids and labels of one conversation; DataError names the row that the template cannot render.
+    """Ids and labels of one conversation; DataError names a row that the template cannot render.
 
     `stop`: ids at which the base stops besides the tokenizer's eos (eos_token_id in its generation_config.json). They
     decide where a template ends an answer only by what opens the next turn.
@@ -67,9 +67,9 @@ def encode_row(
     name = f"row at line {row.line}"
     if not answers:
         raise DataError(f"{name}: every answer has weight 0, there is nothing to train on")
-    with opened(tokenizer, row.messages, row.tools, name, stop=stop, today=today) as (chat, clock):
-        together = _together(chat, answers)
-        ids, spans = together or _alone(chat, answers[-1])
+    with open_conversation(tokenizer, row.messages, row.tools, name, stop=stop, today=today) as (chat, clock):
+        nested = _all_answers(chat, answers)
+        ids, spans = nested or _last_answer(chat, answers[-1])
         chat.require_all(answers[-1])
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
@@ -77,7 +77,7 @@ def encode_row(
             f"{tokenizer.name_or_path}: its chat template writes {tokenizer.bos_token} twice: take one out of it"
         )
     labels = labels_of(ids, spans, assistant_only_loss=assistant_only_loss)
-    return Encoded(ids, labels, spans, last_turn_only=not together and len(answers) > 1, dated=clock.asked)
+    return Encoded(ids, labels, spans, last_turn_only=not nested and len(answers) > 1, dated=clock.was_read)
 
 
 def labels_of(ids: list[int], answers: list[Span], *, assistant_only_loss: bool) -> list[int]:
@@ -92,22 +92,25 @@ def render(
     tokenizer: Any, messages: Collection[Message], *, tools: Any = None, today: datetime | None = None
 ) -> list[int]:
     """Token ids of the prompt to the next answer, tokenized as a whole, as servers do."""
-    with opened(tokenizer, messages, tools, "conversation", today=today) as (chat, _):
+    with open_conversation(tokenizer, messages, tools, "conversation", today=today) as (chat, _):
         chat.require_all(len(messages))
         return chat.ids([chat.prompt(len(messages))])[0]
 
 
 def template_hash(tokenizer: Any) -> str:
+    """sha256 of the tokenizer's chat template, in hex."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 
-def _together(chat: Chat, answers: list[int], *, parted: bool = True) -> tuple[list[int], list[Span]] | None:
+def _all_answers(
+    chat: Conversation, answers: list[int], *, incremental: bool = True
+) -> tuple[list[int], list[Span]] | None:
     """Ids of the whole conversation and [start, end) of every answer in them; None where renderings do not nest.
 
-    `parted`: tokenize anew only what stands behind the last end of turn, a special token that parts those around it.
+    `incremental`: tokenize anew only what stands behind the last end of turn, a special token that parts the text.
     """
     known, done, at = "", list[int](), 0  # done: the ids of known[:at]
-    found: list[tuple[int, list[int], list[int]]] = []  # len(done), ids from there to the answer, ids of the answer
+    placed: list[tuple[int, list[int], list[int]]] = []  # len(done), ids from there to the answer, ids of the answer
     prompt, upto, before, after, straddling = "", "", list[int](), list[int](), False
     for index in answers:
         prompt, upto = chat.prompt(index), chat.upto(index)
@@ -119,44 +122,44 @@ def _together(chat: Chat, answers: list[int], *, parted: bool = True) -> tuple[l
         straddling = after[: len(before)] != before  # as where an answer begins with a line break
         if straddling and index != answers[-1]:
             return None
-        said = _said(chat, index, _apart(chat, prompt, turn) if straddling else after[len(before) :])
-        found.append((len(done), before, said))
-        end = _end_of(chat.tokenizer, turn, said)
-        if straddling or len(before) + len(said) > len(after):
-            after = before + said
-        if parted and end and index != answers[-1]:
-            known, done, at = upto, done + before + said, len(prompt) + end
+        answer_ids = _answer_ids(chat, index, _turn_ids(chat, prompt, turn) if straddling else after[len(before) :])
+        placed.append((len(done), before, answer_ids))
+        end = _end_of(chat.tokenizer, turn, answer_ids)
+        if straddling or len(before) + len(answer_ids) > len(after):
+            after = before + answer_ids
+        if incremental and end and index != answers[-1]:
+            known, done, at = upto, done + before + answer_ids, len(prompt) + end
     if at and chat.ids([prompt]) != [done + before]:
-        return _together(chat, answers, parted=False)
+        return _all_answers(chat, answers, incremental=False)
     last = len(chat.messages) - 1
     if answers[-1] != last and not straddling:
         whole = chat.upto(last)
         after = chat.ids([whole[at:]])[0] if whole[:at] == known[:at] else []
     full = done + after
-    if any(full[start : start + len(ids + said)] != ids + said for start, ids, said in found):
+    if any(full[start : start + len(ids + answer_ids)] != ids + answer_ids for start, ids, answer_ids in placed):
         return None
-    return full, [(start + len(ids), start + len(ids + said)) for start, ids, said in found]
+    return full, [(start + len(ids), start + len(ids + answer_ids)) for start, ids, answer_ids in placed]
 
 
-def _end_of(tokenizer: Any, turn: str, said: list[int]) -> int:
-    """Where the tokens of `said` end in the rendered turn; 0 where that cannot be told."""
-    token = str(tokenizer.convert_ids_to_tokens(said[-1]))
-    parts = turn.split(token, said.count(said[-1]))
-    return len(turn) - len(parts[-1]) if len(parts) > said.count(said[-1]) else 0
+def _end_of(tokenizer: Any, turn: str, answer_ids: list[int]) -> int:
+    """Where the tokens of `answer_ids` end in the rendered turn; 0 where that cannot be told."""
+    token = str(tokenizer.convert_ids_to_tokens(answer_ids[-1]))
+    parts = turn.split(token, answer_ids.count(answer_ids[-1]))
+    return len(turn) - len(parts[-1]) if len(parts) > answer_ids.count(answer_ids[-1]) else 0
 
 
-def _alone(chat: Chat, index: int) -> tuple[list[int], list[Span]]:
+def _last_answer(chat: Conversation, index: int) -> tuple[list[int], list[Span]]:
     """Ids of the answer at `index` after its prompt as served, and its [start, end)."""
     prompt = chat.prompt(index)
     turn = _continuation(chat, index, prompt, chat.upto(index))
     _require_answer(chat, index, prompt, turn)
     (ids,) = chat.ids([prompt])
-    rendered = _apart(chat, prompt, turn)
-    said = _said(chat, index, rendered)
-    return ids + max(said, rendered, key=len), [(len(ids), len(ids) + len(said))]
+    rendered = _turn_ids(chat, prompt, turn)
+    answer_ids = _answer_ids(chat, index, rendered)
+    return ids + max(answer_ids, rendered, key=len), [(len(ids), len(ids) + len(answer_ids))]
 
 
-def _apart(chat: Chat, prompt: str, turn: str) -> list[int]:
+def _turn_ids(chat: Conversation, prompt: str, turn: str) -> list[int]:
     """Ids of the turn after its prompt. Where a token lies across, as before an answer that begins with a line break,
     the turn is tokenized for itself: the model gets the prompt's tokens first and can only answer after them.
     """
@@ -168,7 +171,7 @@ def _apart(chat: Chat, prompt: str, turn: str) -> list[int]:
     return after
 
 
-def _continuation(chat: Chat, index: int, prompt: str, upto: str) -> str:
+def _continuation(chat: Conversation, index: int, prompt: str, upto: str) -> str:
     """What follows the prompt as served: the answer as rendered, also where the rendering gives the prompt otherwise.
 
     Both are compared from the message before the answer on. Where the prompt opens a block that the answer does not
@@ -180,25 +183,25 @@ def _continuation(chat: Chat, index: int, prompt: str, upto: str) -> str:
         return content + (chat.tokenizer.eos_token or "")
     if upto.startswith(prompt):
         return upto[len(prompt) :]
-    before = [*chat.messages[: max(0, index - 1)], *(_saying("probe-before", m) for m in chat.messages[:index][-1:])]
-    served = chat.text(before, answer_next=True).rpartition("probe-before")[2]
-    framed = chat.text([*before, _saying("probe-answer", answer)]).rpartition("probe-before")[2]
-    head, found, tail = framed.partition("probe-answer")
+    before = [*chat.messages[: max(0, index - 1)], *(_with_text("probe-before", m) for m in chat.messages[:index][-1:])]
+    served = chat.text(before, add_generation_prompt=True).rpartition("probe-before")[2]
+    framed = chat.text([*before, _with_text("probe-answer", answer)]).rpartition("probe-before")[2]
+    head, present, tail = framed.partition("probe-answer")
     rendered = chat.text([*before, answer]).rpartition("probe-before")[2]
-    if found and prompt.endswith(served) and rendered.startswith(head) and rendered.endswith(tail):
-        both = shared(served, head)
+    if present and prompt.endswith(served) and rendered.startswith(head) and rendered.endswith(tail):
+        both = common_prefix(served, head)
         left, more = served[both:], head[both:]
-        said = rendered[len(head) :]
+        reply = rendered[len(head) :]
         if not left.strip():
-            return more + said
+            return more + reply
         if not more:
             if content.lstrip().startswith(left.strip()):  # the answer's own thought, which the template drops
                 thought = content.lstrip().removeprefix(left.strip())
                 return thought.removeprefix(left[len(left.rstrip()) :]) + tail
             opening = BLOCK.search(left)
             if opening and _closing(opening) not in left:
-                return f"\n{_closing(opening)}\n\n{said}"
-            return said
+                return f"\n{_closing(opening)}\n\n{reply}"
+            return reply
     raise DataError(
         f"{chat.name}: the chat template renders its prompt differently once the last answer follows, "
         "so training could not equal serving: take a thought out of the answer, or choose a base with another template"
@@ -209,18 +212,18 @@ def _closing(block: re.Match[str]) -> str:
     return f"<{block[2]}|>" if block[1] else f"</{block[2]}>"
 
 
-def _saying(text: str, message: Message) -> Message:
+def _with_text(text: str, message: Message) -> Message:
     """The message with another text, in the same form."""
     return {**message, "content": [{"type": "text", "text": text}] if isinstance(message["content"], list) else text}
 
 
-def _require_answer(chat: Chat, index: int, prompt: str, turn: str) -> None:
-    """An error where what follows the prompt is not the row's answer."""
+def _require_answer(chat: Conversation, index: int, prompt: str, turn: str) -> None:
+    """DataError where what follows the prompt is not the row's answer."""
     message = chat.messages[index]
     content, calls = text_of(message), message.get("tool_calls", ())
     words = {*re.findall(r"\w+", content), *re.findall(r"\w+", message.get("reasoning_content", ""))}
-    said = {*re.findall(r"\w+", f"{prompt[-20:]} {turn}")}
-    if not words <= said or not all(call["function"]["name"] in turn for call in calls):
+    rendered_words = {*re.findall(r"\w+", f"{prompt[-20:]} {turn}")}
+    if not words <= rendered_words or not all(call["function"]["name"] in turn for call in calls):
         what = "a call" if calls else "part of the text"
         raise DataError(
             f"{chat.name}: the chat template leaves out {what} of message {index + 1}, an answer: "
@@ -234,8 +237,8 @@ def _require_answer(chat: Chat, index: int, prompt: str, turn: str) -> None:
         )
 
 
-def _said(chat: Chat, index: int, turn: list[int]) -> list[int]:
-    """What the model says of a rendered turn: all to its end-of-turn token.
+def _answer_ids(chat: Conversation, index: int, turn: list[int]) -> list[int]:
+    """The tokens of a rendered turn that the model says: all to its end-of-turn token.
 
     That is the first special token after the last word, with those that follow it at once as far as the first that the
     base stops at. What comes later (a line break, the end of the whole conversation) is the template's to write.
@@ -257,9 +260,9 @@ def _said(chat: Chat, index: int, turn: list[int]) -> list[int]:
     return turn[:end]
 
 
-def _opening_of_next(chat: Chat, index: int) -> int:
+def _opening_of_next(chat: Conversation, index: int) -> int:
     """The token that opens the turn after the answer at `index`: it ends the answer if the base stops at it."""
-    answer, reply = _saying("probe-one", chat.messages[index]), _saying("probe-two", chat.messages[index])
+    answer, reply = _with_text("probe-one", chat.messages[index]), _with_text("probe-two", chat.messages[index])
     reply = {"role": "user", "content": reply["content"]}
     if calls := chat.messages[index].get("tool_calls"):
         reply |= {"role": "tool", "tool_call_id": calls[-1]["id"], "name": calls[-1]["function"]["name"]}

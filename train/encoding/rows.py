@@ -23,8 +23,16 @@ from train.core.config import Config
 from train.core.errors import BaseError, DataError
 from train.encoding.cache import Encode, fingerprint, remembered
 from train.encoding.loss_mask import Encoded, encode_row
-from train.encoding.too_long import EncodingReport, Part, RewrittenHistory, TooLong, _by_history, _named, _shortened
-from train.models.base import _json, stop_ids
+from train.encoding.too_long import (
+    EncodingReport,
+    Part,
+    RewrittenHistory,
+    TooLong,
+    name_lines,
+    parts_by_history,
+    shorten,
+)
+from train.models.base import language_config, stop_ids
 
 
 class Encoding(NamedTuple):
@@ -45,32 +53,32 @@ def encode_rows(
     assistant_only_loss: bool = True,
     stop: Collection[int] = (),
     today: datetime | None = None,
-    within: Callable[[Encode], AbstractContextManager[Encode]] = nullcontext,
+    cached: Callable[[Encode], AbstractContextManager[Encode]] = nullcontext,
 ) -> Encoding:
     """The rows as ids and labels; DataError names those that the template refuses, and where none is left.
 
-    `stop`, `today`: see `templates.encode_row`. `within`: what may encode rows instead of it.
+    `stop` and `today` are those of `loss_mask.encode_row`. `cached` wraps it in one that reads back earlier results.
     """
     plain = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
     report = EncodingReport(max_length)
     kept: list[Part] = []
-    with within(plain) as encode:
+    with cached(plain) as encode:
         for row in rows:
-            for part in _by_history(row, encode, rewritten_history, report):
+            for part in parts_by_history(row, encode, rewritten_history, report):
                 if len(part[1].input_ids) > max_length:
-                    kept += _shortened(part, encode, too_long, report)
+                    kept += shorten(part, encode, too_long, report)
                 else:
                     kept.append(part)
     if too_long == "error" and report.dropped:
         raise DataError(
             f"{len(report.dropped)} rows are longer than training.max_length={max_length} tokens: "
-            f"{_named(report.dropped)}; set training.max_length={max(length for _, length in report.dropped)}, "
+            f"{name_lines(report.dropped)}; set training.max_length={max(length for _, length in report.dropped)}, "
             "shorten them, or set data.too_long to drop, truncate or split"
         )
     if rows and not kept:
         raise DataError(
             f"none of {len(rows)} rows is left: no answer fits training.max_length={max_length} tokens: "
-            f"{_named(report.dropped)}; raise it"
+            f"{name_lines(report.dropped)}; raise it"
         )
     report.last_turn_only = sum(encoded.last_turn_only for _, encoded in kept)
     if any(encoded.dated for _, encoded in kept):
@@ -86,13 +94,13 @@ def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None =
 def kept_encoder(
     config: Config, tokenizer: Any, base: Path, today: datetime | None = None
 ) -> Callable[[Sequence[Row]], Encoding]:
-    """`encoder` that reads back what it has encoded before, see token_cache.py."""
+    """`encoder` that reads back what it has encoded before, see cache.py."""
     encode, settings = encoder(config, tokenizer, base, today), _settings(config)
 
     def encode_once(rows: Sequence[Row]) -> Encoding:
         key = fingerprint(base, rows, settings)
         only_answers = config.training.assistant_only_loss
-        return encode(rows, within=lambda one: remembered(one, key, assistant_only_loss=only_answers))
+        return encode(rows, cached=lambda plain: remembered(plain, key, assistant_only_loss=only_answers))
 
     return encode_once
 
@@ -112,8 +120,7 @@ def require_vocabulary(base: Path, tokenizer: Any, encoded: Sequence[Encoded]) -
 
     Tokens that no row has may be beyond the embeddings: Gemma 3 1B has one for images.
     """
-    config = _json(base / "config.json")
-    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    size = language_config(base).get("vocab_size")
     unknown = {token for one in encoded for token in one.input_ids if size is not None and token >= size}
     if unknown:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(unknown)[:5])))

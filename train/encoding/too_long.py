@@ -41,7 +41,7 @@ class EncodingReport:
             (self.split, f"made into several, {beyond}"),
         ):
             if pairs:
-                yield f"{len(pairs)} {what}: {_named(pairs)}"
+                yield f"{len(pairs)} {what}: {name_lines(pairs)}"
         if self.last_turn_only:
             yield f"{self.last_turn_only} train their last turn alone: the chat template rewrites earlier turns"
         if self.history_split:
@@ -50,7 +50,7 @@ class EncodingReport:
             yield f"the chat template writes today's date into them, {self.dated}; a server writes that of its own day"
 
 
-def _by_history(
+def parts_by_history(
     row: Row, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, report: EncodingReport
 ) -> list[Part]:
     """The row; or a row for each of its answers, where the template rewrites earlier ones and that is asked for."""
@@ -63,7 +63,7 @@ def _by_history(
     return [(part, encode(part)) for part in parts]
 
 
-def _shortened(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, report: EncodingReport) -> list[Part]:
+def shorten(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, report: EncodingReport) -> list[Part]:
     """What `too_long` leaves of a row that is longer than max_length."""
     row, length = part[0], len(part[1].input_ids)
     if too_long == "split":
@@ -155,6 +155,6 @@ def _context(messages: Sequence[Message]) -> list[Message]:
     return [{**message, "weight": 0} if message["role"] == "assistant" else message for message in messages]
 
 
-def _named(pairs: Sequence[tuple[int, int]]) -> str:
+def name_lines(pairs: Sequence[tuple[int, int]]) -> str:
     named = ", ".join(f"line {line} ({length})" for line, length in pairs[:5])
     return named + (", …" if len(pairs) > 5 else "")

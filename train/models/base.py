@@ -14,14 +14,36 @@ from train.core.runs import Run
 def stop_ids(base: Path) -> frozenset[int]:
     """Tokens at which a base stops, by its generation_config.json, or by config.json where that names none."""
     for name in ("generation_config.json", "config.json"):
-        found = _json(base / name).get("eos_token_id")
+        found = read_json(base / name).get("eos_token_id")
         if found is not None:
             return frozenset(found if isinstance(found, list) else [found])
     return frozenset()
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes()) if path.is_file() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from one of the base's files; empty where there is no such file, BaseError where it is damaged."""
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise BaseError(f"{path}: not valid JSON: {error}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def language_config(base: Path) -> dict[str, Any]:
+    """What config.json says of the language model: its own keys, over them those of `text_config`."""
+    config = read_json(base / "config.json")
+    return {**config, **(config.get("text_config") or {})}
+
+
+def chat_template_source(base: Path) -> str | None:
+    """The base's default chat template as Jinja text, from its own file or tokenizer_config.json; None without one."""
+    file = base / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    source = read_json(base / "tokenizer_config.json").get("chat_template")
+    if isinstance(source, list):
+        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    return source if isinstance(source, str) else None
 
 
 def find_base(model: Model) -> Path:

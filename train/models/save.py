@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.core.config import Generation
+from train.models.base import read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -71,12 +72,9 @@ def write_generation_config(
     `stop`: ids that end a turn, besides those that the base names.
     """
 
-    def read(name: str) -> dict[str, Any]:
-        return json.loads((base / name).read_bytes()) if (base / name).is_file() else {}
-
-    model = read("config.json")
+    model = read_json(base / "config.json")
     saved = {key: model[key] for key in SPECIAL_IDS if model.get(key) is not None}
-    saved |= read(GENERATION_FILE) | generation.model_dump()
+    saved |= read_json(base / GENERATION_FILE) | generation.model_dump()
     if not generation.do_sample:  # beside it GenerationConfig calls invalid what only sampling uses
         saved = {key: value for key, value in saved.items() if key not in SAMPLING}
     saved.pop("max_length", None)  # max_new_tokens stands instead

@@ -18,7 +18,7 @@ import yaml
 
 from train.core.config import Lora, Model
 from train.core.errors import BaseError, ConfigError
-from train.models.base import local_folder
+from train.models.base import language_config, local_folder, read_json
 
 Shape = tuple[int, ...]
 Source = Literal["the files' headers", "config.json", "a table of published shapes"]
@@ -161,11 +161,7 @@ def find_shapes(model: Model) -> tuple[Shapes, Path | None]:
 
 def read_shapes(folder: Path) -> Shapes:
     """The shapes of the base in that folder."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except ValueError as error:
-        raise BaseError(f"{folder / 'config.json'}: not valid JSON: {error}") from None
-    whole, config = config, {**config, **(config.get("text_config") or {})}
+    whole, config = read_json(folder / "config.json"), language_config(folder)
     tensors = {} if "quantization_config" in whole else _headers(folder)
     if tensors:
         return Shapes("the files' headers", config, _as_loaded(tensors, whole, config))

@@ -1,6 +1,6 @@
 """How many tokens the rows have: counted with the base's tokenizer where its files are here, else estimated.
 
-The tokenizer runs without transformers, and its chat template is rendered whole, once a row. Training renders each
+The tokenizer runs without torch, and its chat template is rendered whole, once a row. Training renders each
 answer's prompt too and may end a row at its last end-of-turn token, so a row can differ by a token or two.
 """
 
@@ -8,13 +8,13 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from train.chats.rows import Message, Row, is_trained, text_of
+from train.chats.rows import Message, Row, is_trained, template_message, text_of
 from train.core.config import Config
 from train.core.errors import BaseError
+from train.models.base import chat_template_source, read_json
 
 AROUND = 5  # tokens that a template such as ChatML writes around a message
 CYRILLIC, IDEOGRAPH, OTHER = 0.42, 0.65, 0.25
@@ -26,11 +26,12 @@ RELATIVE = {"gemma": 2.61 / 3.02, "gemma2": 2.61 / 3.02, "gemma3_text": 2.61 / 3
 
 
 class Tokens(NamedTuple):
-    """The rows in tokens."""
+    """Numbers of tokens of the rows, and how they were counted."""
 
     lengths: list[int]
-    """Of each training row, at most training.max_length."""
+    """Tokens of each training row, at most training.max_length."""
     held_out: list[int]
+    """Tokens of each held-out row, likewise."""
     trained: int
     """Tokens of the training rows that the loss counts."""
     too_long: int
@@ -44,9 +45,9 @@ class Tokens(NamedTuple):
 
 
 def count_tokens(
-    config: Config, folder: Path | None, model_type: str, rows: Sequence[Row], held: Sequence[Row]
+    config: Config, folder: Path | None, model_type: str, rows: Sequence[Row], held_out: Sequence[Row]
 ) -> Tokens:
-    """Tokens of training and held-out rows; `folder`: the base's, None where it is not here."""
+    """Tokens of training and held-out rows; `folder` is the base's, None where its files are not here."""
     limit = config.training.max_length
     if folder is not None and (folder / "tokenizer.json").is_file():
         count = _tokenizer(folder)
@@ -56,14 +57,14 @@ def count_tokens(
         text_of_chat, how = None, "estimated from the number of characters: the base's tokenizer is not here"
 
     lengths, answers = [], 0
-    for index, row in enumerate([*rows, *held]):
+    for index, row in enumerate([*rows, *held_out]):
         rendered = text_of_chat(row) if text_of_chat else None
-        contents = [count(_said(message)) for message in row.messages]
+        contents = [count(_content(message)) for message in row.messages]
         length = count(rendered) if rendered is not None else sum(contents) + AROUND * len(contents)
         lengths.append(length)
         if index < len(rows):
-            said = sum(n + 1 for n, m in zip(contents, row.messages, strict=True) if is_trained(m))  # + end of turn
-            answers += min(said if config.training.assistant_only_loss else length, limit)
+            answer_tokens = sum(n + 1 for n, m in zip(contents, row.messages, strict=True) if is_trained(m))  # + end
+            answers += min(answer_tokens if config.training.assistant_only_loss else length, limit)
     ours = lengths[: len(rows)]
     if config.data.too_long == "drop":
         ours = [length for length in ours if length <= limit]
@@ -101,7 +102,7 @@ def packed_rows(lengths: Sequence[int], size: int) -> int:
     return packs
 
 
-def _said(message: Message) -> str:
+def _content(message: Message) -> str:
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
     return "".join([text_of(message), *calls])
 
@@ -134,62 +135,22 @@ def _template(folder: Path) -> tuple[Callable[[Row], str | None] | None, str]:
     """(what renders a row by the base's chat template, how the tokens are then counted)."""
     exact = "counted with the base's tokenizer and chat template"
     rough = f"counted with the base's tokenizer, and {AROUND} tokens a message for the chat template"
-    settings = _json(folder / "tokenizer_config.json")
-    source = settings.get("chat_template")
-    if isinstance(source, list):
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    if (folder / "chat_template.jinja").is_file():
-        source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if not isinstance(source, str):
+    source = chat_template_source(folder)
+    if source is None:
         return None, rough
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     special = {
         key: value["content"] if isinstance(value, dict) else value
-        for key, value in settings.items()
+        for key, value in read_json(folder / "tokenizer_config.json").items()
         if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value
     }
-    try:
-        template = environment.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source))
-    except TemplateError:
-        return None, rough
+    from transformers.utils.chat_template_utils import render_jinja_template  # without torch
 
     def render(row: Row) -> str | None:
         try:
-            messages = [_shown(message) for message in row.messages]
-            return template.render(messages=messages, tools=row.tools, add_generation_prompt=False, **special)
+            messages = [template_message(message) for message in row.messages]
+            (text,), _ = render_jinja_template([messages], tools=row.tools, chat_template=source, **special)
+            return str(text)
         except Exception:  # whatever a template makes of a row it was not written for; training says what
             return None
 
     return render, exact
-
-
-def _shown(message: Message) -> Message:
-    """The message as templates read it."""
-    shown = {key: value for key, value in message.items() if key != "weight"} | {"content": text_of(message)}
-    if message["role"] == "developer":
-        shown["role"] = "system"
-    if "tool_calls" in shown:
-        calls = [(call, call["function"]) for call in shown["tool_calls"]]
-        shown["tool_calls"] = [
-            {**call, "function": {**function, "arguments": json.loads(function["arguments"] or "{}")}}
-            for call, function in calls
-        ]
-    return shown
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise BaseError(f"{path}: not valid JSON: {error}") from None
-    return found if isinstance(found, dict) else {}
