@@ -15,7 +15,7 @@ from train.core.errors import GovorError
 from train.core.files import NOTE, complete_folder
 from train.core.runs import Run, discard_run
 from train.jobs.change import new_id
-from train.jobs.data_folder import DATABASE, LOCK, MARKER, OURS, lock, owned
+from train.jobs.data_folder import DATA_MARKER, DATABASE, LOCK, SERVER_NAME, claim_data_folder, lock_folder
 from train.jobs.store import Store
 from train.jobs.wire import Checkpoint, File
 
@@ -59,7 +59,7 @@ def make_run(store: Store, job: str, step: int) -> Run:
 def data(tmp_path) -> Path:
     """A data folder with one uploaded file, everything in the database and nothing in its log."""
     folder = tmp_path / "data"
-    with owned(folder):
+    with claim_data_folder(folder):
         store = Store(folder)
         add_file(store)
         store._connection.close()
@@ -73,9 +73,9 @@ def killed(data, tmp_path) -> Path:
     script = f"""
 import os
 from pathlib import Path
-from test_data_folder import add_file, owned, Store
+from test_data_folder import add_file, claim_data_folder, Store
 folder = Path({str(folder)!r})
-with owned(folder):
+with claim_data_folder(folder):
     add_file(Store(folder))
     os._exit(0)
 """
@@ -88,7 +88,7 @@ with owned(folder):
 def refused(folder: Path) -> str:
     """Why the folder is not taken; nothing in it, nor its mode, has changed."""
     before, mode = content(folder), folder.stat().st_mode
-    with pytest.raises(GovorError) as error, owned(folder):
+    with pytest.raises(GovorError) as error, claim_data_folder(folder):
         pass
     assert content(folder) == before and folder.stat().st_mode == mode
     assert "\n" not in str(error.value)
@@ -97,18 +97,18 @@ def refused(folder: Path) -> str:
 
 class TestWhoseFolder:
     def test_a_new_one_is_its_owners_alone(self, tmp_path):
-        with owned(tmp_path / "new/data") as strange:
+        with claim_data_folder(tmp_path / "new/data") as foreign:
             store = Store(tmp_path / "new/data")
-        assert strange == [] and (store.folder / MARKER).is_file()
+        assert foreign == [] and (store.folder / DATA_MARKER).is_file()
         assert store.folder.stat().st_mode & 0o077 == 0
 
     def test_an_empty_one_is_taken_with_the_mode_it_has(self, tmp_path):
         folder = tmp_path / "data"
         folder.mkdir(mode=0o750)
         mode = folder.stat().st_mode
-        with owned(folder):
+        with claim_data_folder(folder):
             Store(folder)
-        assert (folder / MARKER).is_file() and folder.stat().st_mode == mode
+        assert (folder / DATA_MARKER).is_file() and folder.stat().st_mode == mode
         inside = [folder / name for name in ("files", "jobs", "runs", DATABASE)]
         assert all(path.stat().st_mode & 0o077 == 0 for path in inside), "what is in it is private all the same"
 
@@ -121,46 +121,47 @@ class TestWhoseFolder:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("mine")
         folder.chmod(0o755)
-        said = refused(folder)
-        assert said.startswith(f"{folder} holds other things (") and "--data-dir" in said and "\x1b" not in said
+        message = refused(folder)
+        assert message.startswith(f"{folder} holds other things (")
+        assert "--data-dir" in message and "\x1b" not in message
         assert not (folder / LOCK).exists(), "not even a lock"
 
     def test_no_folder_at_all(self, tmp_path):
         (tmp_path / "file").write_text("mine")
         (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
         for name in ("file", "dangling"):
-            with pytest.raises(GovorError, match="is not a folder"), owned(tmp_path / name):
+            with pytest.raises(GovorError, match="is not a folder"), claim_data_folder(tmp_path / name):
                 pass
 
     def test_one_of_the_last_version_gets_its_marker(self, data, killed):
         for folder in (data, killed):
-            (folder / MARKER).unlink()
-            with owned(folder) as strange:
-                assert strange == []
+            (folder / DATA_MARKER).unlink()
+            with claim_data_folder(folder) as foreign:
+                assert foreign == []
                 Store(folder).sweep()
-            assert (folder / MARKER).is_file() and len([*folder.glob("files/*")]) == 1
+            assert (folder / DATA_MARKER).is_file() and len([*folder.glob("files/*")]) == 1
 
     def test_one_of_the_last_version_that_was_never_used(self, tmp_path):
         Store(tmp_path / "data")
-        with owned(tmp_path / "data"):
-            assert (tmp_path / "data" / MARKER).is_file()
+        with claim_data_folder(tmp_path / "data"):
+            assert (tmp_path / "data" / DATA_MARKER).is_file()
 
     def test_one_of_the_last_version_whose_server_runs(self, data):
-        (data / MARKER).unlink()
-        with lock(data), pytest.raises(GovorError, match="another server works on this folder"), owned(data):
-            pass
-        assert not (data / MARKER).exists()
+        (data / DATA_MARKER).unlink()
+        with lock_folder(data):
+            assert "another server works on this folder" in refused(data)
+        assert not (data / DATA_MARKER).exists()
 
     @pytest.mark.parametrize("damage", ["truncated", "garbage", "other tables", "no tables", "rows gone", "torn"])
     def test_a_missing_marker_beside_a_bad_database(self, data, damage):
-        (data / MARKER).unlink()
+        (data / DATA_MARKER).unlink()
         spoil(data / DATABASE, damage)
-        said = refused(data)
-        assert said.startswith(f"{data} has no {MARKER}") and "nothing was changed" in said
+        message = refused(data)
+        assert message.startswith(f"{data} has no {DATA_MARKER}") and "nothing was changed" in message
 
     def test_a_second_server(self, data):
-        with owned(data), pytest.raises(GovorError, match="another server works on this folder"), owned(data):
-            pass
+        with claim_data_folder(data):
+            assert "another server works on this folder" in refused(data)
 
 
 def spoil(database: Path, damage: str) -> None:
@@ -194,8 +195,8 @@ class TestDatabase:
             (data / DATABASE).unlink()
         else:
             spoil(data / DATABASE, damage)
-        said = refused(data)
-        assert str(data / DATABASE) in said and "files/file-" in said and "Restore it from a backup" in said
+        message = refused(data)
+        assert str(data / DATABASE) in message and "files/file-" in message and "Restore it from a backup" in message
 
     def test_one_restored_without_its_log(self, killed):
         (killed / f"{DATABASE}-wal").unlink()
@@ -208,14 +209,14 @@ class TestDatabase:
     def test_one_that_knows_of_some_sweeps_none_of_the_others(self, data):
         """Restored from an old backup: what was uploaded since stays."""
         shutil.copy(data / DATABASE, data.parent / "backup")
-        with owned(data):
+        with claim_data_folder(data):
             store = Store(data)
             later = add_file(store)
             store._connection.close()
         shutil.copy(data.parent / "backup", data / DATABASE)
-        with owned(data) as strange:
+        with claim_data_folder(data) as foreign:
             Store(data).sweep()
-        assert strange == [f"files/{later}"] and (data / "files" / later).exists()
+        assert foreign == [f"files/{later}"] and (data / "files" / later).exists()
 
     def test_something_else_under_the_servers_names(self, data):
         shutil.rmtree(data / "jobs")
@@ -229,11 +230,11 @@ class TestDatabase:
     def test_a_first_start_that_was_killed(self, tmp_path):
         """The marker is there, the database is not yet, or is empty."""
         for beside in ((), (DATABASE,)):
-            with owned(tmp_path / "data"):
+            with claim_data_folder(tmp_path / "data"):
                 pass
             for name in beside:
                 (tmp_path / "data" / name).touch()
-            with owned(tmp_path / "data"):
+            with claim_data_folder(tmp_path / "data"):
                 pass
 
 
@@ -265,13 +266,13 @@ class TestSweep:
             (data / name / "inside").write_text("mine")
         for name in files:
             (data / name).write_text("mine")
-        with owned(data) as strange:
-            assert {*strange} == theirs
+        with claim_data_folder(data) as foreign:
+            assert {*foreign} == theirs
             Store(data).sweep()
         left = {str(path.relative_to(data)) for path in data.glob("*/*")}
         assert left == {f"files/{kept}", f"jobs/{job}", f"runs/{job}", *theirs} - {"notes.txt"}
         assert (data / "notes.txt").exists() and (data / f"runs/{done}-copy/inside").read_text() == "mine"
-        assert store.text("files", old) is None
+        assert store.object_json("files", old) is None
         with Store(data).change() as change:
             assert change.unreferenced() == {cut_off: 0, half_job: 0}, "what is whole under these ids is still there"
 
@@ -339,22 +340,22 @@ class TestSweep:
     def test_a_kill_between_the_file_and_its_entry(self, data, tmp_path):
         """The upload is whole but nobody was told of it: the next server starts, names it and leaves it, every time."""
         folder, id_ = tmp_path / "fresh", new_id("file-")
-        with owned(folder):
+        with claim_data_folder(folder):
             store = Store(folder)
             store.reserve(id_)
             store.file_path(id_).write_bytes(b"x")
         for _ in range(2):
-            with owned(folder) as strange:
-                assert strange == [f"files/{id_}"]
+            with claim_data_folder(folder) as foreign:
+                assert foreign == [f"files/{id_}"]
                 Store(folder).sweep()
             assert store.file_path(id_).exists()
 
     def test_the_names_are_the_servers(self):
         file, job = new_id("file-"), new_id("ftjob-")
         for name in (file, f".{file}.0123abcd.partial", job, f"{job}-step-12", f".{job}-step-12.0123abcd.partial"):
-            assert OURS.fullmatch(name)
+            assert SERVER_NAME.fullmatch(name)
         for name in ("file-holiday", f"{file}.txt", f".{file}.partial", f"{job}-copy", f"x{job}", "..", f"{job}-step-"):
-            assert not OURS.fullmatch(name)
+            assert not SERVER_NAME.fullmatch(name)
 
 
 def start(folder: Path, base: Path) -> subprocess.CompletedProcess:

@@ -45,7 +45,7 @@ def server(runs, request):
     started.merged = request.param == "merged"
     yield started
     below = started.descendants()
-    assert len([process for process in below if "keeper.py" in " ".join(process.cmdline())]) == 1
+    assert len([process for process in below if "supervisor.py" in " ".join(process.cmdline())]) == 1
     started.close()
     assert gone(below, 5)
     assert started.process.returncode == 0
@@ -140,8 +140,9 @@ def figure(server, name: str) -> float:
     """The engine's own account."""
     import httpx2
 
-    [engine] = [p for p in server.descendants() if "serve" in p.cmdline() and "keeper.py" not in " ".join(p.cmdline())]
-    port = engine.cmdline()[engine.cmdline().index("--port") + 1]
+    commands = [process.cmdline() for process in server.descendants()]
+    [command] = [words for words in commands if "serve" in words and "supervisor.py" not in " ".join(words)]
+    port = command[command.index("--port") + 1]
     lines = httpx2.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
     [line] = [line for line in lines if line.startswith(f"vllm:{name}{{")]
     return float(line.split()[-1])

@@ -28,7 +28,7 @@ EPOCHS, ROWS = 2, 12
 def trainers(server: Server) -> dict[str, list[psutil.Process]]:
     """Job → the processes that run its sft.py."""
     found: dict[str, list[psutil.Process]] = {}
-    for mark in training_process.marked(f"{server.data}:"):
+    for mark in training_process.live_marks(f"{server.data}:"):
         running = [process for process in training_process.find(mark) if training_process._is_trainer(process)]
         found[mark.rpartition(":")[2]] = running
     return found
@@ -96,7 +96,7 @@ def kill_something(server: Server, what: str) -> bool:
                 process.kill()
                 hit = True
     if what == "launcher":
-        for mark in training_process.marked(f"{server.data}:"):
+        for mark in training_process.live_marks(f"{server.data}:"):
             for process in training_process.find(mark):
                 if not training_process._is_trainer(process):
                     process.kill()
@@ -162,7 +162,7 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
     assert len(models) == len(set(models)) == 1 + 3 * len(jobs)
     for id_, content in client.uploaded.items():
         assert server.ask("GET", f"/files/{id_}/content").content == content
-    assert training_process.marked(f"{server.data}:") == set(), "no training is left over"
+    assert training_process.live_marks(f"{server.data}:") == set(), "no training is left over"
     log = server.log()
     assert server.key not in log and "Сколько" not in log, "no keys and no rows in the log"
 

@@ -86,7 +86,7 @@ def steps_done(server: Server, job: str) -> int:
 
 
 def pace(server: Server, job: str, work) -> float:
-    """Steps a second of the training while `work` is done."""
+    """StepCollector a second of the training while `work` is done."""
     first, began = steps_done(server, job), time.monotonic()
     work()
     return (steps_done(server, job) - first) / (time.monotonic() - began)
@@ -122,7 +122,7 @@ def test_two_hundred_clients(server, job):
 
 def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
     assert server.stop() in (0, -signal.SIGTERM)
-    assert training_process.marked(f"{server.data}:") == set(), "no training outlives a server that was asked to stop"
+    assert training_process.live_marks(f"{server.data}:") == set(), "no training outlives a server that was stopped"
     assert "and saved" in server.output(job)
     server.start()
     before = steps_done(server, job)
@@ -131,7 +131,7 @@ def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
 
 
 def test_a_training_outlives_a_killed_server(server, job):
-    [mark] = training_process.marked(f"{server.data}:")
+    [mark] = training_process.live_marks(f"{server.data}:")
     before = {process.pid for process in training_process.find(mark)}
     server.kill()
     time.sleep(0.5)

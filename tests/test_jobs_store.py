@@ -14,28 +14,28 @@ from train.cli import main
 from train.core.config import config_class
 from train.core.errors import ConfigError, GovorError
 from train.jobs import run_config, training_process
-from train.jobs.bases import DEFAULT, load_catalogue
-from train.jobs.change import Entry, Plan, new_id
-from train.jobs.data_folder import lock
+from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
+from train.jobs.change import JobEntry, JobState, new_id
+from train.jobs.data_folder import lock_folder
 from train.jobs.job_errors import training_problem
 from train.jobs.server import is_loopback, serve
-from train.jobs.step_metrics import Steps, Tail, result_csv
+from train.jobs.step_metrics import StepCollector, Tail, result_csv
 from train.jobs.store import NoSuchCursorError, Store
-from train.jobs.wire import Hyperparameters, Job, JobMethod, Resolved, Truth
-from train.jobs.worker import Room, Worker
+from train.jobs.wire import GovorDetails, Hyperparameters, Job, JobMethod, SupervisedMethod
+from train.jobs.worker import GpuLease, Worker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def a_job(id_: str, status: str = "queued") -> Entry:
+def a_job(id_: str, status: str = "queued") -> JobEntry:
     numbers = Hyperparameters()
     job = Job(
         id=id_, model="tiny", created_at=1, organization_id="org-local", validation_file=None, training_file="file-x",
         hyperparameters=numbers, user_provided_suffix=None, seed=1, metadata=None, status=status,
-        method=JobMethod(supervised=Resolved(hyperparameters=numbers)),
-        govor=Truth(requested_model="tiny", base="./tiny", config={}),
+        method=JobMethod(supervised=SupervisedMethod(hyperparameters=numbers)),
+        govor=GovorDetails(requested_model="tiny", base="./tiny", config={}),
     )  # fmt: skip
-    return Entry(job, Plan(tree={}, letters="abcdefgh"))
+    return JobEntry(job, JobState(tree={}, name_suffix="abcdefgh"))
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ class TestStore:
         with store.change() as change:
             change.add_job(a_job("ftjob-a", "running"), "body", None)
         again = Store(store.folder)
-        assert [entry.job.id for entry in again.with_status("running")] == ["ftjob-a"]
+        assert [entry.job.id for entry in again.jobs_with_status("running")] == ["ftjob-a"]
         with again.change() as change:
             entry = change.entry("ftjob-a")
-            entry.job.status, entry.plan.step = "succeeded", 7
+            entry.job.status, entry.state.step = "succeeded", 7
             change.save(entry)
-        assert store.with_status("running") == [] and store.entry("ftjob-a").plan.step == 7
+        assert store.jobs_with_status("running") == [] and store.entry("ftjob-a").state.step == 7
 
     def test_an_event_happens_once(self, store):
         for _ in range(3):
@@ -89,11 +89,11 @@ class TestStore:
                 store.page("events", where, after=cursor, limit=3)
 
     def test_one_server_a_folder(self, tmp_path):
-        held = lock(tmp_path)
+        held = lock_folder(tmp_path)
         with pytest.raises(GovorError, match="another server works on this folder"):
-            lock(tmp_path)
+            lock_folder(tmp_path)
         held.close()
-        lock(tmp_path).close()
+        lock_folder(tmp_path).close()
 
 
 class TestMetrics:
@@ -117,17 +117,17 @@ class TestMetrics:
         assert tail.new_lines() == [{"step": 1}]
 
     def test_a_step_waits_for_its_validation(self):
-        steps = Steps(total=4, evaluated_every=2, after=0)
-        steps.take([{"step": 0, "eval_loss": 9.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
+        steps = StepCollector(total=4, eval_every=2, after=0)
+        steps.add([{"step": 0, "eval_loss": 9.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
         assert [step.step for step in steps.ready()] == [1]
-        steps.take([{"step": 2, "eval_loss": 3.0}, {"step": 3, "loss": 3.0}, {"step": 4, "loss": 4.0}])
+        steps.add([{"step": 2, "eval_loss": 3.0}, {"step": 3, "loss": 3.0}, {"step": 4, "loss": 4.0}])
         found = list(steps.ready())
         assert [step.message for step in found] == [
             "Step 2/4: training loss=2.00, validation loss=3.00",
             "Step 3/4: training loss=3.00",
         ]
         assert [step.step for step in steps.ready(ended=True)] == [4], "its validation never came"
-        steps.take([{"step": 3, "loss": 3.5}])
+        steps.add([{"step": 3, "loss": 3.5}])
         assert list(steps.ready(ended=True)) == [], "a step that is done again is not told again"
 
     def test_the_table(self):
@@ -141,7 +141,7 @@ class TestMetrics:
 class TestRecipe:
     def test_every_key_of_a_clients_exists(self):
         sections = {name: field.annotation for name, field in config_class().model_fields.items()}
-        for section, keys in run_config.CLIENTS.items():
+        for section, keys in run_config.CLIENT_KEYS.items():
             kind = next(
                 k for k in getattr(sections[section], "__args__", (sections[section],)) if hasattr(k, "model_fields")
             )
@@ -154,7 +154,7 @@ class TestRecipe:
         tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
         config = run_config.write_config(tmp_path / "c.yaml", {**tree, "training": {"per_device_train_batch_size": 4}})
         chosen = Hyperparameters(n_epochs=2, batch_size=batch, learning_rate_multiplier=0.1)
-        config = run_config.write_config(tmp_path / "c.yaml", run_config.with_numbers(tree, config, chosen))
+        config = run_config.write_config(tmp_path / "c.yaml", run_config.with_hyperparameters(tree, config, chosen))
         training = config.training
         assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (at_once, accumulated)
         assert math.isclose(training.learning_rate, 2e-5)
@@ -171,18 +171,18 @@ class TestRecipe:
 class TestWorker:
     def test_last_words(self, tmp_path):
         log = tmp_path / "output.log"
-        assert training_process.last_words(log) is None
+        assert training_process.last_error(log) is None
         log.write_text("24 rows\nstep 1/2: loss 1\n")
-        assert training_process.last_words(log) is None
+        assert training_process.last_error(log) is None
         log.write_text("24 rows\nerror: 2 problems:\n  one\n  two\nsome warning\n")
-        assert training_process.last_words(log) == "2 problems:\n  one\n  two"
+        assert training_process.last_error(log) == "2 problems:\n  one\n  two"
 
     def test_a_training_is_found_again_with_its_slot(self, tmp_path):
         mark = f"{tmp_path}:ftjob-a"
         started = training_process.start(["sleep", "60"], mark, tmp_path, tmp_path / "log", 3, {})
-        found = training_process.Training(mark)
-        assert found.runs() and found.slot() == 3 and training_process.marked(f"{tmp_path}:") == {mark}
-        found.ask_to_stop(saved=False)
+        found = training_process.TrainingProcesses(mark)
+        assert found.runs() and found.slot() == 3 and training_process.live_marks(f"{tmp_path}:") == {mark}
+        found.request_stop(saved=False)
         deadline = time.monotonic() + 10
         while started.runs() or found.runs():
             assert time.monotonic() < deadline
@@ -193,7 +193,7 @@ class TestWorker:
         with store.change() as change:
             for id_ in ("ftjob-a", "ftjob-b"):  # without the folders that a request makes
                 change.add_job(a_job(id_), "body", None)
-        worker = Worker(store, 1, Room())
+        worker = Worker(store, 1, GpuLease())
         worker._look()
         worker._look()
         assert [store.entry(id_).job.status for id_ in ("ftjob-a", "ftjob-b")] == ["failed", "failed"]
@@ -216,15 +216,15 @@ class TestCatalogue:
     def test_the_default_names_the_bases_of_the_readme(self, monkeypatch, working_folder, base):
         (working_folder / "data").mkdir()
         (working_folder / "data/tiny-ru").symlink_to(base)
-        found = load_catalogue(DEFAULT)
+        found = load_catalogue(DEFAULT_CATALOGUE)
         used = {yaml.safe_load(path.read_text())["model"]["name_or_path"] for path in REPOSITORY.glob("configs/*.yaml")}
-        assert used <= {b.shown.removeprefix("./") for b in found.bases.values()}
+        assert used <= {b.reference.removeprefix("./") for b in found.bases.values()}
         assert found.find("gpt-4.1-mini-2025-04-14").name == "Qwen/Qwen3-4B-Instruct-2507"
         assert found.bases["tiny"].path == str(working_folder / "data/tiny-ru")
         assert found.find("gpt-99") is None
 
     def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
-        found = load_catalogue(DEFAULT)
+        found = load_catalogue(DEFAULT_CATALOGUE)
         assert found.find("tiny") is None and found.missing["tiny"] == "./data/tiny-ru"
 
     def test_recipes(self, working_folder, base):
@@ -309,15 +309,15 @@ class TestSafety:
         from fastapi import FastAPI, Request
         from fastapi.testclient import TestClient
 
-        from train.jobs.uploads import receive
-        from train.serving.api_errors import envelope_errors
+        from train.jobs.uploads import receive_upload
+        from train.serving.api_errors import install_error_handlers
 
         app = FastAPI()
-        envelope_errors(app)
+        install_error_handlers(app)
 
         @app.post("/")
         async def upload(request: Request) -> dict:
-            return vars(await receive(request, tmp_path / "file-x", largest=3_000_000))
+            return vars(await receive_upload(request, tmp_path / "file-x", max_bytes=3_000_000))
 
         with TestClient(app) as client:
             began = time.monotonic()

@@ -248,7 +248,8 @@ class TestHangUp:
     @pytest.fixture
     def spent(self, server):
         """Seconds of the engine's processor during a call."""
-        [engine] = [p for p in server.descendants() if "keeper.py" not in "".join(p.cmdline()) and "болтун" in p.cwd()]
+        engines = [p for p in server.descendants() if "supervisor.py" not in "".join(p.cmdline())]
+        [engine] = [process for process in engines if "болтун" in process.cwd()]
 
         def spent(call) -> float:
             before = engine.cpu_times()
@@ -388,7 +389,7 @@ class TestEnds:
     def test_sigterm_lets_streams_end(self, server):
         """The last that happens to the shared server."""
         below = server.descendants()
-        assert len(below) == 4, "a keeper and an engine for each model"
+        assert len(below) == 4, "a supervisor and an engine for each model"
         with server.ask("болтун", "Кто я?", max_tokens=600, stream=True) as stream:
             next(stream)
             server.process.send_signal(signal.SIGTERM)
@@ -402,7 +403,7 @@ class TestEnds:
         below = server.descendants()
         assert len(below) == 2
         try:
-            [engine] = [process for process in below if "keeper.py" not in "".join(process.cmdline())]
+            [engine] = [process for process in below if "supervisor.py" not in "".join(process.cmdline())]
             engine.kill()  # the engine dies: clients are told to ask again, and it comes back
             deadline = time.monotonic() + 5
             while True:

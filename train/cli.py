@@ -59,7 +59,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 def validate(files: tuple[Path, ...], as_json: bool) -> None:
     """Check JSONL files of chat rows: every problem with its line."""
-    from train.chats.checks import check_file, place
+    from train.chats.checks import check_file, problem_location
 
     reports = [(path, check_file(path)) for path in files]
     valid = not any(report.errors for _, report in reports)
@@ -86,7 +86,7 @@ def validate(files: tuple[Path, ...], as_json: bool) -> None:
                 ("warning: ", report.warnings, report.warning_count),
             ):
                 for problem in problems:
-                    print(f"{place(path, problem)}: {label}{problem.message} [{problem.kind}]")
+                    print(f"{problem_location(path, problem)}: {label}{problem.message} [{problem.kind}]")
                 if count > len(problems):
                     print(f"{path}: {label}and {count - len(problems)} more")
         errors = sum(report.error_count for _, report in reports)
@@ -572,10 +572,11 @@ def jobs() -> None:
 @click.option("--slots", default=1, show_default=True, type=click.IntRange(1), help="Jobs at once, one a GPU.")
 def jobs_serve(host: str, port: int, api_key: str | None, data_dir: Path, catalogue: Path | None, slots: int) -> None:
     """Take files and fine-tuning jobs from the openai SDK, train them in turn, answer chats with the result."""
-    from train.jobs.bases import DEFAULT, load_catalogue
+    from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
     from train.jobs.server import serve
 
-    serve(data_dir, load_catalogue(catalogue or DEFAULT), host=host, port=port, key=api_key or None, slots=slots)
+    bases = load_catalogue(catalogue or DEFAULT_CATALOGUE)
+    serve(data_dir, bases, host=host, port=port, key=api_key or None, slots=slots)
 
 
 def _to_server(command: Any) -> Any:
@@ -591,10 +592,10 @@ def _to_server(command: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="The jobs as JSON.")
 def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs: id, status, base, model."""
-    from train.jobs.client import Client, line
+    from train.jobs.client import Client, job_line
 
     found = Client(url, api_key).jobs(limit)
-    print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(map(line, found)) or "no jobs yet")
+    print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(map(job_line, found)) or "no jobs yet")
 
 
 @jobs.command(name="show")
@@ -604,14 +605,14 @@ def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The job as JSON, without events.")
 def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: bool) -> None:
     """One job and its last events."""
-    from train.jobs.client import Client, line
+    from train.jobs.client import Client, job_line
 
     client = Client(url, api_key)
     found = client.job(job)
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return
-    print(line(found))
+    print(job_line(found))
     for event in client.events(job, events):
         print(f"{event['created_at']}  {event['level']:<5}  {event['message']}")
 
@@ -621,9 +622,9 @@ def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: boo
 @_to_server
 def jobs_cancel(job: str, url: str, api_key: str | None) -> None:
     """End a job; what it has learned so far stays in its run folder."""
-    from train.jobs.client import Client, line
+    from train.jobs.client import Client, job_line
 
-    print(line(Client(url, api_key).cancel(job)))
+    print(job_line(Client(url, api_key).cancel(job)))
 
 
 def _account(account: "Account") -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from train.chats.readers import read_rows
 from train.core.config import config_class
 from train.core.errors import BaseError
-from train.jobs.bases import load_catalogue, merge
+from train.jobs.bases import load_catalogue, merge_sections
 from train.jobs.run_config import auto_epochs
 from train.models.base import local_folder
 from train.plan.estimate import Price, prices
@@ -31,7 +31,7 @@ def estimate(path: Path, provider: Provider, model: str, epochs: int | None) -> 
             "training": {"max_length": provider.context}}  # fmt: skip
     folder = None
     if provider.name == "local" and (base := load_catalogue().find(model)):
-        tree = merge(base.tree, {"name": "x", "data": {"train_file": str(path)}})
+        tree = merge_sections(base.tree, {"name": "x", "data": {"train_file": str(path)}})
     config = config_class().model_validate(tree)
     if provider.name == "local":
         try:

@@ -1,28 +1,30 @@
-"""Jobs: the OpenAI fine-tuning API on one's own GPU.
+"""The OpenAI fine-tuning API on one's own GPU: `govor jobs`.
 
-    objects.py      requests and answers, as they stand on the wire
-    catalogue.py    the bases that clients may name, catalogue.yaml
-    recipe.py       a request → the config of one run; what `auto` means
+    wire.py               requests and responses, as they stand on the wire
+    bases.py              the bases that clients may name, catalogue.yaml
+    run_config.py         a job's request → the config of its run; what `auto` means
 
-    store.py        everything that must survive: SQLite and files in the data folder
-    change.py       one change of it: the statements of a transaction
-    uploads.py      a multipart upload, streamed to disk
+    data_folder.py        the data folder is claimed, or refused where it is somebody's
+    store.py              everything that must survive: SQLite and files in the data folder
+    change.py             one change of the store: the statements of a transaction
+    uploads.py            a multipart upload, streamed to disk
 
-    server.py       the verb: one server for a data folder
-    answers.py      what all routes share
-    file_routes.py, job_routes.py, model_routes.py
-    creation.py     a request for a job → the job, once however often it comes
-    chats.py        which engine answers, and when none may
+    server.py             `govor jobs serve`: the app and its worker
+    file_routes.py        files: upload, list, download, delete
+    job_routes.py         jobs with their events and checkpoints; models
+    route_helpers.py      what all routes share
+    create_job.py         a request → the job in the store, once however often it comes
+    engine_gate.py        which engine answers chats, and when none may
 
-    worker.py       makes the processes follow the store
-    processes.py    the training processes: start, find again, stop
-    checking.py     the files of new jobs are checked
-    following.py    a training's new steps and checkpoints become events
-    metrics.py      a run's metrics → steps and the result file, in OpenAI's words
-    outcome.py      what the end of a process means for its job
-    words.py        the log, and what is wrong with a job in OpenAI's words
+    worker.py             makes the processes follow the store
+    validate_files.py     checks the files of new jobs
+    training_process.py   the training processes: start, find again, stop
+    metrics_to_events.py  a training's new steps and checkpoints become events
+    step_metrics.py       metrics.jsonl → steps and the result file, in OpenAI's names
+    finish.py             what the end of a process means for its job
+    job_errors.py         the server's log, and a job's errors in OpenAI's words
 
-    client.py       govor jobs list | show | cancel
+    client.py             govor jobs list | show | cancel
 
 The store says what ought to be, the worker makes it so. A request only changes the store, in one transaction; the
 worker compares it with the processes that really run, four times a second, and starts, stops or settles them. So it

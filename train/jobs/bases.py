@@ -1,4 +1,4 @@
-"""The bases that clients may name: public name → base, recipe, overrides."""
+"""The bases that clients may name, from catalogue.yaml: public name → base, recipe, overrides."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from train.core.config import config_class, dump_config, load_config
 from train.core.errors import ConfigError
 
-DEFAULT = Path(__file__).with_name("catalogue.yaml")
+DEFAULT_CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 
 
-class Entry(BaseModel):
-    """One base of the catalogue."""
+class BaseEntry(BaseModel):
+    """What the catalogue's file says of one base."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     base: str | None = None
@@ -23,71 +23,71 @@ class Entry(BaseModel):
 
 
 class Base(BaseModel):
-    """A base that is there, or that the Hub may have."""
+    """A base whose folder is there, or that the Hub may have."""
 
     name: str
-    """Public name."""
-    shown: str
-    """As the catalogue writes it."""
+    """The name by which clients ask for it."""
+    reference: str
+    """Folder or Hub id as the catalogue writes it."""
     path: str
-    """Absolute folder, or Hub id."""
+    """Absolute path of the folder, or the Hub id."""
     tree: dict[str, Any]
-    """Sections of the config that a job begins with."""
+    """Sections of the config that its jobs begin with."""
 
 
 class Catalogue:
-    """Names → bases."""
+    """The bases that clients may name, with their aliases."""
 
     def __init__(self, bases: dict[str, Base], aliases: dict[str, str], missing: dict[str, str]) -> None:
         self.bases = bases
         self.missing = missing
-        """Entries whose folder is not there: public name → folder."""
+        """Bases whose folder is not there: public name → folder."""
         self._aliases = aliases
 
     def find(self, name: str) -> Base | None:
-        """The base of that name or alias."""
+        """The base of that name or alias; None where there is none."""
         return self.bases.get(self._aliases.get(name, name))
 
 
-def load_catalogue(file: Path = DEFAULT) -> Catalogue:
-    """The catalogue of a YAML file; ConfigError with every entry that is wrong."""
+def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
+    """Read the catalogue of a YAML file; ConfigError names what is wrong in it."""
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-        entries = TypeAdapter(dict[str, Entry | None]).validate_python(tree or {})
+        entries = TypeAdapter(dict[str, BaseEntry | None]).validate_python(tree or {})
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such catalogue") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{file}: {'; '.join(found)}") from None
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{file}: {'; '.join(problems)}") from None
     bases, aliases, missing = {}, {}, {}
     for name, entry in entries.items():
-        entry = entry or Entry()
-        for word in (name, *entry.aliases):
-            if not word or ":" in word or word in aliases:
-                raise ConfigError(f"{file}: {name}: {word!r} is empty, holds `:` or stands there twice")
-            aliases[word] = name
-        shown = entry.base or name
-        path = _find(shown)
+        entry = entry or BaseEntry()
+        for name_or_alias in (name, *entry.aliases):
+            if not name_or_alias or ":" in name_or_alias or name_or_alias in aliases:
+                raise ConfigError(f"{file}: {name}: {name_or_alias!r} is empty, holds `:` or stands there twice")
+            aliases[name_or_alias] = name
+        reference = entry.base or name
+        path = _locate(reference)
         if path is None:
-            missing[name] = shown
+            missing[name] = reference
             continue
-        bases[name] = Base(name=name, shown=shown, path=path, tree=_tree(file, name, entry, path))
+        bases[name] = Base(name=name, reference=reference, path=path, tree=_config_tree(file, name, entry, path))
     return Catalogue(bases, aliases, missing)
 
 
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Sections laid over sections; a section that is no mapping replaces the one below."""
+def merge_sections(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay sections over sections: mappings are merged key by key, any other value replaces the one below."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        merged[key] = merge_sections(merged[key], value) if both else value
     return merged
 
 
-def _find(base: str) -> str | None:
-    """Absolute folder or Hub id; None for a folder that holds no model."""
+def _locate(base: str) -> str | None:
+    """Absolute path of the folder, or the Hub id; None for a folder that holds no model."""
     folder = Path(base)
     if (folder / "config.json").is_file():
         return str(folder.absolute())
@@ -96,15 +96,15 @@ def _find(base: str) -> str | None:
     return base
 
 
-def _tree(file: Path, name: str, entry: Entry, path: str) -> dict[str, Any]:
+def _config_tree(file: Path, name: str, entry: BaseEntry, path: str) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     if entry.recipe is not None:
         recipe = yaml.safe_load(dump_config(load_config(file.parent / entry.recipe)))
         tree = {key: recipe[key] for key in ("model", "lora", "training", "generation")}
-    tree = merge(tree, merge(entry.overrides, {"model": {"name_or_path": path}}))
+    tree = merge_sections(tree, merge_sections(entry.overrides, {"model": {"name_or_path": path}}))
     try:
         config_class().model_validate({**tree, "name": "x", "data": {"train_file": "x"}})
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{file}: {name}: {'; '.join(found)}") from None
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{file}: {name}: {'; '.join(problems)}") from None
     return tree

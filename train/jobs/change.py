@@ -7,38 +7,40 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
-from train.jobs.wire import Checkpoint, Event, File, Job, Model
+from train.jobs.wire import Checkpoint, Event, File, Job, ModelObject
 
-LETTERS = string.ascii_letters + string.digits
+ID_CHARACTERS = string.ascii_letters + string.digits
 
 
-class Plan(BaseModel):
-    """What the server knows of a job and the wire does not show."""
+class JobState(BaseModel):
+    """What the server knows of a job and the wire does not show. Its JSON is the column `plan`."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     tree: dict[str, Any]
-    """Sections of its config."""
-    letters: str
-    """The eight letters at the end of its model's name."""
-    alone: int = 0
-    """Training processes in a row that ended without a new step."""
+    """Sections of the job's config."""
+    name_suffix: str = Field(alias="letters")
+    """The eight random characters at the end of the model's name."""
+    deaths_in_a_row: int = Field(default=0, alias="alone")
+    """How many of its processes in a row were killed without a new step."""
     step: int = 0
-    """Last step that has an event."""
+    """The last step that has an event."""
     total: int = 0
-    """All steps; 0 before the files are checked."""
+    """Number of steps of the whole training; 0 before the files are checked."""
 
 
-class Entry(NamedTuple):
+class JobEntry(NamedTuple):
     """A job as the store holds it."""
 
     job: Job
-    plan: Plan
+    state: JobState
 
     @property
     def model_name(self) -> str:
-        """What the model is called once there is one."""
-        return f"ft:{self.job.model}:local:{self.job.user_provided_suffix or ''}:{self.plan.letters}"
+        """The name that the model gets once the job has succeeded."""
+        return f"ft:{self.job.model}:local:{self.job.user_provided_suffix or ''}:{self.state.name_suffix}"
 
 
 class Change:
@@ -47,27 +49,29 @@ class Change:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def entry(self, id_: str) -> Entry | None:
+    def entry(self, id_: str) -> JobEntry | None:
+        """The job of this id; None where there is none."""
         row = self._connection.execute("SELECT object, plan FROM jobs WHERE id = ?", (id_,)).fetchone()
         return read_entry(row) if row else None
 
-    def add_job(self, entry: Entry, body: str, key: str | None) -> None:
-        values = (entry.job.id, entry.job.model_dump_json(), entry.plan.model_dump_json(), body, key)
+    def add_job(self, entry: JobEntry, body_hash: str, key: str | None) -> None:
+        """Add a job; `body_hash` and `key` (its Idempotency-Key) tell the same request when it comes again."""
+        values = (entry.job.id, entry.job.model_dump_json(), entry.state.model_dump_json(), body_hash, key)
         self._connection.execute("INSERT INTO jobs (id, object, plan, body, key) VALUES (?, ?, ?, ?, ?)", values)
         self.forget([entry.job.id])
 
-    def save(self, entry: Entry) -> None:
-        values = (entry.job.model_dump_json(), entry.plan.model_dump_json(), entry.job.id)
+    def save(self, entry: JobEntry) -> None:
+        values = (entry.job.model_dump_json(), entry.state.model_dump_json(), entry.job.id)
         self._connection.execute("UPDATE jobs SET object = ?, plan = ? WHERE id = ?", values)
 
-    def created_by(self, body: str, since: int) -> str | None:
-        """JSON of the newest job that this very request has created since then."""
+    def created_by(self, body_hash: str, since: int) -> str | None:
+        """JSON of the newest job that a request with this body has created since then (unix time)."""
         query = "SELECT object FROM jobs WHERE body = ? AND created_at >= ? ORDER BY seq DESC LIMIT 1"
-        row = self._connection.execute(query, (body, since)).fetchone()
+        row = self._connection.execute(query, (body_hash, since)).fetchone()
         return row[0] if row else None
 
     def created_under(self, key: str) -> tuple[str, str] | None:
-        """(JSON, hash of the request) of the job made under an Idempotency-Key."""
+        """(JSON, hash of the request's body) of the job that was created under an Idempotency-Key."""
         row = self._connection.execute("SELECT object, body FROM jobs WHERE key = ?", (key,)).fetchone()
         return (row[0], row[1]) if row else None
 
@@ -77,22 +81,23 @@ class Change:
         self.forget([file.id])
 
     def same_file(self, file: File, sha256: str, since: int) -> str | None:
-        """JSON of a file with these contents and this name, uploaded since then."""
+        """JSON of the newest file with these contents and this name, uploaded since then (unix time)."""
         query = """SELECT object FROM files WHERE sha256 = ? AND json_extract(object, '$.filename') = ? AND purpose = ?
                    AND json_extract(object, '$.created_at') >= ? ORDER BY seq DESC LIMIT 1"""
         row = self._connection.execute(query, (sha256, file.filename, file.purpose, since)).fetchone()
         return row[0] if row else None
 
     def delete(self, table: str, id_: str) -> bool:
+        """Delete an object; False where there was none."""
         deleted = self._connection.execute(f"DELETE FROM {table} WHERE id = ?", (id_,)).rowcount > 0
         if deleted and table == "files":
             self.mark_deleted([id_])
         return deleted
 
     def delete_model(self, id_: str) -> tuple[str, int | None, bool] | None:
-        """(job, step of a checkpoint or None, whether it was the job's last model); None where there is no such model.
+        """Delete a model; with a job's last model its run is marked as deleted.
 
-        With a job's last model its run is marked as deleted.
+        Returns (job, step of a checkpoint or None, whether it was the job's last model), or None where there was none.
         """
         query = "DELETE FROM models WHERE id = ? RETURNING job, step"
         rows = self._connection.execute(query, (id_,)).fetchall()
@@ -105,6 +110,7 @@ class Change:
         return job, step, last
 
     def expire_files(self) -> set[str]:
+        """Delete the files whose time has come; their ids."""
         query = "DELETE FROM files WHERE expires_at IS NOT NULL AND expires_at <= unixepoch() RETURNING id"
         expired = {row[0] for row in self._connection.execute(query).fetchall()}
         self.mark_deleted(expired)
@@ -115,11 +121,11 @@ class Change:
         self._connection.execute("INSERT INTO unreferenced (id, deleted) VALUES (?, 0)", (id_,))
 
     def unreferenced(self) -> dict[str, bool]:
-        """Ids that are reserved, or whose file or run is deleted → whether it is deleted."""
+        """Reserved ids, and ids whose file or run is deleted → whether it is deleted."""
         return dict(self._connection.execute("SELECT id, deleted FROM unreferenced").fetchall())
 
     def forget(self, ids: Iterable[str]) -> None:
-        """These ids are a file's or a job's now, or nothing is left under them."""
+        """Drop the notes about these ids: they are a file's or a job's now, or nothing is left under them."""
         self._connection.executemany("DELETE FROM unreferenced WHERE id = ?", [(id_,) for id_ in ids])
 
     def mark_deleted(self, ids: Iterable[str]) -> None:
@@ -127,13 +133,14 @@ class Change:
         query = "INSERT OR IGNORE INTO unreferenced (id, deleted) VALUES (?, 1)"
         self._connection.executemany(query, [(id_,) for id_ in ids])
 
-    def add_event(self, job: str, key: str, message: str, **more: Any) -> None:
-        """An event, once: another one with the same key of the same job changes nothing."""
-        event = Event(id=new_id("ftevent-"), created_at=int(time.time()), message=message, **more)
+    def add_event(self, job: str, key: str, message: str, **fields: Any) -> None:
+        """Add an event, once: another one with the same key of the same job changes nothing."""
+        event = Event(id=new_id("ftevent-"), created_at=int(time.time()), message=message, **fields)
         query = "INSERT OR IGNORE INTO events (id, object, job, key) VALUES (?, ?, ?, ?)"
         self._connection.execute(query, (event.id, event.model_dump_json(), job, key))
 
     def count_events(self, job: str, prefix: str) -> int:
+        """How many events of the job have a key that begins so."""
         query = "SELECT count(*) FROM events WHERE job = ? AND key GLOB ?"
         return int(self._connection.execute(query, (job, f"{prefix}*")).fetchone()[0])
 
@@ -143,18 +150,20 @@ class Change:
         self._connection.execute(query, values)
 
     def add_model(self, name: str, job: str, step: int | None) -> None:
-        model = Model(id=name, created=int(time.time()), owned_by="local")
+        model = ModelObject(id=name, created=int(time.time()), owned_by="local")
         query = "INSERT OR IGNORE INTO models (id, object, job, step) VALUES (?, ?, ?, ?)"
         self._connection.execute(query, (name, model.model_dump_json(), job, step))
 
     def checkpoints(self, job: str) -> list[Checkpoint]:
+        """The job's checkpoints, by step."""
         rows = self._connection.execute("SELECT object FROM checkpoints WHERE job = ? ORDER BY step", (job,))
         return [Checkpoint.model_validate_json(text) for (text,) in rows]
 
 
 def new_id(prefix: str, length: int = 24) -> str:
-    return prefix + "".join(secrets.choice(LETTERS) for _ in range(length))
+    """The prefix with so many random letters and digits."""
+    return prefix + "".join(secrets.choice(ID_CHARACTERS) for _ in range(length))
 
 
-def read_entry(row: Sequence[str]) -> Entry:
-    return Entry(Job.model_validate_json(row[0]), Plan.model_validate_json(row[1]))
+def read_entry(row: Sequence[str]) -> JobEntry:
+    return JobEntry(Job.model_validate_json(row[0]), JobState.model_validate_json(row[1]))

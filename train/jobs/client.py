@@ -1,4 +1,4 @@
-"""govor jobs list | show | cancel: a running server, asked over HTTP."""
+"""govor jobs list | show | cancel: requests to a running server over HTTP."""
 
 import json
 import urllib.error
@@ -10,29 +10,31 @@ from train.core.errors import GovorError
 
 
 class Client:
-    """Requests to one server; GovorError with its own words where it refuses."""
+    """Requests to one server; where it refuses, a GovorError with the message of its answer."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url.rstrip("/")
         self.key = key
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
-        """Newest first."""
-        found: list[dict[str, Any]] = self._ask("GET", f"/fine_tuning/jobs?limit={limit}")["data"]
-        return found
+        """The newest jobs, newest first."""
+        jobs: list[dict[str, Any]] = self._request("GET", f"/fine_tuning/jobs?limit={limit}")["data"]
+        return jobs
 
     def job(self, id_: str) -> dict[str, Any]:
-        return self._ask("GET", f"/fine_tuning/jobs/{quote(id_, safe='')}")
+        """The job of this id."""
+        return self._request("GET", f"/fine_tuning/jobs/{quote(id_, safe='')}")
 
     def events(self, id_: str, limit: int) -> list[dict[str, Any]]:
-        """The newest ones, oldest first."""
-        page = self._ask("GET", f"/fine_tuning/jobs/{quote(id_, safe='')}/events?limit={limit}")
+        """The newest events of a job, oldest first."""
+        page = self._request("GET", f"/fine_tuning/jobs/{quote(id_, safe='')}/events?limit={limit}")
         return list(reversed(page["data"]))
 
     def cancel(self, id_: str) -> dict[str, Any]:
-        return self._ask("POST", f"/fine_tuning/jobs/{quote(id_, safe='')}/cancel")
+        """Cancel a job; the job as it is then."""
+        return self._request("POST", f"/fine_tuning/jobs/{quote(id_, safe='')}/cancel")
 
-    def _ask(self, method: str, path: str) -> dict[str, Any]:
+    def _request(self, method: str, path: str) -> dict[str, Any]:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         request = urllib.request.Request(f"{self.url}{path}", method=method, headers=headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is one's own machine
@@ -40,20 +42,20 @@ class Client:
             with opener.open(request, timeout=30) as response:
                 answer: dict[str, Any] = json.load(response)
         except urllib.error.HTTPError as error:
-            raise GovorError(_words(error)) from None
+            raise GovorError(_error_message(error)) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise GovorError(f"{self.url}: no jobs server answers there ({reason}): govor jobs serve") from None
         return answer
 
 
-def _words(error: urllib.error.HTTPError) -> str:
+def _error_message(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.load(error)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"{error.url}: answered {error.code}"
 
 
-def line(job: dict[str, Any]) -> str:
-    """One job for a list: id, status, base, result."""
+def job_line(job: dict[str, Any]) -> str:
+    """A job on one line: id, status, base, fine-tuned model."""
     return f"{job['id']}  {job['status']:<16}  {job['model']}  {job['fine_tuned_model'] or ''}".rstrip()

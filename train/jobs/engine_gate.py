@@ -1,6 +1,6 @@
-"""Which engine answers, and when none may: training has the card's memory for itself.
+"""Which engine answers chats, and when none may: training has the GPU's memory for itself.
 
-One model at a time is loaded, by the first question to it; a question to another one changes the engine. While any job
+One model at a time is loaded, by the first request to it; a request to another model changes the engine. While any job
 trains no engine runs, and the answer is 503 with retry-after.
 """
 
@@ -20,45 +20,45 @@ from train.core.errors import GovorError, MachineError
 from train.core.files import NOTE, complete_folder
 from train.core.runs import Run, open_run
 from train.jobs.bases import Catalogue
-from train.jobs.job_errors import say
-from train.jobs.store import Store
-from train.jobs.worker import Room
+from train.jobs.job_errors import log_line
+from train.jobs.store import ModelOrigin, Store
+from train.jobs.worker import GpuLease
 from train.serving.api_errors import ApiError, model_not_found
 from train.serving.choose_engine import find_vllm, served_models
 from train.serving.engine import SUPERVISOR
 from train.serving.engine_api import Served
-from train.serving.prompt_check import compare
+from train.serving.prompt_check import check_prompts
 
-LAST_WORDS = 30.0
-"""Seconds that answers in flight may take when the engine is to go."""
-LOADING = 300.0
-"""Seconds that a question may wait for its model."""
+ANSWER_GRACE = 30.0
+"""Seconds that answers in flight may take when the engine is to stop."""
+LOAD_TIMEOUT = 300.0
+"""Seconds that a request may wait for its model."""
 
 
-class Chats(Room):
-    """The one engine of a server."""
+class EngineGate(GpuLease):
+    """Holds the one engine of a server, and gives its memory to training when the worker asks for it."""
 
     def __init__(self, store: Store, catalogue: Catalogue) -> None:
         self.store = store
         self.catalogue = catalogue
-        self._training = True  # until the worker has looked
+        self._training = True  # until the worker has found no job to train
         self._served: Served | None = None
         self._checked: Served | None = None
-        self._asking = self._loading = 0
-        self._change = threading.Lock()
-        """Held while the engine changes."""
+        self._answering = self._loading = 0
+        self._engine_lock = threading.Lock()
+        """Held while the engine is changed or stopped."""
         self._merging: subprocess.Popen[bytes] | None = None
 
     async def resolve(self, model: str) -> Served:
-        """The model of that name, loaded; ApiError where there is none or the card is taken."""
-        origin = self.store.origin(model)
+        """The model of that name, loaded; ApiError where there is none or a job is training."""
+        origin = self.store.model_origin(model)
         if origin is None:
             if self.catalogue.find(model) is None:
                 raise model_not_found(model)
             message = f"{model} is a base of this server: chat with what was fine-tuned from it (GET /v1/models)."
             raise ApiError(400, message, param="model")
         if self._training:
-            raise self._taken()
+            raise self._busy_error()
         served = self._served
         if served is not None and served is self._checked and served.name == model and served.engine.state == "ready":
             return served
@@ -68,101 +68,105 @@ class Chats(Room):
         finally:
             self._loading -= 1
 
-    def count(self, app: ASGIApp) -> ASGIApp:
-        """Middleware that knows how many questions are being answered."""
+    def count_chats(self, app: ASGIApp) -> ASGIApp:
+        """Middleware that counts the chat requests being answered."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            chat = scope["type"] == "http" and scope["path"] == "/v1/chat/completions"
-            self._asking += chat
+            is_chat = scope["type"] == "http" and scope["path"] == "/v1/chat/completions"
+            self._answering += is_chat
             try:
                 await app(scope, receive, send)
             finally:
-                self._asking -= chat
+                self._answering -= is_chat
 
         return counted
 
-    def make(self) -> None:
+    def acquire(self) -> None:
+        """Stop the engine once its answers have ended, and start none until `release`."""
         if self._training:
             return
         self._training = True
-        self._end()
+        self._stop_engine()
 
-    def give(self) -> None:
+    def release(self) -> None:
+        """Let the next chat request start an engine."""
         self._training = False
 
     def close(self) -> None:
-        """No engine any more."""
+        """Stop the engine for good."""
         self._training = True
-        self._end()
+        self._stop_engine()
 
-    def _end(self) -> None:
+    def _stop_engine(self) -> None:
         if merging := self._merging:
-            _end_merge(merging)
-        self._let_answer()
+            _stop_merge(merging)
+        self._wait_for_answers()
         if served := self._served:
             served.engine.stop()
-        with self._change:
+        with self._engine_lock:
             if self._served is not None:
                 self._served.engine.stop()
                 self._served = None
 
-    def _load(self, model: str, origin: tuple[str, int | None]) -> Served:
-        """Start the model's engine, unless it runs, and wait for it. Takes as long as that takes."""
+    def _load(self, model: str, origin: ModelOrigin) -> Served:
+        """Start the model's engine, unless it runs, and wait for it, which may take minutes."""
         try:
-            with self._change:
+            with self._engine_lock:
                 if self._training:
-                    raise self._taken()
+                    raise self._busy_error()
                 served = self._served
                 if served is None or served.name != model or served.engine.state == "stopped":
-                    served = self._change_to(model, origin)
-            served.engine.wait_ready(LOADING)
+                    served = self._switch_to(model, origin)
+            served.engine.wait_ready(LOAD_TIMEOUT)
             self._check(served)
         except GovorError as error:
             if self._training:
-                raise self._taken() from None
+                raise self._busy_error() from None
             if isinstance(error, MachineError) and served and served.engine.state == "starting":
                 return served  # the route answers 503
-            say(f"{model}: {error}")
+            log_line(f"{model}: {error}")
             message = "The model could not be loaded; the server's log says why."
             raise ApiError(500, message, headers={"x-should-retry": "false"}) from None
         return served
 
-    def _change_to(self, model: str, origin: tuple[str, int | None]) -> Served:
+    def _switch_to(self, model: str, origin: ModelOrigin) -> Served:
+        """Stop the engine that runs and start the model's."""
         if self._served is not None:
-            self._let_answer()
+            self._wait_for_answers()
             self._served.engine.stop()
             self._served = None
-        run = self._servable(origin)
+        run = self._run_to_serve(origin)
         [served] = served_models([run], program=os.environ.get("GOVOR_VLLM"))
         if self._training:
-            raise self._taken()
+            raise self._busy_error()
         self._served = replace(served, name=model)
         self._served.engine.start()
-        say(f"{model}: {self._served.engine.name} starts")
+        log_line(f"{model}: {self._served.engine.name} starts")
         return self._served
 
     def _check(self, served: Served) -> None:
         """GovorError where the engine feeds the model other prompts than training did."""
-        with self._change:
+        with self._engine_lock:
             if served is self._checked or served is not self._served:
                 return
-            parity = compare(served)
-            if parity.drifted:
+            prompt_check = check_prompts(served)
+            if prompt_check.differences:
                 served.engine.stop()
                 self._served = None
-                raise GovorError(f"the engine renders prompts otherwise than training did: {parity.drifted[0]}")
+                first = prompt_check.differences[0]
+                raise GovorError(f"the engine renders prompts otherwise than training did: {first}")
             self._checked = served
 
-    def _servable(self, origin: tuple[str, int | None]) -> Run:
-        """The run folder to serve; a merged model in it where the engine cannot take an adapter."""
+    def _run_to_serve(self, origin: ModelOrigin) -> Run:
+        """The run folder to serve; the run is merged first where the engine cannot take an adapter."""
         job, step = origin
-        run = self.store.run(job) if step is None else self._checkpoint(job, step)
+        run = self.store.run(job) if step is None else self._checkpoint_run(job, step)
         if find_vllm(os.environ.get("GOVOR_VLLM")) is None and not run.merged.exists():
             self._merge(run, self.store.job_folder(job) / "merge.log")
         return open_run(run.path)
 
     def _merge(self, run: Run, log: Path) -> None:
-        """Write the merged model in a process that ends with us: the next server's must not meet it at its work."""
+        """Merge in a process that ends with us: the next server, which would merge too, must not meet it at work."""
         command = [sys.executable, "-I", "-S", str(SUPERVISOR), sys.executable, "-P", "-m", "train.cli", "merge"]
         with log.open("wb") as output:
             self._merging = subprocess.Popen(
@@ -172,11 +176,11 @@ class Chats(Room):
             if self._merging.wait() != 0:
                 raise GovorError(f"{run.path} could not be merged: see {log}")
         finally:
-            _end_merge(self._merging)
+            _stop_merge(self._merging)
             self._merging = None
 
-    def _checkpoint(self, job: str, step: int) -> Run:
-        """A run folder around a checkpoint: its weights with everything else of the finished run."""
+    def _checkpoint_run(self, job: str, step: int) -> Run:
+        """A run folder made for a checkpoint: its weights with everything else of the finished run."""
         run, view = self.store.run(job), self.store.checkpoint_run(job, step)
         if view.path.exists():
             return view
@@ -190,15 +194,15 @@ class Chats(Room):
                 shutil.copyfile(file, folder / result.name / file.name)
         return view
 
-    def _let_answer(self) -> None:
-        """Wait until no question is being answered, for a while."""
-        deadline = time.monotonic() + LAST_WORDS
-        while self._asking > self._loading and time.monotonic() < deadline:
+    def _wait_for_answers(self) -> None:
+        """Wait until no request is being answered, for at most ANSWER_GRACE seconds."""
+        deadline = time.monotonic() + ANSWER_GRACE
+        while self._answering > self._loading and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def _taken(self) -> ApiError:
-        """503: the SDKs ask again by themselves if it does not take long."""
-        running = self.store.with_status("running")
+    def _busy_error(self) -> ApiError:
+        """503 with the time that training may still need: the SDKs ask again by themselves if it is short."""
+        running = self.store.jobs_with_status("running")
         ends = [entry.job.estimated_finish or time.time() + 30 for entry in running]
         left = max(ends) - time.time() if ends else 2  # none runs: one is just ending
         message = "The card is training a job now; the models answer again when no job runs."
@@ -207,7 +211,7 @@ class Chats(Room):
         )
 
 
-def _end_merge(merging: "subprocess.Popen[bytes]") -> None:
-    """Its keeper ends it when this pipe closes."""
+def _stop_merge(merging: "subprocess.Popen[bytes]") -> None:
+    """End a merge: its supervisor ends it when this pipe closes."""
     assert merging.stdin is not None
     merging.stdin.close()

@@ -1,4 +1,4 @@
-"""What the server says: its own log, and what is wrong with a job in OpenAI's words."""
+"""The server's own log, and what is wrong with a job in OpenAI's words."""
 
 import os
 import sys
@@ -10,43 +10,46 @@ from train.jobs.wire import JobError
 MIN_EXAMPLES = 10
 
 
-def say(text: str) -> None:
-    """A line of the server's log: states and names, never rows or keys."""
+def log_line(text: str) -> None:
+    """Write a line to the server's log: states and names, never rows or keys."""
     print(text, file=sys.stderr, flush=True)
 
 
 def file_problem(report: dict[str, Any], name: str, folder: Path) -> JobError | None:
-    """What `govor validate` has against a file; None where it can be trained on. `name`: training or validation."""
+    """The first problem of a file, from its `govor validate --json`; None where it can be trained on.
+
+    name: training or validation. folder: the job's.
+    """
     param = f"{name}_file"
-    few = [found for found in report["errors"] if found["kind"] == "too_few_examples"]
-    errors = [found for found in report["errors"] if found["kind"] != "too_few_examples"]
+    too_few = [error for error in report["errors"] if error["kind"] == "too_few_examples"]
+    errors = [error for error in report["errors"] if error["kind"] != "too_few_examples"]
     if errors:
         first = errors[0]
         where = f"Example {first['line']}, " if first["line"] else ""
         text = f"Invalid file format. {where}{without_paths(first['message'], folder)}"
-        more = report["error_count"] - len(few) - 1
+        more = report["error_count"] - len(too_few) - 1
         if more > 0:
             text += f" ({more} more problems)"
         return _invalid(param, text)
-    if few and name == "training":
+    if too_few and name == "training":
         count = report["examples"]
         text = f"Training file has {count} example(s), but must have at least {MIN_EXAMPLES} examples"
         return JobError(code="invalid_n_examples", message=text, param=param)
     return None
 
 
-def training_problem(said: str, folder: Path) -> JobError:
-    """Training's own last words as the job's error. `folder`: the job's."""
-    text = without_paths(said, folder)
-    if "valid.jsonl" in said:
+def training_problem(error_text: str, folder: Path) -> JobError:
+    """The error with which a training ended, as the job's error. folder: the job's."""
+    text = without_paths(error_text, folder)
+    if "valid.jsonl" in error_text:
         return _invalid("validation_file", text)
-    if "train.jsonl" in said or "rows are longer than" in said:
+    if "train.jsonl" in error_text or "rows are longer than" in error_text:
         return _invalid("training_file", text)
     return JobError(code="server_error", message=f"The job failed: {text}", param=None)
 
 
 def without_paths(text: str, folder: Path) -> str:
-    """Without the server's paths: the files by the names that clients know."""
+    """The text without the server's paths: files have the names that clients know."""
     for name in ("train.jsonl", "valid.jsonl"):
         text = text.replace(f"{folder / name}:", "line ").replace(str(folder / name), name)
     return text.replace(f"{folder.parents[1]}{os.sep}", "")

@@ -1,8 +1,8 @@
-"""The routes of fine-tuning jobs."""
+"""The routes of fine-tuning jobs and of models: what was fine-tuned, and the bases."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -11,40 +11,41 @@ from train.jobs import wire
 from train.jobs.bases import Catalogue
 from train.jobs.change import Change
 from train.jobs.create_job import create_job
-from train.jobs.route_helpers import After, as_json, changed, found, is_retry, listed, read_request
+from train.jobs.route_helpers import After, apply_change, is_retry, json_response, list_response, require_found
 from train.jobs.store import Store
 from train.jobs.wire import JobRequest
-from train.serving.api_errors import ApiError
+from train.serving.api_errors import ApiError, model_not_found, read_request
 from train.serving.routes import read_body
 
 Action = Literal["cancel", "pause", "resume"]
 
 
-def job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Callable[[], None]) -> None:
-    """Create, list, retrieve, cancel, pause, resume, events, checkpoints. `wake`: there is news for the worker."""
+def add_job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Callable[[], None]) -> None:
+    """Add the routes of jobs, with their events and checkpoints. `wake` tells the worker that there is news."""
 
-    @routes.post("/fine_tuning/jobs", response_model=wire.Job, openapi_extra=_body(JobRequest))
+    @routes.post("/fine_tuning/jobs", response_model=wire.Job, openapi_extra=_request_body(JobRequest))
     async def create(request: Request) -> Response:
         raw = await read_body(request)
-        asked = read_request(JobRequest, raw)
+        job_request = read_request(JobRequest, raw)
         key = request.headers.get("idempotency-key")
-        text = await asyncio.to_thread(create_job, store, catalogue, asked, raw, key=key, retried=is_retry(request))
+        retried = is_retry(request)
+        text = await asyncio.to_thread(create_job, store, catalogue, job_request, raw, key=key, retried=retried)
         wake()
-        return as_json(text)
+        return json_response(text)
 
     @routes.get("/fine_tuning/jobs", response_model=wire.Jobs)
     async def jobs(request: Request, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Response:
-        return listed(store, "jobs", _metadata_filter(request), after, limit)
+        return list_response(store, "jobs", _metadata_filter(request), after, limit)
 
     @routes.get("/fine_tuning/jobs/{job_id}", response_model=wire.Job)
     async def job(job_id: str) -> Response:
-        return as_json(found(store.text("jobs", job_id), _no_job(job_id)))
+        return json_response(require_found(store.object_json("jobs", job_id), _no_job(job_id)))
 
     async def act(job_id: str, action: Action) -> Response:
-        found(store.text("jobs", job_id), _no_job(job_id))
-        text = await asyncio.to_thread(changed, store, lambda change: _act(change, job_id, action))
+        require_found(store.object_json("jobs", job_id), _no_job(job_id))
+        text = await asyncio.to_thread(apply_change, store, lambda change: _act(change, job_id, action))
         wake()
-        return as_json(text)
+        return json_response(text)
 
     @routes.post("/fine_tuning/jobs/{job_id}/cancel", response_model=wire.Job)
     async def cancel(job_id: str) -> Response:
@@ -60,26 +61,58 @@ def job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Call
 
     @routes.get("/fine_tuning/jobs/{job_id}/events", response_model=wire.Events)
     async def events(job_id: str, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> Response:
-        found(store.text("jobs", job_id), _no_job(job_id))
-        return listed(store, "events", [("job = ?", job_id)], after, limit)
+        require_found(store.object_json("jobs", job_id), _no_job(job_id))
+        return list_response(store, "events", [("job = ?", job_id)], after, limit)
 
     @routes.get("/fine_tuning/jobs/{job_id}/checkpoints", response_model=wire.Checkpoints)
     async def checkpoints(
         job_id: str, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 10
     ) -> Response:
-        found(store.text("jobs", job_id), _no_job(job_id))
-        return listed(store, "checkpoints", [("job = ?", job_id)], after, limit, ends=True)
+        require_found(store.object_json("jobs", job_id), _no_job(job_id))
+        return list_response(store, "checkpoints", [("job = ?", job_id)], after, limit, with_ids=True)
+
+
+def add_model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
+    """Add the routes of models: list, retrieve, delete."""
+    started = int(time.time())
+
+    def bases() -> Iterable[str]:
+        for name in catalogue.bases:
+            yield wire.ModelObject(id=name, created=started, owned_by="catalogue").model_dump_json()
+
+    @routes.get("/models", response_model=wire.Models)
+    async def models() -> Response:
+        return json_response(f'{{"object":"list","data":[{",".join([*store.all_models(), *bases()])}]}}')
+
+    @routes.get("/models/{model:path}", response_model=wire.ModelObject)
+    async def model(model: str) -> Response:
+        base = next((text for name, text in zip(catalogue.bases, bases(), strict=True) if name == model), None)
+        return json_response(require_found(store.object_json("models", model) or base, model_not_found(model)))
+
+    @routes.delete("/models/{model:path}", response_model=wire.Deleted)
+    async def delete_model(model: str) -> Response:
+        if model in catalogue.bases:
+            raise ApiError(403, f"{model} is a base of the server's catalogue: only fine-tuned models can be deleted.")
+        deleted = await asyncio.to_thread(apply_change, store, lambda change: change.delete_model(model))
+        if deleted is None:
+            raise model_not_found(model)
+        job, step, last = deleted
+        if last:
+            store.forget_run(job)
+        elif step is not None:
+            store.discard(store.checkpoint_run(job, step))
+        return json_response(wire.Deleted(id=model, object="model").model_dump_json())
 
 
 def _act(change: Change, job_id: str, action: Action) -> str:
-    """Cancel, pause or resume. The worker brings the processes after it, within seconds."""
+    """Cancel, pause or resume a job; its JSON then. The worker brings the processes into line within seconds."""
     entry = change.entry(job_id)
     assert entry is not None
     job = entry.job
     allowed = {"cancel": ("validating_files", "queued", "running", "paused"), "pause": ("queued", "running")}
-    done = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}
+    participles = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}
     if job.status not in allowed.get(action, ("paused",)):
-        reason = f"Job {job_id} has status '{job.status}' and cannot be {done[action].replace('queued', 'resumed')}."
+        reason = f"Job {job_id} has status '{job.status}' and cannot be {participles[action]}."
         raise ApiError(400, reason, param="fine_tuning_job_id")
     number = change.count_events(job_id, action) + 1
     if action == "cancel":
@@ -87,16 +120,15 @@ def _act(change: Change, job_id: str, action: Action) -> str:
     elif action == "pause":
         job.status = "paused"
     else:
-        job.status, entry.plan.alone = "queued", 0
+        job.status, entry.state.deaths_in_a_row = "queued", 0
     job.estimated_finish = None
     change.save(entry)
-    text = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}[action]
-    change.add_event(job_id, f"{action} {number}", f"Fine-tuning job {text}")
+    change.add_event(job_id, f"{action} {number}", f"Fine-tuning job {participles[action]}")
     return job.model_dump_json()
 
 
 def _metadata_filter(request: Request) -> list[tuple[str, Any]]:
-    """metadata[k]=v for each pair; metadata=null for jobs without any."""
+    """The conditions of a query's metadata[k]=v, one for each pair; metadata=null means jobs without metadata."""
     where: list[tuple[str, Any]] = []
     for name, value in request.query_params.multi_items():
         if name == "metadata" and value == "null":
@@ -111,5 +143,6 @@ def _no_job(id_: str) -> ApiError:
     return ApiError(404, f"Could not find fine tune: {id_}", param="fine_tune_id", code="fine_tune_not_found")
 
 
-def _body(kind: type[JobRequest]) -> dict[str, Any]:
+def _request_body(kind: type[JobRequest]) -> dict[str, Any]:
+    """The description of a JSON body, for OpenAPI."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}

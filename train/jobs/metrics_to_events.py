@@ -1,4 +1,4 @@
-"""Follows a training by its metrics file: new steps and checkpoints become events, each once."""
+"""A training's new steps and checkpoints become events, each once, as its metrics file grows."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,25 +6,25 @@ from dataclasses import dataclass, field
 from train.core.config import Config, load_config
 from train.core.runs import Run
 from train.jobs import run_config, training_process
-from train.jobs.change import Change, Entry, new_id
-from train.jobs.step_metrics import Steps, Tail, by_step, full_validation, on_the_wire
+from train.jobs.change import Change, JobEntry, new_id
+from train.jobs.step_metrics import StepCollector, Tail, full_validation_metrics, lines_by_step, wire_metrics
 from train.jobs.store import Store
 from train.jobs.wire import Checkpoint
 
 
 @dataclass
-class Followed:
-    """A training as far as it has been read."""
+class MetricsFollower:
+    """How far the metrics of a training have been read."""
 
     tail: Tail
-    steps: Steps | None = None
-    """None before its manifest is there."""
+    steps: StepCollector | None = None
+    """None until the run has its manifest."""
     config: Config | None = None
     times: list[tuple[float, int]] = field(default_factory=list)
-    """(time, step) of the steps seen here, for the time left."""
+    """(unix time, step) of the steps seen by this server."""
 
-    def finish(self, step: int) -> int | None:
-        """When the last step will be done, by the pace of the steps seen here (unix time)."""
+    def estimate_finish(self, step: int) -> int | None:
+        """Unix time at which the last step will be done, by the pace so far; None before there is a pace."""
         assert self.steps is not None
         self.times.append((time.time(), step))
         (began, first), (now, last) = self.times[0], self.times[-1]
@@ -34,78 +34,77 @@ class Followed:
 
 
 @dataclass
-class Watched:
-    """A job whose training runs."""
+class WatchedTraining:
+    """The training of a job while it runs."""
 
-    training: training_process.Training
+    training: training_process.TrainingProcesses
     slot: int
-    followed: Followed
+    follower: MetricsFollower
 
 
-def follow(store: Store, entry: Entry, followed: Followed, *, ended: bool) -> None:
-    """New steps and checkpoints as events. `ended`: the training writes nothing more."""
+def follow(store: Store, entry: JobEntry, follower: MetricsFollower, *, ended: bool) -> None:
+    """Record new steps and checkpoints as events. `ended`: the training writes nothing more."""
     run = store.run(entry.job.id)
-    lines = followed.tail.new_lines()
-    if followed.steps is None:
+    lines = follower.tail.new_lines()
+    if follower.steps is None:
         if not run.manifest_file.exists() or not (lines or ended):
             return
-        followed.config = load_config(store.job_folder(entry.job.id) / "config.yaml")
+        follower.config = load_config(store.job_folder(entry.job.id) / "config.yaml")
         rows = _rows(run)
-        every = (
-            run_config.steps_an_epoch(followed.config, rows) if followed.config.training.eval_strategy != "no" else 0
-        )
-        followed.steps = Steps(run_config.total_steps(followed.config, rows), every, entry.plan.step)
-    followed.steps.take(lines)
-    steps = list(followed.steps.ready(ended=ended))
-    checkpoints = _new_checkpoints(store, entry, followed, run)
+        evaluates = follower.config.training.eval_strategy != "no"
+        eval_every = run_config.steps_per_epoch(follower.config, rows) if evaluates else 0
+        follower.steps = StepCollector(run_config.total_steps(follower.config, rows), eval_every, entry.state.step)
+    follower.steps.add(lines)
+    steps = list(follower.steps.ready(ended=ended))
+    checkpoints = _new_checkpoints(store, entry, follower, run)
     if not steps and not checkpoints:
         return
     with store.change() as change:
-        now = change.entry(entry.job.id)
-        if now is None or now.job.status != "running":
+        current = change.entry(entry.job.id)
+        if current is None or current.job.status != "running":
             return
         pending = list(checkpoints)
         for step in steps:
-            now.plan.step, now.plan.alone = step.step, 0
-            change.add_event(now.job.id, f"step {step.step}", step.message, type="metrics", data=step.data)
+            current.state.step, current.state.deaths_in_a_row = step.step, 0
+            change.add_event(current.job.id, f"step {step.step}", step.message, type="metrics", data=step.data)
             while pending and pending[0].step_number <= step.step:
                 _add_checkpoint(change, pending.pop(0))
         for checkpoint in pending:
             _add_checkpoint(change, checkpoint)
-        now.plan.total = followed.steps.total
-        now.job.estimated_finish = followed.finish(now.plan.step)
-        change.save(now)
+        current.state.total = follower.steps.total
+        current.job.estimated_finish = follower.estimate_finish(current.state.step)
+        change.save(current)
 
 
-def _new_checkpoints(store: Store, entry: Entry, followed: Followed, run: Run) -> list[Checkpoint]:
-    """Checkpoints at the end of an epoch, of steps that are known already."""
-    assert followed.config is not None and followed.steps is not None
-    known = {checkpoint.step_number for checkpoint in store.checkpoints(entry.job.id)}
-    epoch, total = run_config.steps_an_epoch(followed.config, _rows(run)), followed.steps.total
-    found = sorted(int(path.name.split("-")[1]) for path in run.checkpoints.glob("checkpoint-*"))
-    wanted = [step for step in found if step not in known and (step % epoch == 0 or step == total)]
-    wanted = [step for step in wanted if step <= followed.steps.after]
-    if not wanted:
+def _new_checkpoints(store: Store, entry: JobEntry, follower: MetricsFollower, run: Run) -> list[Checkpoint]:
+    """The checkpoints at epochs' ends that the store does not have yet, of steps that have been read."""
+    assert follower.config is not None and follower.steps is not None
+    stored = {checkpoint.step_number for checkpoint in store.checkpoints(entry.job.id)}
+    epoch, total = run_config.steps_per_epoch(follower.config, _rows(run)), follower.steps.total
+    on_disk = sorted(int(path.name.split("-")[1]) for path in run.checkpoints.glob("checkpoint-*"))
+    new = [step for step in on_disk if step not in stored and (step % epoch == 0 or step == total)]
+    new = [step for step in new if step <= follower.steps.after]
+    if not new:
         return []
-    lines = by_step(run.metrics())
-    made = []
-    for step in wanted:
+    lines = lines_by_step(run.metrics())
+    checkpoints = []
+    for step in new:
         line = lines.get(step, {})
-        made.append(
+        checkpoints.append(
             Checkpoint(
                 id=new_id("ftckpt_"),
                 created_at=int(time.time()),
                 fine_tuned_model_checkpoint=f"{entry.model_name}:ckpt-step-{step}",
                 fine_tuning_job_id=entry.job.id,
                 step_number=step,
-                metrics={"step": step, **on_the_wire(line), **full_validation(line)},
+                metrics={"step": step, **wire_metrics(line), **full_validation_metrics(line)},
             )
         )
-    return made
+    return checkpoints
 
 
 def _rows(run: Run) -> int:
-    """Rows that the run trains on."""
+    """Number of rows that the run trains on."""
     return int(run.manifest()["data"]["train"]["rows"])
 
 

@@ -1,4 +1,4 @@
-"""The verb: one server for a data folder."""
+"""`govor jobs serve`: one server for a data folder."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,32 +13,31 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from train.core.files import listed
 from train.jobs.bases import Catalogue
-from train.jobs.data_folder import owned
-from train.jobs.engine_gate import Chats
-from train.jobs.file_routes import file_routes
-from train.jobs.job_errors import say
-from train.jobs.job_routes import job_routes
-from train.jobs.model_routes import model_routes
+from train.jobs.data_folder import claim_data_folder
+from train.jobs.engine_gate import EngineGate
+from train.jobs.file_routes import add_file_routes
+from train.jobs.job_errors import log_line
+from train.jobs.job_routes import add_job_routes, add_model_routes
 from train.jobs.route_helpers import ERRORS
 from train.jobs.store import Store
 from train.jobs.worker import Worker
-from train.serving.api_errors import ApiError, envelope_errors
+from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.routes import chat_routes, require_key
 from train.serving.serve import listen
 
 
 def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str | None, slots: int) -> None:
-    """Serve until SIGINT or SIGTERM; GovorError where it would not be safe, or the folder is taken or another's."""
+    """Serve until SIGINT or SIGTERM; GovorError where that would not be safe, or the folder is in use or somebody's."""
     import uvicorn
 
     listener = listen(host, port, key)
-    with listener, owned(folder) as strange:
-        if strange:
-            say(f"{folder}: not the server's, left as they are: {listed(strange)}")
+    with listener, claim_data_folder(folder) as foreign:
+        if foreign:
+            log_line(f"{folder}: not the server's, left as they are: {listed(foreign)}")
         store = Store(folder)
         store.sweep()
         for name, base in catalogue.missing.items():
-            say(f"{name}: {base} is not there, so no job can name it")
+            log_line(f"{name}: {base} is not there, so no job can name it")
         address = listener.getsockname()
         config = uvicorn.Config(
             make_app(store, catalogue, key, slots),
@@ -48,26 +47,26 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str 
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
         )
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
         required = ", key required" if key else ""
-        print(f"fine-tuning API on http://{shown}:{address[1]}/v1{required}; Ctrl-C ends it", flush=True)
+        print(f"fine-tuning API on http://{host}:{address[1]}/v1{required}; Ctrl-C ends it", flush=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
-            say("ended; jobs that were training go on with the next start")
+            log_line("ended; jobs that were training go on with the next start")
 
 
 def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int) -> FastAPI:
-    """The app with its worker."""
-    chats = Chats(store, catalogue)
-    worker = Worker(store, slots, chats)
+    """The app; its worker runs as long as it does."""
+    gate = EngineGate(store, catalogue)
+    worker = Worker(store, slots, gate)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
         yield
         worker.stop()
-        await asyncio.to_thread(chats.close)
+        await asyncio.to_thread(gate.close)
         await asyncio.to_thread(worker.join)
 
     app = FastAPI(
@@ -75,16 +74,16 @@ def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int) ->
         redirect_slashes=False,
     )  # fmt: skip
     routes = APIRouter(prefix="/v1", responses=ERRORS)
-    file_routes(routes, store)
-    job_routes(routes, store, catalogue, worker.wake.set)
-    model_routes(routes, store, catalogue)
+    add_file_routes(routes, store)
+    add_job_routes(routes, store, catalogue, worker.wake.set)
+    add_model_routes(routes, store, catalogue)
     app.include_router(routes)
-    app.include_router(chat_routes(chats.resolve))
-    app.add_middleware(chats.count)
+    app.include_router(chat_routes(gate.resolve))
+    app.add_middleware(gate.count_chats)
     require_key(app, key)
     if key is None:
-        app.add_middleware(OwnMachineOnly)
-    envelope_errors(app)
+        app.add_middleware(LoopbackOnly)
+    install_error_handlers(app)
 
     @app.get("/health", include_in_schema=False)
     async def health() -> JSONResponse:
@@ -94,8 +93,8 @@ def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int) ->
     return app
 
 
-class OwnMachineOnly:
-    """Refuses what a web page in a browser on this machine could send: it names its origin, or another host."""
+class LoopbackOnly:
+    """Middleware that refuses what a web page in a browser here could send: such a request names an origin or host."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -112,6 +111,7 @@ class OwnMachineOnly:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether a host name means this machine itself."""
     if host == "localhost":
         return True
     try:
@@ -121,11 +121,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _authority(origin: str | None) -> str | None:
+    """Host and port of an Origin header."""
     return None if origin is None else origin.partition("://")[2] or origin
 
 
 def _hostname(authority: str) -> str:
-    """Without the port and an IPv6 address's brackets."""
+    """The host of HOST:PORT, without an IPv6 address's brackets."""
     if authority.startswith("["):
         return authority[1:].partition("]")[0]
     return authority.partition(":")[0]

@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl → step events, checkpoint metrics and the result file, in OpenAI's words."""
+"""A run's metrics.jsonl → step events, checkpoint metrics and the result file, in OpenAI's names."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WIRE = {
+WIRE_METRICS = {
     "train_loss": "loss",
     "train_mean_token_accuracy": "mean_token_accuracy",
     "valid_loss": "eval_loss",
@@ -20,28 +20,29 @@ WIRE = {
 
 @dataclass
 class Tail:
-    """Reads the lines that a growing file has won since the last look; from the start where it was written anew."""
+    """Reads the new lines of a growing JSONL file; from the start where the file was replaced."""
 
     path: Path
     _file: tuple[int, int] = (0, 0)
     _read: int = 0
 
     def new_lines(self) -> list[dict[str, Any]]:
+        """The lines that were completed since the last call."""
         try:
             with self.path.open("rb") as file:
                 stat = self.path.stat()
                 if (stat.st_dev, stat.st_ino) != self._file or stat.st_size < self._read:
                     self._file, self._read = (stat.st_dev, stat.st_ino), 0
                 file.seek(self._read)
-                whole, _, _ = file.read().rpartition(b"\n")
+                complete, _, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:
             return []
-        self._read += len(whole) + 1 if whole else 0
-        return [json.loads(line) for line in whole.split(b"\n") if line]
+        self._read += len(complete) + 1 if complete else 0
+        return [json.loads(line) for line in complete.split(b"\n") if line]
 
 
 class Step(NamedTuple):
-    """One step as its event tells it."""
+    """What the event of a step says."""
 
     step: int
     message: str
@@ -49,26 +50,27 @@ class Step(NamedTuple):
 
 
 @dataclass
-class Steps:
-    """Gathers a step's lines: its training loss comes first, what was evaluated there follows on a line of its own."""
+class StepCollector:
+    """Gathers the lines of each step: first that of its training loss, then, where it was evaluated, another one."""
 
     total: int
-    evaluated_every: int
-    """Steps between two evaluations; 0: none."""
+    eval_every: int
+    """Steps between two evaluations; 0 where there are none."""
     after: int
-    """Steps up to this one are known already."""
+    """The last step that has been handed out; earlier ones are not handed out again."""
     _waiting: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def take(self, lines: Iterable[dict[str, Any]]) -> None:
+    def add(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Take in lines of metrics.jsonl."""
         for line in lines:
             if line["step"] > self.after:
                 self._waiting.setdefault(line["step"], {}).update(line)
 
     def ready(self, *, ended: bool = False) -> Iterator[Step]:
-        """Steps that nothing is to be added to, in order. `ended`: no further line will come."""
+        """The steps that are complete, in order, each once. `ended`: no further line will come."""
         for number in sorted(self._waiting):
             line = self._waiting[number]
-            due = self.evaluated_every and (number % self.evaluated_every == 0 or number == self.total)
+            due = self.eval_every and (number % self.eval_every == 0 or number == self.total)
             if due and "eval_loss" not in line and not ended and number == max(self._waiting):
                 return
             del self._waiting[number]
@@ -78,28 +80,28 @@ class Steps:
 
     def _step(self, number: int, line: dict[str, Any]) -> Step:
         message = f"Step {number}/{self.total}: training loss={line['loss']:.2f}"
-        data: dict[str, Any] = {"step": number, "total_steps": self.total, **on_the_wire(line)}
+        data: dict[str, Any] = {"step": number, "total_steps": self.total, **wire_metrics(line)}
         if "eval_loss" in line:
             message += f", validation loss={line['eval_loss']:.2f}"
             if number == self.total:
                 message += f", full validation loss={line['eval_loss']:.2f}"
-                data |= full_validation(line)
+                data |= full_validation_metrics(line)
         return Step(number, message, data)
 
 
-def on_the_wire(line: dict[str, Any]) -> dict[str, float]:
-    """Without values that JSON cannot say."""
-    found = {name: line[ours] for name, ours in WIRE.items() if line.get(ours) is not None}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+def wire_metrics(line: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a line under their names on the wire, without those that JSON has no number for."""
+    metrics = {name: line[key] for name, key in WIRE_METRICS.items() if line.get(key) is not None}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def full_validation(line: dict[str, Any]) -> dict[str, float]:
-    """Every evaluation here runs over all held-out rows."""
-    return {f"full_{name}": value for name, value in on_the_wire(line).items() if name.startswith("valid")}
+def full_validation_metrics(line: dict[str, Any]) -> dict[str, float]:
+    """The validation metrics once more as `full_…`: every evaluation here runs over all held-out rows."""
+    return {f"full_{name}": value for name, value in wire_metrics(line).items() if name.startswith("valid")}
 
 
-def by_step(lines: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """All that is known of each step, from 1."""
+def lines_by_step(lines: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The lines of each step merged into one, by step from 1."""
     steps: dict[int, dict[str, Any]] = {}
     for line in lines:
         if line["step"] > 0:
@@ -108,15 +110,12 @@ def by_step(lines: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def result_csv(lines: Iterable[dict[str, Any]]) -> str:
-    """step_metrics.csv: a row a step, empty cells where nothing was evaluated."""
+    """The text of step_metrics.csv: a row for each step, empty cells where nothing was evaluated."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"])
-    for step, line in by_step(lines).items():
+    for step, line in lines_by_step(lines).items():
         if "loss" in line:
-            writer.writerow([step, *("" if line.get(name) is None else _short(line[name]) for name in WIRE.values())])
+            values = [line.get(key) for key in WIRE_METRICS.values()]
+            writer.writerow([step, *("" if value is None else round(value, 5) for value in values)])
     return text.getvalue()
-
-
-def _short(number: float) -> float:
-    return round(number, 5)

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from train.core.files import listed, remove_leftovers
 from train.core.runs import Run, discard_run
-from train.jobs.change import Change, Entry, read_entry
-from train.jobs.data_folder import DATABASE, FOLDERS, OURS, is_removable
-from train.jobs.job_errors import say
+from train.jobs.change import Change, JobEntry, read_entry
+from train.jobs.data_folder import DATABASE, FOLDERS, SERVER_NAME, is_removable
+from train.jobs.job_errors import log_line
 from train.jobs.wire import Checkpoint
 
 SCHEMA = """
@@ -54,17 +54,28 @@ CREATE TABLE IF NOT EXISTS models (
 CREATE TABLE IF NOT EXISTS unreferenced (id TEXT PRIMARY KEY, deleted INTEGER NOT NULL);
 """
 """`unreferenced`: ids of files and jobs that are not there yet, of deleted files, and of jobs whose models are deleted.
-Of the first, what is half written is ours to remove, but not what is whole: this database may be older than that."""
+Of the first, what is half written is ours to remove, but not what is complete: this database may be older than that."""
 
 
 class Page(NamedTuple):
+    """One page of a list."""
+
     objects: list[str]
     """JSON of each object."""
     has_more: bool
+    """Whether objects follow after this page."""
+
+
+class ModelOrigin(NamedTuple):
+    """Where a fine-tuned model comes from."""
+
+    job: str
+    step: int | None
+    """Step of the checkpoint; None for the job's final model."""
 
 
 class NoSuchCursorError(Exception):
-    """`after` names nothing in this list."""
+    """The cursor of a request names nothing in this list."""
 
 
 class Store:
@@ -100,21 +111,22 @@ class Store:
                 connection.execute("ROLLBACK")
             raise
 
-    def text(self, table: str, id_: str) -> str | None:
-        """An object's JSON."""
+    def object_json(self, table: str, id_: str) -> str | None:
+        """JSON of an object; None where there is none or its time has come."""
         alive = " AND (expires_at IS NULL OR expires_at > unixepoch())" if table == "files" else ""
-        found = self._connection.execute(f"SELECT object FROM {table} WHERE id = ?{alive}", (id_,)).fetchone()
-        return found[0] if found else None
+        row = self._connection.execute(f"SELECT object FROM {table} WHERE id = ?{alive}", (id_,)).fetchone()
+        return row[0] if row else None
 
-    def entry(self, id_: str) -> Entry | None:
+    def entry(self, id_: str) -> JobEntry | None:
+        """The job of this id; None where there is none."""
         return Change(self._connection).entry(id_)
 
     def checkpoints(self, job: str) -> list[Checkpoint]:
-        """By step."""
+        """The job's checkpoints, by step."""
         return Change(self._connection).checkpoints(job)
 
-    def with_status(self, status: str, limit: int = -1) -> list[Entry]:
-        """Jobs in this state, oldest first; `limit`: no more than these."""
+    def jobs_with_status(self, status: str, limit: int = -1) -> list[JobEntry]:
+        """Jobs with this status, oldest first, at most `limit` of them (-1: all)."""
         query = "SELECT object, plan FROM jobs WHERE status = ? ORDER BY seq LIMIT ?"
         return [read_entry(row) for row in self._connection.execute(query, (status, limit))]
 
@@ -127,17 +139,20 @@ class Store:
         limit: int,
         oldest_first: bool = False,
     ) -> Page:
-        """Objects of a list, newest first, beginning behind the one with the id `after`."""
+        """Objects of a list, newest first, beginning behind the one with the id `after`.
+
+        where: (SQL condition, its value or values). NoSuchCursorError where no object of the list has the id `after`.
+        """
         conditions = [condition for condition, _ in where]
-        values = [value for _, given in where for value in (given if isinstance(given, tuple) else (given,))]
+        values = [value for _, bound in where for value in (bound if isinstance(bound, tuple) else (bound,))]
         if after is not None:
             # the cursor must stand in the same list, not just in the same table
             query = f"SELECT seq FROM {table} WHERE {' AND '.join([*conditions, 'id = ?'])}"
-            found = self._connection.execute(query, [*values, after]).fetchone()
-            if found is None:
+            cursor = self._connection.execute(query, [*values, after]).fetchone()
+            if cursor is None:
                 raise NoSuchCursorError(after)
             conditions.append(f"seq {'>' if oldest_first else '<'} ?")
-            values.append(found[0])
+            values.append(cursor[0])
         query = f"SELECT object FROM {table}"
         if conditions:
             query += f" WHERE {' AND '.join(conditions)}"
@@ -146,16 +161,16 @@ class Store:
         return Page(objects[:limit], len(objects) > limit)
 
     def all_models(self) -> list[str]:
-        """Fine-tuned models and checkpoints, newest first."""
+        """JSON of all fine-tuned models and checkpoints, newest first."""
         return [row[0] for row in self._connection.execute("SELECT object FROM models ORDER BY seq DESC")]
 
-    def origin(self, model: str) -> tuple[str, int | None] | None:
-        """(job, step of a checkpoint or None) of a fine-tuned model."""
+    def model_origin(self, model: str) -> ModelOrigin | None:
+        """The job that a fine-tuned model comes from; None where there is no such model."""
         row = self._connection.execute("SELECT job, step FROM models WHERE id = ?", (model,)).fetchone()
-        return (row[0], row[1]) if row else None
+        return ModelOrigin(row[0], row[1]) if row else None
 
     def file_path(self, id_: str) -> Path:
-        """Where the contents of a file lie; `id_` is one that the store made."""
+        """Where the contents of a file lie; `id_` is one that the store made, not a client's word."""
         return self.folder / "files" / id_
 
     def job_folder(self, id_: str) -> Path:
@@ -165,18 +180,18 @@ class Store:
         return Run(self.folder / "runs" / id_)
 
     def checkpoint_run(self, id_: str, step: int | None) -> Run:
-        """The run folder that a checkpoint is served from; chats.py makes it."""
+        """The run folder that a checkpoint is served from; engine_gate.py makes it."""
         return Run(self.folder / "runs" / f"{id_}-step-{step}")
 
     def reserve(self, id_: str) -> None:
-        """Before anything is written under a new id: what a crash leaves of it is then known to be ours."""
+        """Note a new id before anything is written under it: what a crash leaves of it is then known to be ours."""
         with self.change() as change:
             change.reserve(id_)
 
     def sweep(self) -> None:
         """Remove what a crash has left of unfinished requests and of deleted files and models.
 
-        Only what the database has an entry for goes, and only under names that the server gives.
+        Only what the database has an entry for is removed, and only under names that the server gives.
         """
         self.expire()
         with self.change() as change:
@@ -188,19 +203,19 @@ class Store:
             if is_removable(path.name, unreferenced) and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob("runs/.*"):
-            match = OURS.fullmatch(path.name)
-            if match and match["half"] and self.entry(match[1]):
-                remove_leftovers(path.with_name(path.name[1:].removesuffix(match["half"])))
+            match = SERVER_NAME.fullmatch(path.name)
+            if match and match["partial"] and self.entry(match[1]):
+                remove_leftovers(path.with_name(path.name[1:].removesuffix(match["partial"])))
         for id_, deleted in unreferenced.items():
             if deleted and self.entry(id_):
                 self.forget_run(id_)
-        whole = {id_ for id_ in unreferenced if self.file_path(id_).exists() or self.job_folder(id_).exists()}
-        # what is whole under a reserved id stays, and so does the id: the next start must know it as ours
+        complete = {id_ for id_ in unreferenced if self.file_path(id_).exists() or self.job_folder(id_).exists()}
+        # what is complete under a reserved id stays, and so does the id: the next start must know it as ours
         with self.change() as change:
-            change.forget([id_ for id_, deleted in unreferenced.items() if deleted or id_ not in whole])
+            change.forget([id_ for id_, deleted in unreferenced.items() if deleted or id_ not in complete])
 
     def expire(self) -> None:
-        """Delete files whose time has come."""
+        """Delete the files whose time has come."""
         with self.change() as change:
             expired = change.expire_files()
         for id_ in expired:
@@ -208,24 +223,25 @@ class Store:
 
     def forget_run(self, id_: str) -> None:
         """Remove a job's run folder, with the folders that its checkpoints are served from."""
-        for run in (self.run(id_), *(self.checkpoint_run(id_, one.step_number) for one in self.checkpoints(id_))):
+        steps = [checkpoint.step_number for checkpoint in self.checkpoints(id_)]
+        for run in (self.run(id_), *(self.checkpoint_run(id_, step) for step in steps)):
             self.discard(run)
         with self.change() as change:
             change.forget([id_])
 
     def discard(self, run: Run) -> None:
-        """Remove what is the server's of a run folder; what stays is named in the log."""
+        """Remove from a run folder what training wrote; what stays is named in the log."""
         try:
             left = [path.relative_to(self.folder) for path in discard_run(run)]
         except OSError as error:  # one odd folder must not stop the server
             left = []
-            say(f"{run.path}: not removed: {error.strerror}: {error.filename}")
+            log_line(f"{run.path}: not removed: {error.strerror}: {error.filename}")
         if left:
-            say(f"{self.folder}: not the server's, left as they are: {listed(map(str, left))}")
+            log_line(f"{self.folder}: not the server's, left as they are: {listed(map(str, left))}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same contents under a second name; where the file system has no links, a copy."""
+    """Give a file a second name; where the file system has no links, copy it."""
     try:
         os.link(source, target)
     except FileNotFoundError:
@@ -235,6 +251,6 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove the contents of a file, if they are there and are a file."""
+    """Remove a file, if it is there and is one."""
     if path.is_file():
         path.unlink()

@@ -2,7 +2,7 @@
 
 A training is the `accelerate launch` of a job and whatever it has started. Each of these processes carries the job's
 name and data folder in its environment, so they are found by asking the system, never by a note that a crash may have
-left out or let grow old.
+prevented or that no longer holds.
 """
 
 import os
@@ -17,24 +17,24 @@ from pathlib import Path
 
 import psutil
 
-MARK = "GOVOR_JOB"
-SLOT = "GOVOR_SLOT"
+MARK_VARIABLE = "GOVOR_JOB"
+SLOT_VARIABLE = "GOVOR_SLOT"
 SAVED_GRACE = 20.0
-"""Seconds a training may still need once it has saved its state."""
-GRACE = 120.0
-"""Seconds a training may take for the step it is in and for saving."""
+"""Seconds that a training may still need once it has saved its state."""
+STEP_GRACE = 120.0
+"""Seconds that a training may take to finish its step and to save."""
 
 
-class Training:
+class TrainingProcesses:
     """The processes of one job."""
 
     def __init__(self, mark: str, leader: "subprocess.Popen[bytes] | None" = None) -> None:
         self._mark = mark
         self._leader = leader
         self._found = [] if leader else find(mark)
-        self._asked: dict[int, float] = {}
-        self.asked_at: float | None = None
-        """When it was first asked to stop (time.time())."""
+        self._signalled: dict[int, float] = {}
+        self.stop_requested_at: float | None = None
+        """When it was first asked to stop (unix time); None before."""
 
     def runs(self) -> bool:
         """Whether any of its processes is alive."""
@@ -46,33 +46,39 @@ class Training:
         return bool(self._found)
 
     def slot(self) -> int | None:
-        """The slot that it was started in, and so the card that it uses."""
+        """The slot that it was started in, which decides the GPU that it uses; None where no process says so."""
         for process in find(self._mark):
             with suppress(psutil.Error, ValueError):
-                return int(process.environ().get(SLOT, ""))
+                return int(process.environ().get(SLOT_VARIABLE, ""))
         return None
 
-    def ask_to_stop(self, saved: bool) -> None:
-        """Once to each trainer: finish the step, save, end. `saved`: its checkpoint is there, so it need not linger."""
+    def request_stop(self, saved: bool) -> None:
+        """Ask each trainer, once, to finish its step, save and end; kill what takes too long.
+
+        `saved`: its checkpoint is there, so it gets less time.
+        """
         now = time.time()
-        self.asked_at = self.asked_at or now
+        self.stop_requested_at = self.stop_requested_at or now
         processes = find(self._mark)
         trainers = [process for process in processes if _is_trainer(process)]
         for process in trainers or processes:
-            if process.pid not in self._asked:
-                self._asked[process.pid] = now
+            if process.pid not in self._signalled:
+                self._signalled[process.pid] = now
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGTERM)
-        if now - self.asked_at > (SAVED_GRACE if saved else GRACE):
+        if now - self.stop_requested_at > (SAVED_GRACE if saved else STEP_GRACE):
             for process in processes:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
 
 
-def start(command: Sequence[str], mark: str, folder: Path, log: Path, slot: int, more: Mapping[str, str]) -> Training:
-    """Begin a training in a session of its own, so that it outlives us; its output goes to the log."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **more, MARK: mark, SLOT: str(slot)}
-    environment.pop("GOVOR_API_KEY", None)  # clients' affair, none of training's
+def start(
+    command: Sequence[str], mark: str, folder: Path, log: Path, slot: int, variables: Mapping[str, str]
+) -> TrainingProcesses:
+    """Start a training in a session of its own, so that it outlives us; its output goes to the log."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **variables}
+    environment |= {MARK_VARIABLE: mark, SLOT_VARIABLE: str(slot)}
+    environment.pop("GOVOR_API_KEY", None)  # for clients, not for training
     with log.open("wb") as output:
         leader = subprocess.Popen(
             command,
@@ -83,32 +89,32 @@ def start(command: Sequence[str], mark: str, folder: Path, log: Path, slot: int,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Training(mark, leader)
+    return TrainingProcesses(mark, leader)
 
 
 def find(mark: str) -> list[psutil.Process]:
     """The live processes that carry this mark."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark and _alive(process) and process.pid != os.getpid():
-                found.append(process)
-    return found
+            if process.environ().get(MARK_VARIABLE) == mark and _alive(process) and process.pid != os.getpid():
+                processes.append(process)
+    return processes
 
 
-def marked(start: str) -> set[str]:
-    """The marks with this beginning that live processes carry."""
-    found = set()
+def live_marks(prefix: str) -> set[str]:
+    """The marks with this prefix that live processes carry."""
+    marks = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            mark = process.environ().get(MARK, "")
-            if mark.startswith(start) and _alive(process):
-                found.add(mark)
-    return found
+            mark = process.environ().get(MARK_VARIABLE, "")
+            if mark.startswith(prefix) and _alive(process):
+                marks.add(mark)
+    return marks
 
 
-def last_words(log: Path) -> str | None:
-    """What training has said of why it ended; None where it was killed."""
+def last_error(log: Path) -> str | None:
+    """The last error in a training's log; None where there is none, so it was killed."""
     if not log.exists():
         return None
     with log.open("rb") as file:
@@ -118,8 +124,8 @@ def last_words(log: Path) -> str | None:
     return errors[-1] if errors else None
 
 
-def validation(file: Path, output: int) -> "subprocess.Popen[bytes]":
-    """`govor validate --json` over the file: in a process of its own, so that large files keep no client waiting."""
+def start_validation(file: Path, output: int) -> "subprocess.Popen[bytes]":
+    """Start `govor validate --json` over a file: a process of its own, so that large files keep no client waiting."""
     command = [sys.executable, "-P", "-m", "train.cli", "validate", "--json", str(file)]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True
@@ -141,5 +147,5 @@ def _is_trainer(process: psutil.Process) -> bool:
 
 
 def _runs_sft(process: psutil.Process) -> bool:
-    words: list[str] = process.cmdline()
-    return any(Path(word).name == "sft.py" for word in words[1:3])
+    command: list[str] = process.cmdline()
+    return any(Path(part).name == "sft.py" for part in command[1:3])

@@ -1,4 +1,4 @@
-"""A multipart upload, streamed to disk: bounded, whole or absent."""
+"""A multipart upload, streamed to disk: of bounded size, complete or absent."""
 
 import asyncio
 import hashlib
@@ -14,43 +14,47 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from train.core.files import aside_name, sync_folder
+from train.core.files import aside_name, publish, sync_folder
 from train.serving.api_errors import ApiError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-LARGEST = 512 * 2**20
-"""Bytes of one file."""
-FIELD = 4096
-"""Bytes of a form field that is no file."""
-PARTS = 16
-BUFFER = 2**20
+MAX_FILE_BYTES = 512 * 2**20
+"""Most bytes that a file may have."""
+MAX_FIELD_BYTES = 4096
+"""Most bytes that a form field other than the file may have."""
+MAX_PARTS = 16
+"""Most parts that a form may have."""
+BUFFER_BYTES = 2**20
 """Bytes gathered before they are written, off the event loop."""
 
 
 @dataclass
 class Upload:
-    """The parts of the form. The contents of `file` are on disk, under the name that was given."""
+    """The form of an upload, except for the contents of `file`: they are on disk."""
 
     fields: dict[str, str] = field(default_factory=dict)
+    """The form's other fields."""
     filename: str | None = None
+    """The client's name for the file."""
     size: int = 0
+    """Bytes of the file."""
     sha256: str = ""
 
 
-async def receive(request: Request, path: Path, largest: int = LARGEST) -> Upload:
-    """Write the part `file` to `path`; ApiError for what is no such form, and then nothing is left on disk."""
+async def receive_upload(request: Request, path: Path, max_bytes: int = MAX_FILE_BYTES) -> Upload:
+    """Write the form's part `file` to `path`. ApiError where it is no such form; then nothing is left on disk."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise ApiError(400, "Expected an upload as multipart/form-data with the parts `purpose` and `file`.")
-    if int(_digits(request.headers.get("content-length"))) > largest + PARTS * FIELD:
-        raise _too_large(largest)
+    if int(_number(request.headers.get("content-length"))) > max_bytes + MAX_PARTS * MAX_FIELD_BYTES:
+        raise _too_large(max_bytes)
     aside = aside_name(path)
     try:
         with aside.open("xb") as file:
-            form = _Form(largest)
+            form = _Form(max_bytes)
             try:
                 await _fill(form, MultipartParser(boundary, form.callbacks()), request, file)
             except (FormParserError, ValueError):
@@ -62,7 +66,7 @@ async def receive(request: Request, path: Path, largest: int = LARGEST) -> Uploa
             if form.upload.filename is None:
                 raise ApiError(400, "Missing required parameter: 'file'.", param="file")
             await asyncio.to_thread(os.fsync, file.fileno())
-        aside.replace(path)
+        publish(aside, path, replace=True)
     finally:
         aside.unlink(missing_ok=True)
     await asyncio.to_thread(sync_folder, path.parent)
@@ -70,6 +74,7 @@ async def receive(request: Request, path: Path, largest: int = LARGEST) -> Uploa
 
 
 async def _fill(form: "_Form", parser: MultipartParser, request: Request, file: IO[bytes]) -> None:
+    """Parse the request's body and write the file in it as it comes, with its hash."""
     digest = hashlib.sha256()
 
     def write(block: bytes) -> None:
@@ -78,24 +83,24 @@ async def _fill(form: "_Form", parser: MultipartParser, request: Request, file: 
 
     async for chunk in request.stream():
         parser.write(chunk)
-        if len(form.waiting) >= BUFFER:
-            block, form.waiting = bytes(form.waiting), bytearray()
+        if len(form.unwritten) >= BUFFER_BYTES:
+            block, form.unwritten = bytes(form.unwritten), bytearray()
             await asyncio.to_thread(write, block)
     parser.finalize()
-    await asyncio.to_thread(write, bytes(form.waiting))
+    await asyncio.to_thread(write, bytes(form.unwritten))
     file.flush()
     form.upload.sha256 = digest.hexdigest()
 
 
 class _Form:
-    """What the parser's callbacks gather."""
+    """Gathers the form from the parser's callbacks."""
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.upload = Upload()
-        self.waiting = bytearray()
-        """Bytes of the file that are not written yet."""
+        self.unwritten = bytearray()
+        """The file's bytes that are not written yet."""
         self.complete = False
-        self._largest = largest
+        self._max_bytes = max_bytes
         self._parts = 0
         self._header = self._value = b""
         self._disposition = b""
@@ -116,8 +121,8 @@ class _Form:
 
     def part_begin(self) -> None:
         self._parts += 1
-        if self._parts > PARTS:
-            raise ApiError(400, f"The upload has more than {PARTS} parts.")
+        if self._parts > MAX_PARTS:
+            raise ApiError(400, f"The upload has more than {MAX_PARTS} parts.")
         self._disposition, self._field = b"", bytearray()
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
@@ -142,13 +147,13 @@ class _Form:
     def part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == "file":
             self.upload.size += end - start
-            if self.upload.size > self._largest:
-                raise _too_large(self._largest)
-            self.waiting += data[start:end]
+            if self.upload.size > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            self.unwritten += data[start:end]
         else:
             self._field += data[start:end]
-            if len(self._field) > FIELD:
-                raise ApiError(400, f"A form field is longer than {FIELD} bytes.")
+            if len(self._field) > MAX_FIELD_BYTES:
+                raise ApiError(400, f"A form field is longer than {MAX_FIELD_BYTES} bytes.")
 
     def part_end(self) -> None:
         if self._name != "file":
@@ -159,14 +164,15 @@ class _Form:
 
 
 def _display_name(raw: bytes) -> str:
-    """The last part of the client's name, for people to read; nothing on disk is called so."""
+    """The client's name without folders, for people to read; nothing on disk is called so."""
     name = re.split(r"[/\\]", raw.decode("utf-8", errors="replace"))[-1]
     return "".join(letter for letter in name if letter.isprintable())[:255] or "upload"
 
 
-def _digits(text: str | None) -> str:
+def _number(text: str | None) -> str:
+    """A header's number as digits; 0 where it is none."""
     return text if text and text.isascii() and text.isdigit() and len(text) < 19 else "0"
 
 
-def _too_large(largest: int) -> ApiError:
-    return ApiError(413, f"The file is larger than {largest // 2**20} MB.", param="file", code="file_too_large")
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(413, f"The file is larger than {max_bytes // 2**20} MB.", param="file", code="file_too_large")

@@ -8,108 +8,108 @@ from typing import IO, Any
 
 from train.core.errors import ConfigError
 from train.jobs import run_config, training_process
-from train.jobs.change import Entry
-from train.jobs.finish import died, fail
-from train.jobs.job_errors import file_problem, say, without_paths
+from train.jobs.change import JobEntry
+from train.jobs.finish import count_death, fail_job
+from train.jobs.job_errors import file_problem, log_line, without_paths
 from train.jobs.store import Store
-from train.jobs.wire import Hyperparameters, JobError, JobMethod, Resolved
+from train.jobs.wire import Hyperparameters, JobError, JobMethod, SupervisedMethod
 
 
 @dataclass
-class Checking:
-    """A job whose files are checked."""
+class FileCheck:
+    """The running check of a file of a job."""
 
     job: str
     process: "subprocess.Popen[bytes]"
     output: IO[bytes]
     reports: list[dict[str, Any]] = field(default_factory=list)
-    """Of the files that are done: training, validation."""
+    """Reports on the job's files that are checked already: first training, then validation."""
 
 
-class Checker:
-    """Keeps nothing that a next server would need: what was not finished is checked again."""
+class FileChecker:
+    """Checks the files of one job after the other; what a dead server left unfinished is checked again."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._checking: Checking | None = None
+        self._current: FileCheck | None = None
 
-    def look(self) -> None:
-        """One step on with the oldest job whose files are not checked yet."""
-        checking = self._checking
-        if checking is None:
-            waiting = self.store.with_status("validating_files", 1)
+    def advance(self) -> None:
+        """Go one step on with the oldest job whose files are not checked yet; returns at once."""
+        check = self._current
+        if check is None:
+            waiting = self.store.jobs_with_status("validating_files", 1)
             if waiting:
-                self._checking = self._check(waiting[0].job.id, "train.jsonl", [])
+                self._current = self._start_check(waiting[0].job.id, "train.jsonl", [])
             return
-        entry = self.store.entry(checking.job)
-        if entry is None or entry.job.status != "validating_files":  # cancelled
+        entry = self.store.entry(check.job)
+        if entry is None or entry.job.status != "validating_files":  # it was cancelled
             self.close()
-        elif checking.process.poll() is not None:
-            self._read(checking, entry)
+        elif check.process.poll() is not None:
+            self._finish_check(check, entry)
 
     def close(self) -> None:
         """End the check that runs, if one does."""
-        checking, self._checking = self._checking, None
-        if checking is not None:
-            checking.process.kill()
-            checking.process.wait()
-            checking.output.close()
+        check, self._current = self._current, None
+        if check is not None:
+            check.process.kill()
+            check.process.wait()
+            check.output.close()
 
-    def _check(self, job: str, name: str, reports: list[dict[str, Any]]) -> Checking:
+    def _start_check(self, job: str, name: str, reports: list[dict[str, Any]]) -> FileCheck:
         output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the check is read)
         path = self.store.job_folder(job) / name
-        return Checking(job, training_process.validation(path, output.fileno()), output, reports)
+        return FileCheck(job, training_process.start_validation(path, output.fileno()), output, reports)
 
-    def _read(self, checking: Checking, entry: Entry) -> None:
-        """The check of a file is over: on with the next file, or judge them all."""
-        self._checking = None
-        checking.output.seek(0)
-        text = checking.output.read()
-        checking.output.close()
+    def _finish_check(self, check: FileCheck, entry: JobEntry) -> None:
+        """Read the report of a check that has ended, then check the next file or judge them all."""
+        self._current = None
+        check.output.seek(0)
+        text = check.output.read()
+        check.output.close()
         try:
-            reports = [*checking.reports, json.loads(text)]
+            reports = [*check.reports, json.loads(text)]
         except ValueError:  # it was killed
-            died(self.store, checking.job, "check")
+            count_death(self.store, check.job, "check")
             return
         if len(reports) == 1 and entry.job.validation_file:
-            self._checking = self._check(checking.job, "valid.jsonl", reports)
+            self._current = self._start_check(check.job, "valid.jsonl", reports)
         else:
             self._judge(entry, reports)
 
-    def _judge(self, entry: Entry, reports: list[dict[str, Any]]) -> None:
-        """Queue the job with its numbers, or fail it with what is wrong in its files."""
+    def _judge(self, entry: JobEntry, reports: list[dict[str, Any]]) -> None:
+        """Queue the job with its hyperparameters resolved, or fail it with what is wrong in its files."""
         job = entry.job
         folder = self.store.job_folder(job.id)
         for report, name in zip(reports, ("training", "validation"), strict=False):
             problem = file_problem(report, name, folder)
             if problem is not None:
-                found = report["errors"][:100]
-                errors = [{**error, "message": without_paths(error["message"], folder)} for error in found]
-                fail(self.store, job.id, problem, {"errors": errors, "error_count": report["error_count"]})
+                first = report["errors"][:100]
+                errors = [{**error, "message": without_paths(error["message"], folder)} for error in first]
+                fail_job(self.store, job.id, problem, {"errors": errors, "error_count": report["error_count"]})
                 return
         rows = int(reports[0]["examples"])
         try:
-            config = run_config.write_config(folder / "config.yaml", entry.plan.tree)
+            config = run_config.write_config(folder / "config.yaml", entry.state.tree)
             if config.data.eval_fraction:
-                rows -= max(1, round(rows * config.data.eval_fraction))  # about; the manifest knows
-            chosen = run_config.resolve(job.hyperparameters, config, rows)
-            tree = run_config.with_numbers(entry.plan.tree, config, chosen)
+                rows -= max(1, round(rows * config.data.eval_fraction))  # roughly; the manifest has the exact number
+            hyperparameters = run_config.resolve(job.hyperparameters, config, rows)
+            tree = run_config.with_hyperparameters(entry.state.tree, config, hyperparameters)
             config = run_config.write_config(folder / "config.yaml", tree)
         except ConfigError as error:
-            fail(self.store, job.id, JobError(code="invalid_config", message=str(error), param=None))
+            fail_job(self.store, job.id, JobError(code="invalid_config", message=str(error), param=None))
             return
-        self._queue(job.id, tree, chosen, run_config.total_steps(config, rows))
+        self._queue(job.id, tree, hyperparameters, run_config.total_steps(config, rows))
 
-    def _queue(self, job: str, tree: dict[str, Any], chosen: Hyperparameters, total: int) -> None:
+    def _queue(self, job: str, tree: dict[str, Any], hyperparameters: Hyperparameters, total: int) -> None:
         with self.store.change() as change:
             entry = change.entry(job)
             if entry is None or entry.job.status != "validating_files":
                 return
-            entry.plan.tree, entry.plan.total, entry.plan.alone = tree, total, 0
+            entry.state.tree, entry.state.total, entry.state.deaths_in_a_row = tree, total, 0
             entry.job.status = "queued"
-            entry.job.hyperparameters = chosen
-            entry.job.method = JobMethod(supervised=Resolved(hyperparameters=chosen))
-            entry.job.govor.config = run_config.shown(tree)
+            entry.job.hyperparameters = hyperparameters
+            entry.job.method = JobMethod(supervised=SupervisedMethod(hyperparameters=hyperparameters))
+            entry.job.govor.config = run_config.public_sections(tree)
             change.save(entry)
             change.add_event(job, "validated", "Files validated, moving job to queued state")
-        say(f"{job}: files checked, queued")
+        log_line(f"{job}: files checked, queued")

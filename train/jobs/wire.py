@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
-ENDED = ("succeeded", "failed", "cancelled")
+ENDED_STATUSES = ("succeeded", "failed", "cancelled")
 
 Epochs = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=50)]
 BatchSize = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
@@ -16,48 +16,54 @@ Metadata = Annotated[
 ]
 
 
-class Request(BaseModel):
+class RequestModel(BaseModel):
+    """What clients send; a field that OpenAI does not have is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Hyperparameters(Request):
+class Hyperparameters(RequestModel):
     n_epochs: Epochs = "auto"
     batch_size: BatchSize = "auto"
     learning_rate_multiplier: Multiplier = "auto"
 
 
-class Supervised(Request):
+class SupervisedRequest(RequestModel):
     hyperparameters: Hyperparameters | None = None
 
 
-class Method(Request):
+class MethodRequest(RequestModel):
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
+    supervised: SupervisedRequest | None = None
     dpo: dict[str, Any] | None = None
     reinforcement: dict[str, Any] | None = None
 
 
-class JobRequest(Request):
+class JobRequest(RequestModel):
     """POST /v1/fine_tuning/jobs."""
 
     model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
     training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)]
     validation_file: Annotated[StrictStr, Field(max_length=512)] | None = None
-    suffix: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    suffix: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = Field(
+        default=None, description="1 to 64 letters a-z, A-Z, digits, `_` and `-`"
+    )
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] | None = None
-    method: Method | None = None
+    method: MethodRequest | None = None
     hyperparameters: Hyperparameters | None = None
     integrations: Annotated[list[dict[str, Any]], Field(max_length=5)] | None = None
     metadata: Metadata | None = None
     govor: dict[str, Any] | None = None
-    """Ours, in `extra_body`: sections of a config, such as {"lora": {"r": 8}}."""
+    """govor's own field, sent in `extra_body`: sections of a config, such as {"lora": {"r": 8}}."""
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
+    """What the server answers with."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class File(Answer):
+class File(ResponseModel):
     object: Literal["file"] = "file"
     id: str
     purpose: Purpose | Literal["fine-tune-results"]
@@ -69,33 +75,33 @@ class File(Answer):
     status_details: str | None = None
 
 
-class JobError(Answer):
+class JobError(ResponseModel):
     code: str
     message: str
     param: str | None
 
 
-class Resolved(Answer):
+class SupervisedMethod(ResponseModel):
     hyperparameters: Hyperparameters
 
 
-class JobMethod(Answer):
+class JobMethod(ResponseModel):
     type: Literal["supervised"] = "supervised"
-    supervised: Resolved
+    supervised: SupervisedMethod
 
 
-class Truth(Answer):
-    """Ours: what really happens on this server."""
+class GovorDetails(ResponseModel):
+    """govor's own field of a job: what really happens on this server."""
 
     requested_model: str
-    """The name in the request; `model` of the job is what it stands for here."""
+    """The model's name in the request; the job's `model` is what it stands for here."""
     base: str
     """Hub id or folder of the weights that are tuned."""
     config: dict[str, Any]
-    """Sections of the run's config; complete once the files are checked."""
+    """Sections of the run's config, complete once the files are checked."""
 
 
-class Job(Answer):
+class Job(ResponseModel):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     id: str
     model: str
@@ -118,10 +124,10 @@ class Job(Answer):
     usage_metrics: None = None
     shared_with_openai: Literal[False] = False
     method: JobMethod
-    govor: Truth
+    govor: GovorDetails
 
 
-class Event(Answer):
+class Event(ResponseModel):
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     id: str
     created_at: int
@@ -131,7 +137,7 @@ class Event(Answer):
     type: Literal["message", "metrics"] = "message"
 
 
-class Checkpoint(Answer):
+class Checkpoint(ResponseModel):
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     id: str
     created_at: int
@@ -141,7 +147,7 @@ class Checkpoint(Answer):
     metrics: dict[str, float]
 
 
-class Model(Answer):
+class ModelObject(ResponseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -149,13 +155,13 @@ class Model(Answer):
     shutdown_date: str | None = None
 
 
-class Deleted(Answer):
+class Deleted(ResponseModel):
     id: str
     object: Literal["file", "model"]
     deleted: Literal[True] = True
 
 
-class Files(Answer):
+class Files(ResponseModel):
     object: Literal["list"] = "list"
     data: list[File]
     first_id: str | None
@@ -163,19 +169,19 @@ class Files(Answer):
     has_more: bool
 
 
-class Jobs(Answer):
+class Jobs(ResponseModel):
     object: Literal["list"] = "list"
     data: list[Job]
     has_more: bool
 
 
-class Events(Answer):
+class Events(ResponseModel):
     object: Literal["list"] = "list"
     data: list[Event]
     has_more: bool
 
 
-class Checkpoints(Answer):
+class Checkpoints(ResponseModel):
     object: Literal["list"] = "list"
     data: list[Checkpoint]
     first_id: str | None
@@ -183,19 +189,19 @@ class Checkpoints(Answer):
     has_more: bool
 
 
-class Models(Answer):
+class Models(ResponseModel):
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[ModelObject]
 
 
-class ErrorDetail(Answer):
+class ErrorDetail(ResponseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class Envelope(Answer):
-    """Every answer of 400 and above."""
+class ErrorEnvelope(ResponseModel):
+    """The body of every response with a status of 400 and above."""
 
     error: ErrorDetail

@@ -1,6 +1,6 @@
 """Makes the processes follow the store: starts, watches and stops trainings, one a slot.
 
-One thread, a look every quarter of a second. It keeps nothing in mind that the next look could not find again.
+One thread looks four times a second. It keeps nothing in mind that the next look could not find again.
 """
 
 import errno
@@ -14,44 +14,44 @@ from pathlib import Path
 from train.core.launch import launch_command
 from train.core.runs import last_checkpoint
 from train.jobs import training_process
-from train.jobs.change import Entry
-from train.jobs.finish import fail, finished, settle
-from train.jobs.job_errors import say
-from train.jobs.metrics_to_events import Followed, Watched, follow
+from train.jobs.change import JobEntry
+from train.jobs.finish import fail_job, has_result, settle
+from train.jobs.job_errors import log_line
+from train.jobs.metrics_to_events import MetricsFollower, WatchedTraining, follow
 from train.jobs.step_metrics import Tail
 from train.jobs.store import Store
-from train.jobs.validate_files import Checker
+from train.jobs.validate_files import FileChecker
 from train.jobs.wire import JobError
 
-PAUSE = 0.25
+LOOK_EVERY = 0.25
 """Seconds between two looks."""
-PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-"""Troubles of the machine, not of a job: the next look may fare better."""
+TRANSIENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+"""Errors of the machine, not of a job: the next look may succeed."""
 
 
-class Room:
-    """The memory of the cards, when nothing but training asks for it."""
+class GpuLease:
+    """The right to the GPUs' memory, which trainings share with the engine that answers chats. This one is no limit."""
 
-    def make(self) -> None:
-        """Return when no engine holds memory; from then on none starts."""
+    def acquire(self) -> None:
+        """Take the memory for training: return when no engine holds any. No engine starts until `release`."""
 
-    def give(self) -> None:
-        """No training runs."""
+    def release(self) -> None:
+        """Give the memory back: no training runs."""
 
 
 class Worker(threading.Thread):
-    """The thread. Its jobs begin in the order in which they were created."""
+    """The thread that runs the jobs, in the order in which they were created."""
 
-    def __init__(self, store: Store, slots: int, room: Room) -> None:
+    def __init__(self, store: Store, slots: int, lease: GpuLease) -> None:
         super().__init__(name="worker", daemon=True)
         self.store = store
         self.slots = slots
-        self.room = room
+        self.lease = lease
         self.wake = threading.Event()
-        self.checker = Checker(store)
+        self.checker = FileChecker(store)
         self._stopping = threading.Event()
-        self._watched: dict[str, Watched] = {}
-        self._expired = time.monotonic()
+        self._watched: dict[str, WatchedTraining] = {}
+        self._last_expiry = time.monotonic()
 
     def run(self) -> None:
         self._adopt()
@@ -59,11 +59,11 @@ class Worker(threading.Thread):
             try:
                 self._look()
             except Exception as error:
-                say(f"worker: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                log_line(f"worker: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
                 self._stopping.wait(2)
-            self.wake.wait(PAUSE)
+            self.wake.wait(LOOK_EVERY)
             self.wake.clear()
-        self._let_go()
+        self._stop_trainings()
 
     def stop(self) -> None:
         """End every training with its state saved; the jobs stay as they are and go on with the next server."""
@@ -71,69 +71,69 @@ class Worker(threading.Thread):
         self.wake.set()
 
     def _adopt(self) -> None:
-        """Take over the trainings of a server before us."""
+        """Take over the trainings that an earlier server has started."""
         start = self._mark("")
-        for mark in sorted(training_process.marked(start)):
+        for mark in sorted(training_process.live_marks(start)):
             job = mark.removeprefix(start)
             if self.store.entry(job) is not None:
-                self._watch(job, training_process.Training(mark))
-                say(f"{job}: its training still runs, taken over")
+                self._watch(job, training_process.TrainingProcesses(mark))
+                log_line(f"{job}: its training still runs, taken over")
 
     def _look(self) -> None:
         for job in list(self._watched):
-            self._each(job, self._tend)
-        self.checker.look()
+            self._attempt(job, self._tend)
+        self.checker.advance()
         for status in ("running", "queued"):  # first what ran before a crash
-            for entry in self.store.with_status(status, self.slots):
+            for entry in self.store.jobs_with_status(status, self.slots):
                 if entry.job.id not in self._watched and len(self._watched) < self.slots:
-                    self._each(entry.job.id, self._start)
+                    self._attempt(entry.job.id, self._start)
         if not self._watched:
-            self.room.give()
-        if time.monotonic() - self._expired > 60:
-            self._expired = time.monotonic()
+            self.lease.release()
+        if time.monotonic() - self._last_expiry > 60:
+            self._last_expiry = time.monotonic()
             self.store.expire()
 
-    def _each(self, job: str, act: Callable[[str], None]) -> None:
-        """Do it for a job; what goes wrong there, and would go wrong again, ends this job and no other."""
+    def _attempt(self, job: str, act: Callable[[str], None]) -> None:
+        """Run `act` for a job; an error that would come again fails this job and holds up no other."""
         try:
             act(job)
         except Exception as error:
-            if isinstance(error, sqlite3.Error) or (isinstance(error, OSError) and error.errno in PASSING):
+            if isinstance(error, sqlite3.Error) or (isinstance(error, OSError) and error.errno in TRANSIENT_ERRORS):
                 raise
-            say(f"{job}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            log_line(f"{job}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             text = "The server could not go on with this job; its log says why"
-            fail(self.store, job, JobError(code="server_error", message=text, param=None))
+            fail_job(self.store, job, JobError(code="server_error", message=text, param=None))
 
     def _tend(self, job: str) -> None:
-        """Read on in a training that should run, stop one that should not, settle one that is over."""
+        """Read on in a training that should run, stop one that should not, settle one that has ended."""
         watched = self._watched[job]
         entry = self.store.entry(job)
         assert entry is not None
         running = watched.training.runs()
-        if entry.job.status == "queued" and running and watched.training.asked_at is None:
-            entry = self._set_running(job)  # started by a server that died before it could say so
+        if entry.job.status == "queued" and running and watched.training.stop_requested_at is None:
+            entry = self._set_running(job)  # started by a server that died before it could note it
         if entry.job.status == "running":
-            follow(self.store, entry, watched.followed, ended=not running)
+            follow(self.store, entry, watched.follower, ended=not running)
         elif running:
             saved = last_checkpoint(self.store.run(job))
-            since = watched.training.asked_at
-            watched.training.ask_to_stop(bool(saved and since and saved.stat().st_mtime > since))
+            since = watched.training.stop_requested_at
+            watched.training.request_stop(bool(saved and since and saved.stat().st_mtime > since))
         if not running:
             del self._watched[job]
             settle(self.store, job)
 
     def _start(self, job: str) -> None:
-        """Begin the training of a job or go on with it, unless it is over or runs already."""
+        """Start or resume the training of a job, unless it has ended or runs already."""
         if self._stopping.is_set():
             return
         run, mark = self.store.run(job), self._mark(job)
-        if finished(run):  # it ended while nobody looked
+        if has_result(run):  # it ended while nobody looked
             self._set_running(job)
             settle(self.store, job)
             return
-        self.room.make()
+        self.lease.acquire()
         if training_process.find(mark):
-            self._watch(job, training_process.Training(mark))
+            self._watch(job, training_process.TrainingProcesses(mark))
             return
         resume = last_checkpoint(run) is not None and run.manifest_file.exists()
         if not resume:
@@ -142,15 +142,16 @@ class Worker(threading.Thread):
             return
         config = self.store.job_folder(job) / "config.yaml"
         command = launch_command(config, ["--resume"] if resume else [], ())
-        script = next(word for word in command if Path(word).name == "sft.py")
-        command = [str(Path(word).absolute()) if word in (command[0], script) else word for word in command]
+        paths = (command[0], next(part for part in command if Path(part).name == "sft.py"))
+        command = [str(Path(part).absolute()) if part in paths else part for part in command]
         slot = self._free_slot()
         log = self.store.job_folder(job) / "output.log"
-        training = training_process.start(command, mark, self.store.folder, log, slot, self._card(slot))
+        training = training_process.start(command, mark, self.store.folder, log, slot, self._gpu_environment(slot))
         self._watch(job, training, slot)
-        say(f"{job}: training {'goes on' if resume else 'begins'} in slot {slot}")
+        log_line(f"{job}: training {'goes on' if resume else 'begins'} in slot {slot}")
 
-    def _set_running(self, job: str) -> Entry:
+    def _set_running(self, job: str) -> JobEntry:
+        """Give a queued job the status `running`; the job as it is then."""
         with self.store.change() as change:
             entry = change.entry(job)
             assert entry is not None
@@ -160,35 +161,37 @@ class Worker(threading.Thread):
                 change.add_event(job, "started", "Fine-tuning job started")
         return entry
 
-    def _card(self, slot: int) -> dict[str, str]:
-        """Several slots have a card each."""
+    def _gpu_environment(self, slot: int) -> dict[str, str]:
+        """The environment of a slot's training: where there are several slots, each has a GPU of its own."""
         if self.slots == 1:
             return {}
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        cards = visible.split(",") if visible else [] if visible == "" else [str(n) for n in range(self.slots)]
-        return {"CUDA_VISIBLE_DEVICES": cards[slot]} if slot < len(cards) else {}
+        gpus = visible.split(",") if visible else [] if visible == "" else [str(n) for n in range(self.slots)]
+        return {"CUDA_VISIBLE_DEVICES": gpus[slot]} if slot < len(gpus) else {}
 
-    def _watch(self, job: str, training: training_process.Training, slot: int | None = None) -> None:
+    def _watch(self, job: str, training: training_process.TrainingProcesses, slot: int | None = None) -> None:
         slot = training.slot() if slot is None else slot
         slot = self._free_slot() if slot is None else slot
-        self._watched[job] = Watched(training, slot, Followed(Tail(self.store.run(job).metrics_file)))
+        self._watched[job] = WatchedTraining(training, slot, MetricsFollower(Tail(self.store.run(job).metrics_file)))
 
     def _free_slot(self) -> int:
-        taken = {watched.slot for watched in self._watched.values()}
-        return next(n for n in range(len(taken) + 1) if n not in taken)
+        used = {watched.slot for watched in self._watched.values()}
+        return next(n for n in range(len(used) + 1) if n not in used)
 
-    def _let_go(self) -> None:
+    def _stop_trainings(self) -> None:
+        """Ask every training to save and end, and wait for them."""
         self.checker.close()
         if self._watched:
-            say(f"waiting for {len(self._watched)} training(s) to save and end")
-        deadline = time.monotonic() + training_process.GRACE + 5
+            log_line(f"waiting for {len(self._watched)} training(s) to save and end")
+        deadline = time.monotonic() + training_process.STEP_GRACE + 5
         while self._watched and time.monotonic() < deadline:
             for job, watched in list(self._watched.items()):
                 if watched.training.runs():
-                    watched.training.ask_to_stop(saved=False)
+                    watched.training.request_stop(saved=False)
                 else:
                     del self._watched[job]
             time.sleep(0.1)
 
     def _mark(self, job: str) -> str:
+        """The mark by which the job's processes are found."""
         return f"{self.store.folder}:{job}"

@@ -1,14 +1,20 @@
 """Serving: existing engines, each in a process of its own, and the OpenAI API in front of them.
 
-    keeper.py        the small process between us and an engine: ends the engine when we end, however we end
-    engines.py       Engine: start, health, restart with back-off, stop
-    models.py        Served: a run as it is served; served_models() gives the runs their engines
-    vllm.py, transformers_serve.py   what each engine calls things: its command, its requests, its answers
-    asked.py         chat requests: what may be asked, sampling defaults
-    envelope.py      OpenAI's error envelope
-    app.py           routes and keys
-    parity.py        the engine's prompt equals training's
-    serve.py         the verb
+    serve.py          `govor serve`: runs by name behind the OpenAI API
+    choose_engine.py  runs → their engines, by served_models()
+    engine.py         an engine's life: start, health, restart with back-off, stop
+    supervisor.py     the small process between us and an engine: ends the engine when we end, however we end
+    engine_api.py     a run as it is served, and what govor needs to know of an engine's own API:
+    vllm.py           of vLLM's
+    transformers_serve.py   of `transformers serve`'s
+
+    routes.py         the routes, and the key that clients must show
+    api_errors.py     OpenAI's error envelope; requests read so that an error names the field
+    chat_request.py   chat requests: their fields, and how the answer is sampled
+    stream.py         an engine's stream → OpenAI's
+    prompt_check.py   the prompts that an engine makes equal those of training
+
+    chat.py           `govor chat`: a conversation in the terminal
 
 For a service of its own (`govor jobs serve`):
 
@@ -24,7 +30,7 @@ For a service of its own (`govor jobs serve`):
     app = FastAPI()
     app.include_router(chat_routes(resolve))                       # POST /v1/chat/completions
     app.include_router(model_routes(lambda: served_now))           # GET /v1/models, /v1/models/{id}
-    envelope_errors(app)                                           # every 4xx and 5xx in OpenAI's envelope
+    install_error_handlers(app)                                    # every 4xx and 5xx in OpenAI's envelope
 
 While `state` is not "ready" the chat route answers 503 with retry-after by itself. `not_ready(seconds)` is that error.
 The engine's life is in threads, not in the event loop: from async code call `await asyncio.to_thread(engine.stop)`.

@@ -1,18 +1,22 @@
-"""OpenAI's error envelope: {"error": {"message", "type", "param", "code"}}, on every answer that is none."""
+"""OpenAI's error envelope, {"error": {"message", "type", "param", "code"}}: every response of 400 and above has it."""
 
+from typing import TypeVar
 from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
 
 class ApiError(Exception):
-    """What a client did wrong, or what we cannot do for it now."""
+    """What a client did wrong, or what we cannot do for it now, as one error response."""
 
     def __init__(
         self,
@@ -30,10 +34,12 @@ class ApiError(Exception):
         self.headers = headers or {}
 
     def body(self) -> dict[str, dict[str, str | None]]:
+        """The envelope."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
+        """The envelope with its status and headers."""
         return JSONResponse(self.body(), self.status, headers=self.headers)
 
 
@@ -43,44 +49,82 @@ def model_not_found(model_id: str) -> ApiError:
 
 
 def not_ready(seconds: int = 5) -> ApiError:
-    """The engine starts, restarts or has given its memory to a job: the SDKs ask again after that time."""
+    """503 while the engine starts or restarts: the SDKs ask again after so many seconds."""
     message = "The model is being loaded. Ask again in a moment."
     return ApiError(503, message, code="model_not_ready", headers={"retry-after": str(seconds)})
 
 
-def envelope_errors(app: FastAPI) -> None:
-    """Every error of the app in the envelope, and x-request-id on every answer."""
+def read_request(kind: type[RequestT], raw: bytes) -> RequestT:
+    """The request of a JSON body; ApiError 400 that names the field."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+    reason, location = errors[0]["type"], errors[0]["loc"]
+    param = _param(location)
+    if reason == "json_invalid":
+        raise ApiError(400, "We could not parse the JSON body of your request: it is not valid JSON.")
+    if not location:
+        raise ApiError(400, "The body of your request must be a JSON object.")
+    if reason == "extra_forbidden":
+        raise ApiError(400, f"Unrecognized request argument supplied: {param}", param=param)
+    if reason == "missing":
+        message = f"Missing required parameter: '{param}'."
+        raise ApiError(400, message, param=param, code="missing_required_parameter")
+    messages = dict.fromkeys(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in errors if _param(e["loc"]) == param)
+    if reason == "string_pattern_mismatch":  # people are not shown a regular expression
+        messages = {f"expected {kind.model_fields[param].description}": None}
+    raise ApiError(400, f"Invalid '{param}': {', or '.join(messages)}.", param=param, code="invalid_value")
+
+
+def _param(location: tuple[int | str, ...]) -> str:
+    """The field's name, up to the first index of a list.
+
+    pydantic adds the branch of a union to the location, as in ("stop", "list[str]", 0).
+    """
+    names: list[str] = []
+    for part in location:
+        if isinstance(part, int):
+            break
+        if not names or (part != "str" and not part.startswith(("literal[", "constrained-", "list[", "dict["))):
+            names.append(part)
+    return ".".join(names)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Put every error of the app into the envelope, and x-request-id on every response."""
 
     @app.exception_handler(ApiError)
-    async def own(_: Request, error: ApiError) -> Response:
+    async def api_error(_: Request, error: ApiError) -> Response:
         return error.response()
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"][1:])
-        return ApiError(400, f"{at}: {first['msg']}" if at else str(first["msg"]), param=at or None).response()
+        param = ".".join(str(part) for part in first["loc"][1:])
+        message = f"{param}: {first['msg']}" if param else str(first["msg"])
+        return ApiError(400, message, param=param or None).response()
 
     @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
-        what = f"{request.method} {request.url.path}"
-        known = {404: f"Unknown request URL: {what}.", 405: f"Method not allowed: {what}."}
-        headers = dict(error.headers or {})
-        return ApiError(error.status_code, known.get(error.status_code, error.detail), headers=headers).response()
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        route = f"{request.method} {request.url.path}"
+        messages = {404: f"Unknown request URL: {route}.", 405: f"Method not allowed: {route}."}
+        message = messages.get(error.status_code, error.detail)
+        return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> Response:  # nobody reads it
+    async def disconnected(_: Request, error: ClientDisconnect) -> Response:  # nobody reads it
         return Response(status_code=499)
 
     @app.exception_handler(Exception)
-    async def ours(_: Request, error: Exception) -> Response:  # its traceback is on stderr, not for the client
+    async def unexpected(_: Request, error: Exception) -> Response:  # its traceback is on stderr, not for the client
         return ApiError(500, "The server had an error while processing your request.").response()
 
     app.add_middleware(RequestId)
 
 
 class RequestId:
-    """x-request-id on every answer: the SDKs show it with an error."""
+    """Middleware that puts x-request-id on every response: the SDKs show it with an error."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.chats.checks import check_file
-from train.chats.rows import Message, Row, to_json
+from train.chats.rows import Message, Row, row_to_json
 from train.core.config import Generation, Model
 from train.core.errors import GovorError
 from train.core.runs import Run, open_run
@@ -23,9 +23,10 @@ HELP = """/reset        begin a new conversation
 /save FILE    add the conversation to a file of training rows
 /help         this list
 /exit         leave; so does Ctrl-D. Ctrl-C ends an answer"""
-FEW = ("too_few_examples", "empty_file")
-"""What a file may lack that gets another row."""
+EXTENDABLE = ("too_few_examples", "empty_file")
+"""Problems of a file that do not keep it from getting another row."""
 Reply = Callable[[list[Message]], str]
+"""Prints the answer to a conversation as it comes, and returns it."""
 
 
 def chat(
@@ -37,7 +38,7 @@ def chat(
     model: str | None = None,
     key: str | None = None,
 ) -> None:
-    """One answer to `prompt`, or a conversation that goes on until the end of input; answers appear as they come.
+    """Print one answer to `prompt`, or without it hold a conversation until the end of input.
 
     `target`: a run folder, a model folder or the URL of an OpenAI API. `system`: instead of the run's own system
     message. `model`, `key`: for a URL.
@@ -46,18 +47,19 @@ def chat(
     own_system = None
     if target.startswith(("http://", "https://")):
         with _client(target, key) as client:
-            talk(_served(client, target, model), system, prompt)
+            talk(_served_reply(client, target, model), system, prompt)
         return
     if folder.name == "merged" and (folder.parent / "manifest.json").is_file():
-        own_system, reply = _run(open_run(folder.parent), merged=True, same=prompt is not None)
+        own_system, reply = _run_reply(open_run(folder.parent), merged=True, repeatable=prompt is not None)
     elif (folder / "config.json").is_file():
-        reply = _folder(folder)
+        reply = _folder_reply(folder)
     else:
-        own_system, reply = _run(open_run(folder), merged=merged, same=prompt is not None)
+        own_system, reply = _run_reply(open_run(folder), merged=merged, repeatable=prompt is not None)
     talk(reply, own_system if system is None else system, prompt)
 
 
 def talk(reply: Reply, system: str | None, prompt: str | None) -> None:
+    """Answer the prompt, or without one converse, under the system message."""
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
     if prompt is None:
         converse(opening, reply)
@@ -66,22 +68,22 @@ def talk(reply: Reply, system: str | None, prompt: str | None) -> None:
         print(flush=True)
 
 
-def _run(run: Run, *, merged: bool, same: bool) -> tuple[str | None, Reply]:
-    """The run's system message, and its model. `same`: the same question gets the same answer."""
+def _run_reply(run: Run, *, merged: bool, repeatable: bool) -> tuple[str | None, Reply]:
+    """The run's system message and its model's replies. `repeatable`: the same question gets the same answer."""
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
     loaded, tokenizer = (load_merged(run), load_tokenizer(run.merged)) if merged else load_tuned(run)
     stop: list[int] = manifest["template"]["end_of_turn"]
-    seed = config.training.seed if same else None
+    seed = config.training.seed if repeatable else None
 
     def reply(messages: list[Message]) -> str:
-        return answer(loaded, tokenizer, messages, config.generation, stop=stop, seed=seed, on_text=show)
+        return answer(loaded, tokenizer, messages, config.generation, stop=stop, seed=seed, on_text=print_text)
 
     return manifest["data"]["system_message"], reply
 
 
-def _folder(folder: Path) -> Reply:
-    """A model folder away from its run, sampled as its generation_config.json says."""
+def _folder_reply(folder: Path) -> Reply:
+    """The replies of a model folder away from its run, sampled as its generation_config.json says."""
     import torch
 
     quiet_libraries()
@@ -91,35 +93,36 @@ def _folder(folder: Path) -> Reply:
     tokenizer = load_tokenizer(folder)
     file = folder / GENERATION_FILE
     saved: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
-    known = {key: value for key, value in saved.items() if key in Generation.model_fields and value is not None}
-    generation, stop = Generation(**known), stop_ids(folder) or frozenset({tokenizer.eos_token_id})
+    settings = {key: value for key, value in saved.items() if key in Generation.model_fields and value is not None}
+    generation, stop = Generation(**settings), stop_ids(folder) or frozenset({tokenizer.eos_token_id})
 
     def reply(messages: list[Message]) -> str:
-        return answer(model, tokenizer, messages, generation, stop=sorted(stop), on_text=show)
+        return answer(model, tokenizer, messages, generation, stop=sorted(stop), on_text=print_text)
 
     return reply
 
 
 def _client(url: str, key: str | None) -> Any:
+    """The SDK's client for an OpenAI API."""
     from openai import OpenAI
 
     base = url.rstrip("/")
     return OpenAI(base_url=base if base.endswith("/v1") else f"{base}/v1", api_key=key or "none")
 
 
-def _served(client: Any, url: str, model: str | None) -> Reply:
-    """A model behind an OpenAI API; the only one where none is named."""
+def _served_reply(client: Any, url: str, model: str | None) -> Reply:
+    """The replies of a model behind an OpenAI API; of the only one where none is named."""
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
     def explained(error: OpenAIError) -> GovorError:
         if isinstance(error, APIStatusError):
             tree = error.body if isinstance(error.body, dict) else {}
             return GovorError(f"{url}: {tree.get('message') or error.message}")
-        known = "cannot be reached" if isinstance(error, APIConnectionError) else str(error)
-        return GovorError(f"{url}: {known}")
+        reason = "cannot be reached" if isinstance(error, APIConnectionError) else str(error)
+        return GovorError(f"{url}: {reason}")
 
     try:
-        names = [known.id for known in client.models.list().data]
+        names = [served.id for served in client.models.list().data]
     except OpenAIError as error:
         raise explained(error) from None
     if model not in names and (model is not None or len(names) != 1):
@@ -127,22 +130,22 @@ def _served(client: Any, url: str, model: str | None) -> Reply:
     name = model or names[0]
 
     def reply(messages: Any) -> str:
-        said = ""
+        reply_text = ""
         try:
             with client.chat.completions.create(model=name, messages=messages, stream=True) as stream:
                 for chunk in stream:
                     text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
-                    said += text
-                    show(text)
+                    reply_text += text
+                    print_text(text)
         except OpenAIError as error:
             raise explained(error) from None
-        return said.strip()
+        return reply_text.strip()
 
     return reply
 
 
 def converse(opening: list[Message], reply: Reply) -> None:
-    """Read turns from the terminal and answer each in the light of those before it."""
+    """Read turns from the terminal, answer each after those before it, and obey the commands of HELP."""
     with suppress(ImportError):
         import readline  # noqa: F401 (gives input() a line that can be edited, also in Cyrillic; Windows has its own)
     print(HELP, file=sys.stderr)
@@ -168,10 +171,10 @@ def converse(opening: list[Message], reply: Reply) -> None:
                 print(HELP, file=sys.stderr)
             elif text:
                 turn: Message = {"role": "user", "content": text}
-                said = reply([*opening, *turns, turn])
+                reply_text = reply([*opening, *turns, turn])
                 print(flush=True)
-                if said:
-                    turns += [turn, {"role": "assistant", "content": said}]
+                if reply_text:
+                    turns += [turn, {"role": "assistant", "content": reply_text}]
                 else:
                     print("(no answer; not part of the conversation)", file=sys.stderr)
         except GovorError as error:
@@ -181,7 +184,7 @@ def converse(opening: list[Message], reply: Reply) -> None:
 
 
 def save(messages: list[Message], name: str) -> str:
-    """Add the conversation to a file of training rows and say so; whatever else is in a file is not touched."""
+    """Add the conversation to a file of training rows; the message that says so. Nothing else in the file changes."""
     if not name:
         raise GovorError("/save needs the name of a file: /save talks.jsonl")
     if not any(message["role"] == "assistant" for message in messages):
@@ -191,13 +194,13 @@ def save(messages: list[Message], name: str) -> str:
     try:
         if path.exists():
             report = check_file(path) if path.is_file() else None
-            if report is None or any(problem.kind not in FEW for problem in report.errors):
+            if report is None or any(problem.kind not in EXTENDABLE for problem in report.errors):
                 raise GovorError(f"{path} is there already and holds no training rows: choose another name")
             rows = report.examples
         with path.open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
-            line = "\n" * (file.read(1) not in (b"\n", b"")) + to_json(Row(rows + 1, messages)) + "\n"
+            line = "\n" * (file.read(1) not in (b"\n", b"")) + row_to_json(Row(rows + 1, messages)) + "\n"
             try:
                 file.write(line.encode())
                 file.flush()
@@ -210,5 +213,5 @@ def save(messages: list[Message], name: str) -> str:
     return f"saved as row {rows + 1} of {path}"
 
 
-def show(text: str) -> None:
+def print_text(text: str) -> None:
     print(text, end="", flush=True)

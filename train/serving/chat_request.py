@@ -1,20 +1,20 @@
-"""A chat request: what may be asked, and how the answer is sampled."""
+"""A chat request: its fields, its messages as templates take them, and how the answer is sampled."""
 
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from train.chats.rows import Message, text_of
 from train.core.config import Generation
 from train.serving.api_errors import ApiError
 
-NEUTRAL = (
+IGNORED_FIELDS = (
     "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options",
     "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store", "user", "verbosity",
 )  # fmt: skip
-"""Fields of OpenAI's that clients send along and that change nothing here."""
+"""OpenAI's fields that clients send along and that change nothing here."""
 ROLES = {"system", "developer", "user", "assistant", "tool"}
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
@@ -25,7 +25,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """POST /v1/chat/completions: OpenAI's fields and, as vLLM calls them, a few of the samplers that it lacks."""
+    """POST /v1/chat/completions: OpenAI's fields and, under vLLM's names, a few samplers that OpenAI lacks."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -53,8 +53,15 @@ class ChatRequest(BaseModel):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
 
-    def stops(self) -> list[str]:
-        """The stop sequences; an empty one stops nothing."""
+    @model_validator(mode="before")
+    @classmethod
+    def _without_ignored(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if name not in IGNORED_FIELDS}
+
+    def stop_sequences(self) -> list[str]:
+        """The stop sequences, without empty ones, which stop nothing."""
         return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
 
 
@@ -64,70 +71,55 @@ class Sampling(TypedDict):
     max_new_tokens: int
     do_sample: bool
     settings: dict[str, float | int]
-    """temperature, top_p, … ; without those that only sampling uses where do_sample is False."""
-
-
-def read_request(raw: bytes) -> ChatRequest:
-    """The request of a body; ApiError 400 that names the field."""
-    try:
-        tree = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "We could not parse the JSON body of your request: it is not valid JSON.") from None
-    if not isinstance(tree, dict):
-        raise ApiError(400, f"The body of your request must be a JSON object, not {type(tree).__name__}.")
-    try:
-        return ChatRequest.model_validate({key: value for key, value in tree.items() if key not in NEUTRAL})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        if first["type"] == "extra_forbidden":
-            raise ApiError(400, f"Unrecognized request argument supplied: {name}", param=name) from None
-        code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-        raise ApiError(400, f"Invalid '{name}': {first['msg']}.", param=name, code=code) from None
+    """temperature, top_p, …; where do_sample is False, only those that greedy decoding uses too."""
 
 
 def plain_messages(messages: Sequence[Message]) -> list[Message]:
-    """The messages as training hands them to a template: text alone, and no role that templates do not know."""
+    """The messages as training hands them to a template: text alone, and no role that templates do not know.
+
+    ApiError 400 where a message cannot be read so.
+    """
     return [_plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _plain(message: dict[str, Any], at: str) -> Message:
+def _plain(message: dict[str, Any], path: str) -> Message:
+    content_path = f"{path}.content"
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        known = ", ".join(sorted(ROLES))
-        raise ApiError(400, f"Invalid '{at}.role': {role!r}; known are {known}.", param=f"{at}.role")
+        roles = ", ".join(sorted(ROLES))
+        raise ApiError(400, f"Invalid '{path}.role': {role!r}; known are {roles}.", param=f"{path}.role")
     calls = message.get("tool_calls")
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict) or not isinstance(part.get("text") or part.get("refusal"), str):
-                raise ApiError(400, f"Invalid '{at}.content': the model reads text parts only.", param=f"{at}.content")
+                raise ApiError(400, f"Invalid '{content_path}': the model reads text parts only.", param=content_path)
     elif not isinstance(content, str) and not (content is None and (calls or isinstance(message.get("refusal"), str))):
-        raise ApiError(400, f"Invalid '{at}.content': expected text.", param=f"{at}.content")
+        raise ApiError(400, f"Invalid '{content_path}': expected text.", param=content_path)
     plain: Message = {"role": "system" if role == "developer" else role, "content": text_of(message)}
     if calls:
-        plain["tool_calls"] = [_call(call, f"{at}.tool_calls[{index}]") for index, call in enumerate(calls)]
+        plain["tool_calls"] = [_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(calls)]
     return plain | {key: message[key] for key in ("name", "tool_call_id") if isinstance(message.get(key), str)}
 
 
-def _call(call: Any, at: str) -> Any:
+def _call(call: Any, path: str) -> Any:
     try:
         if isinstance(call["function"]["name"], str):
             json.loads(call["function"]["arguments"] or "{}")
             return call
     except (TypeError, KeyError, ValueError):
         pass
-    raise ApiError(400, f"Invalid '{at}': expected a function with a name and arguments as JSON text.", param=at)
+    raise ApiError(400, f"Invalid '{path}': expected a function with a name and arguments as JSON text.", param=path)
 
 
-def sampling_of(request: ChatRequest, generation: Generation, room: int) -> Sampling:
-    """The client's settings over the run's. `room`: tokens that the context leaves for the answer."""
+def sampling_of(request: ChatRequest, generation: Generation, tokens_left: int) -> Sampling:
+    """The client's settings over those of the run. `tokens_left`: what the context leaves for the answer."""
     settings = generation.model_dump()
     longest = request.max_completion_tokens or request.max_tokens or settings["max_new_tokens"]
     do_sample = settings["do_sample"] if request.temperature is None else request.temperature > 0
-    asked = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    settings |= {name: value for name in asked if (value := getattr(request, name)) is not None}
+    samplers = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    settings |= {name: value for name in samplers if (value := getattr(request, name)) is not None}
     greedy = ("repetition_penalty",)
-    kept = {name: value for name, value in settings.items() if name in (asked if do_sample else greedy)}
-    if kept.get("top_k", 1) <= 0:  # -1 is vLLM's and 0 transformers' word for all tokens
-        kept["top_k"] = 0
-    return {"max_new_tokens": min(longest, room), "do_sample": do_sample, "settings": kept}
+    used = {name: value for name, value in settings.items() if name in (samplers if do_sample else greedy)}
+    if used.get("top_k", 1) <= 0:  # all tokens: -1 in vLLM, 0 in transformers
+        used["top_k"] = 0
+    return {"max_new_tokens": min(longest, tokens_left), "do_sample": do_sample, "settings": used}

@@ -13,7 +13,7 @@ from train.models.load import load_tokenizer, quiet_libraries, resolve_precision
 from train.models.save import TEMPLATE_FILE
 from train.serving import transformers_serve, vllm
 from train.serving.engine import Engine
-from train.serving.engine_api import Dialect, Served
+from train.serving.engine_api import EngineApi, Served
 
 EngineName = Literal["auto", "vllm", "transformers"]
 
@@ -38,118 +38,119 @@ def served_models(
     program: str | None = None,
     flags: Sequence[str] = (),
 ) -> list[Served]:
-    """Each run with its engine, in the order given; a RunError or MachineError says what is missing.
+    """Each run with its engine, in the order of `runs`; a RunError or MachineError says what is missing.
 
     `merged`: serve merged/ also where the engine could take base + adapter. `program`: the vllm executable, if it is
     not on PATH. `flags`: for the engine's command line, where that is vLLM's.
     """
     quiet_libraries()
-    names = [name_of(run) for run in runs]
+    names = [served_name(run) for run in runs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise RunError(f"two runs are called {twice[0]}: rename the folder of one, its name is the model's")
-    found = find_vllm(program) if engine != "transformers" else None
-    if engine == "vllm" and found is None:
+    vllm_program = find_vllm(program) if engine != "transformers" else None
+    if engine == "vllm" and vllm_program is None:
         raise MachineError(
             "no vllm executable on PATH: install vLLM in an environment of its own (pip install vllm) and name it with "
             "--vllm ENV/bin/vllm, or serve with --engine transformers"
         )
-    if found is None:
+    if vllm_program is None:
         if flags:
             raise MachineError(f"{' '.join(flags)}: flags are passed on to vLLM, and there is none")
         return [_by_transformers(run) for run in runs]
-    return _by_vllm(runs, found, merged, flags)
+    return _by_vllm(runs, vllm_program, merged, flags)
 
 
-def name_of(run: Run) -> str:
+def served_name(run: Run) -> str:
+    """The name by which clients ask for the run: that of its folder."""
     return run.path.resolve().name
 
 
-def trained_in(run: Run) -> Path:
-    """The folder with the tokenizer and the frozen template of training."""
+def tokenizer_folder(run: Run) -> Path:
+    """The folder that holds the tokenizer and the chat template of training."""
     return run.adapter if run.adapter.exists() else run.merged
 
 
 def find_vllm(program: str | None) -> str | None:
-    """Path of the executable; MachineError where a named one is not there."""
-    found = shutil.which(program or "vllm")
-    if found is None and program:
+    """Path of the vllm executable; None where there is none, MachineError where `program` names one that is missing."""
+    path = shutil.which(program or "vllm")
+    if path is None and program:
         raise MachineError(f"{program}: no such executable")
-    return found
+    return path
 
 
 def _by_transformers(run: Run) -> Served:
-    folder = _merged(run)
+    folder = _merged_folder(run)
     config = run.config()
-    words = transformers_serve.command(
+    command_line = transformers_serve.command(
         folder.name,  # relative to the run: a path with @ or : would be read as a revision or a file
-        dtype=_dtype(run),
+        dtype=_dtype_of(run),
         use_cpu=config.training.use_cpu,
         attention=config.model.attn_implementation,
         trust_code=config.model.trust_remote_code,
     )
-    title = transformers_serve.TransformersServe.title
+    title = transformers_serve.TransformersServeApi.title
     engine = Engine(
-        f"{title} ({name_of(run)})",
-        lambda port: [*words, "--port", str(port)],
-        environment=transformers_serve.QUIET,
+        f"{title} ({served_name(run)})",
+        lambda port: [*command_line, "--port", str(port)],
+        environment=transformers_serve.ENVIRONMENT,
         folder=run.path,
     )
-    return _served(run, engine, folder.name, transformers_serve.TransformersServe(), adapter=False)
+    return _served(run, engine, folder.name, transformers_serve.TransformersServeApi(), adapter=False)
 
 
 def _by_vllm(runs: Sequence[Run], program: str, merged: bool, flags: Sequence[str]) -> list[Served]:
     groups: dict[Weights, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_weights(run, merged), []).append(run)
+        groups.setdefault(_weights_of(run, merged), []).append(run)
     served = {}
     for weights, members in groups.items():
-        names = [name_of(run) for run in members]
-        words = vllm.command(
+        names = [served_name(run) for run in members]
+        command_line = vllm.command(
             program,
             weights.folder.absolute(),
-            (trained_in(members[0]) / TEMPLATE_FILE).absolute(),
-            {name_of(run): run.adapter.absolute() for run in members} if weights.adapter else {},
+            (tokenizer_folder(members[0]) / TEMPLATE_FILE).absolute(),
+            {served_name(run): run.adapter.absolute() for run in members} if weights.adapter else {},
             dtype=weights.dtype,
-            flags=[*["--trust-remote-code"] * weights.trust_code, *_share(len(groups), flags), *flags],
+            flags=[*["--trust-remote-code"] * weights.trust_code, *_memory_share(len(groups), flags), *flags],
         )
         engine = Engine(
             f"vLLM ({', '.join(names)})",
-            lambda port, words=words: [*words, "--port", str(port)],  # type: ignore[misc]
-            environment=vllm.QUIET,
+            lambda port, command_line=command_line: [*command_line, "--port", str(port)],  # type: ignore[misc]
+            environment=vllm.ENVIRONMENT,
             key_variable="VLLM_API_KEY",
         )
-        apart = any(flag.startswith("--reasoning-parser") for flag in flags)
+        splits_thoughts = any(flag.startswith("--reasoning-parser") for flag in flags)
         for run in members:
-            name = name_of(run) if weights.adapter else vllm.BASE
-            served[name_of(run)] = _served(
-                run, engine, name, vllm.VLLM(), adapter=weights.adapter, thoughts_apart=apart
+            name = served_name(run) if weights.adapter else vllm.BASE_NAME
+            served[served_name(run)] = _served(
+                run, engine, name, vllm.VllmApi(), adapter=weights.adapter, splits_thoughts=splits_thoughts
             )
-    return [served[name_of(run)] for run in runs]
+    return [served[served_name(run)] for run in runs]
 
 
-def _share(engines: int, flags: Sequence[str]) -> list[str]:
-    """Each engine its part of the GPU's memory: one alone takes nine tenths of it."""
+def _memory_share(engines: int, flags: Sequence[str]) -> list[str]:
+    """The flags that give each of several engines its part of the GPU's memory: one alone takes nine tenths of it."""
     if engines == 1 or any(flag.startswith("--gpu-memory-utilization") for flag in flags):
         return []
     return ["--gpu-memory-utilization", f"{0.9 / engines:.2f}"]
 
 
-def _weights(run: Run, merged: bool) -> Weights:
-    adapter = run.adapter.exists() and not merged and vllm.loads(run.adapter)
-    folder = run_base(run) if adapter else _merged(run)
-    template = template_hash(load_tokenizer(trained_in(run)))
-    return Weights(folder, adapter, template, _dtype(run), run.config().model.trust_remote_code)
+def _weights_of(run: Run, merged: bool) -> Weights:
+    adapter = run.adapter.exists() and not merged and vllm.supports_adapter(run.adapter)
+    folder = run_base(run) if adapter else _merged_folder(run)
+    template = template_hash(load_tokenizer(tokenizer_folder(run)))
+    return Weights(folder, adapter, template, _dtype_of(run), run.config().model.trust_remote_code)
 
 
-def _merged(run: Run) -> Path:
+def _merged_folder(run: Run) -> Path:
     if not run.merged.exists():
         what = "transformers serve cannot load an adapter" if run.adapter.exists() else "its model is gone"
         raise RunError(f"{run.path} has no merged model, and this needs one ({what}): govor merge {run.path}")
     return run.merged
 
 
-def _dtype(run: Run) -> str:
-    """The type that `govor chat` computes in too; on a GPU a fully tuned model may be halved by the engine."""
+def _dtype_of(run: Run) -> str:
+    """The type that `govor chat` computes in too, but the engine's choice for a fully tuned model on a GPU."""
     config = run.config()
     weights = str(resolve_precision(config).weights).removeprefix("torch.")
     explicit = config.model.dtype != "auto" or config.training.use_cpu
@@ -157,30 +158,32 @@ def _dtype(run: Run) -> str:
 
 
 def _served(
-    run: Run, engine: Engine, name: str, dialect: Dialect, *, adapter: bool, thoughts_apart: bool = False
+    run: Run, engine: Engine, name: str, engine_api: EngineApi, *, adapter: bool, splits_thoughts: bool = False
 ) -> Served:
-    """`name`: inside the engine."""
+    """The run as it is served; `name` is its model's name inside the engine."""
     from transformers import AutoConfig
 
     manifest = run.manifest()
     source = run_base(run) if adapter else run.merged
     config = AutoConfig.from_pretrained(source, trust_remote_code=run.config().model.trust_remote_code)
-    named = run.config().model.name_or_path
-    base = Path(named).name if Path(named).exists() else named
-    tokenizer = load_tokenizer(trained_in(run))
-    if isinstance(dialect, transformers_serve.TransformersServe):
-        thoughts_apart = transformers_serve.splits_thoughts(tokenizer, config)
+    base = run.config().model.name_or_path
+    base = Path(base).name if Path(base).exists() else base
+    tuned = f"merged from {base}" if run.adapter.exists() else f"tuned {base}"
+    description = f"adapter over {base}" if adapter else tuned
+    tokenizer = load_tokenizer(tokenizer_folder(run))
+    if isinstance(engine_api, transformers_serve.TransformersServeApi):
+        splits_thoughts = transformers_serve.splits_thoughts(tokenizer, config)
     return Served(
-        name=name_of(run),
+        name=served_name(run),
         run=run,
-        what=f"adapter over {base}" if adapter else f"merged from {base}" if run.adapter.exists() else f"tuned {base}",
+        description=description,
         engine=engine,
         model=name,
-        dialect=dialect,
+        engine_api=engine_api,
         tokenizer=tokenizer,
         generation=run.config().generation,
         stop=tuple(dict.fromkeys([*manifest["template"]["end_of_turn"], *sorted(stop_ids(source))])),
         trained_context=int(config.get_text_config().max_position_embeddings),
-        thoughts_apart=thoughts_apart,
+        splits_thoughts=splits_thoughts,
         created=int(run.manifest_file.stat().st_mtime),
     )

@@ -22,18 +22,18 @@ HOST = "127.0.0.1"
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 BACK_OFF = (1, 2, 4, 8, 16, 30)
 """Seconds before the next start, by the number of failures in a row; the last holds for all that follow."""
-CALM = 60
-"""Seconds: an engine that was ready for so long has not failed in a row, one that is silent for so long has died."""
-NOISE = re.compile(r"\x1b\[[0-9;]*m|^\(\S+ pid=\d+\)( [A-Z]+ [\d-]+ [\d:]+ \[[^]]*\])?|^\[transformers\]")
-"""Colours, and what vLLM and transformers put before every line."""
+CALM_SECONDS = 60
+"""Seconds: an engine that was ready for so long counts as sound, one that was silent for so long as dead."""
+LINE_NOISE = re.compile(r"\x1b\[[0-9;]*m|^\(\S+ pid=\d+\)( [A-Z]+ [\d-]+ [\d:]+ \[[^]]*\])?|^\[transformers\]")
+"""What is cut from an engine's lines: colours, and what vLLM and transformers put before every line."""
 State = Literal["stopped", "starting", "ready"]
 
 
 class Engine:
     """A server on this machine's loopback that speaks HTTP and has /health.
 
-    `command` gives its command line for a port. `key` is what it asks of its clients, where it can ask: it is handed
-    over in the environment, since other users can read command lines.
+    `command` gives its command line for a port. `key_variable` names the environment variable in which the engine is
+    told the key that its clients must show, where it can ask for one: other users can read command lines.
     """
 
     def __init__(
@@ -55,44 +55,45 @@ class Engine:
         self.port = 0
         self.state: State = "stopped"
         self.starts = 0
-        """How many times it came up."""
+        """How many times it became ready."""
         self.lines: deque[str] = deque(maxlen=400)
-        """Its last output."""
-        self.facts: dict[str, int] = {}
-        """What it has told about itself since it last came up."""
+        """The last lines of its output."""
+        self.reported: dict[str, int] = {}
+        """What it has reported about itself since it was last started."""
         self._failure: str | None = None
         self._changed = threading.Condition()
-        self._commanded = threading.Lock()
+        self._control = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._listener: threading.Thread
 
     @property
     def url(self) -> str:
+        """Where it answers now; another port after every start."""
         return f"http://{HOST}:{self.port}"
 
     def start(self) -> None:
-        """Begin to start it, unless it runs already."""
-        with self._commanded:
+        """Begin to start it, unless it runs already; returns at once."""
+        with self._control:
             if self._thread and self._thread.is_alive() and not self._stopping.is_set():
                 return
             if self._thread:
                 self._thread.join()
             self._stopping, self._failure, self.state = threading.Event(), None, "starting"
-            self._thread = threading.Thread(target=self._keep, name=f"engine {self.name}", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=f"engine {self.name}", daemon=True)
             self._thread.start()
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """Return when it is ready; MachineError where it dies instead, or `timeout` seconds have passed."""
+        """Return when it is ready; MachineError where it ends instead, or `timeout` seconds have passed."""
         with self._changed:
-            done = self._changed.wait_for(lambda: self.state != "starting", timeout)
+            in_time = self._changed.wait_for(lambda: self.state != "starting", timeout)
             if self.state != "ready":
-                late = f"{self.name} is not ready after {timeout:g} s" if not done else f"{self.name} was stopped"
-                raise MachineError(self._failure or late)
+                reason = f"{self.name} is not ready after {timeout:g} s" if not in_time else f"{self.name} was stopped"
+                raise MachineError(self._failure or reason)
 
     def stop(self) -> None:
         """End its processes and return when they are gone."""
-        with self._commanded:
+        with self._control:
             self._stopping.set()
             if self._thread:
                 self._thread.join()
@@ -108,36 +109,36 @@ class Engine:
         finally:
             connection.close()
 
-    def last_words(self) -> str:
-        """The lines that say why it ended: what looks like an error, and the last."""
-        lines = [NOISE.sub("", line).strip() for line in self.lines]
+    def failure_lines(self) -> str:
+        """The lines of its output that say why it ended: what looks like an error, and the last ones."""
+        lines = [LINE_NOISE.sub("", line).strip() for line in self.lines]
         lines = [line for line in lines if line]
         errors = [line for line in lines if re.search(r"(?:Error|Exception|error)\b: ", line)]
         return "".join(f"\n  {line[:300]}" for line in dict.fromkeys([*errors[-4:], *lines[-2:]])) or " it said nothing"
 
-    def _keep(self) -> None:
-        """Keep it running until it is to stop, or has died without ever being ready."""
+    def _run(self) -> None:
+        """Keep it running until it is to stop, or has ended without ever being ready."""
         failures = came_up = 0
         while not self._stopping.is_set():
             process = self._launch()
             if self._comes_up(process):
                 came_up = self.starts = self.starts + 1
-                self._enter("ready")
-                failures = 0 if self._watch(process) > CALM else failures
+                self._set_state("ready")
+                failures = 0 if self._watch(process) > CALM_SECONDS else failures
             failures += 1
             code = self._end(process)
             if self._stopping.is_set():
                 break
             if not came_up:
-                self._failure = f"{self.name} ended while it started (exit code {code}):{self.last_words()}"
+                self._failure = f"{self.name} ended while it started (exit code {code}):{self.failure_lines()}"
                 break
-            self._enter("starting")
+            self._set_state("starting")
             pause = BACK_OFF[min(failures, len(BACK_OFF)) - 1]
             print(f"{self.name} ended (exit code {code}) and starts again in {pause} s", file=sys.stderr, flush=True)
             self._stopping.wait(pause)
-        self._enter("stopped")
+        self._set_state("stopped")
 
-    def _enter(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         with self._changed:
             self.state = state
             self._changed.notify_all()
@@ -147,7 +148,7 @@ class Engine:
             probe.bind((HOST, 0))
             self.port = probe.getsockname()[1]
         self.lines.clear()
-        self.facts.clear()
+        self.reported.clear()
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(SUPERVISOR), *self.command(self.port)],
             stdin=subprocess.PIPE,
@@ -169,42 +170,42 @@ class Engine:
                 self.lines.append(line.decode("utf-8", errors="replace").rstrip())
 
     def _comes_up(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Whether it answered before it ended or was to stop."""
+        """Whether it answers /health before it ends or is to stop."""
         while process.poll() is None and not self._stopping.wait(0.1):
             if self.healthy():
                 return True
         return False
 
     def _watch(self, process: "subprocess.Popen[bytes]") -> float:
-        """Return when it has ended, is to stop or has long been silent; the seconds that it was ready."""
-        began = asked = answered = time.monotonic()
+        """Return when it has ended, is to stop or has long been silent; for how many seconds it was ready."""
+        ready_since = last_check = last_answer = time.monotonic()
         while process.poll() is None and not self._stopping.wait(0.2):
-            if time.monotonic() - asked < 5:
+            if time.monotonic() - last_check < 5:
                 continue
-            healthy, asked = self.healthy(), time.monotonic()
+            healthy, last_check = self.healthy(), time.monotonic()
             if healthy:
-                answered = asked
-            elif asked - answered > CALM:
+                last_answer = last_check
+            elif last_check - last_answer > CALM_SECONDS:
                 break
-        return time.monotonic() - began
+        return time.monotonic() - ready_since
 
     def _end(self, process: "subprocess.Popen[bytes]") -> int:
-        """Close the keeper's input, upon which it ends the engine; the exit code."""
+        """Close the supervisor's input, upon which it ends the engine; its exit code."""
         assert process.stdin is not None
         process.stdin.close()
         code = process.wait()
-        self._listener.join(5)  # its last words
+        self._listener.join(5)  # the last of its output
         return code
 
 
-def ask(engine: Engine, path: str, body: Any = None) -> Any:
-    """The engine's answer in JSON: to GET, or where there is a body to POST. MachineError where it has none."""
+def request_json(engine: Engine, path: str, body: Any = None) -> Any:
+    """The engine's JSON answer to a GET, or to a POST where there is a body; MachineError unless its status is 200."""
     headers = {"authorization": f"Bearer {engine.key}"}
     try:
         with httpx2.Client(base_url=engine.url, headers=headers, trust_env=False, timeout=600) as client:
             response = client.request("GET" if body is None else "POST", path, json=body)
     except httpx2.HTTPError:
-        raise MachineError(f"{engine.name} did not answer {path}:{engine.last_words()}") from None
+        raise MachineError(f"{engine.name} did not answer {path}:{engine.failure_lines()}") from None
     if response.status_code != 200:
-        raise MachineError(f"{engine.name} answered {path} with status {response.status_code}:{engine.last_words()}")
+        raise MachineError(f"{engine.name} answered {path} with status {response.status_code}:{engine.failure_lines()}")
     return response.json()

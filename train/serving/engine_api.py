@@ -1,4 +1,4 @@
-"""A run as it is served, and what every engine has to tell us."""
+"""A run as it is served, and what govor needs to know of each engine's own API."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,29 +14,31 @@ from train.serving.chat_request import ChatRequest, Sampling
 from train.serving.engine import Engine
 
 
-class Dialect(ABC):
-    """What an engine calls things. The front app always asks it to stream, so a client that hangs up frees it."""
+class EngineApi(ABC):
+    """How requests are put to one kind of engine. govor always has it stream, so a client that hangs up frees it."""
 
     title: str
-    cuts_stop: bool
+    """The engine's name for people."""
+    strips_stop: bool
     """Whether it leaves a stop sequence out of the answer, as OpenAI does."""
-    takes_tools: bool
+    supports_tools: bool
+    """Whether it can offer functions to the model."""
 
     @abstractmethod
     def body(self, model: str, request: ChatRequest, sampling: Sampling, stop: Sequence[int]) -> dict[str, Any]:
-        """The request in its words. `stop`: ids that end a turn. ApiError for what it cannot do."""
+        """The body of the engine's own request. `stop`: ids that end a turn. ApiError for what it cannot do."""
 
     @abstractmethod
     def context(self, served: "Served") -> int:
-        """Tokens that prompt and answer may have together."""
+        """Number of tokens that prompt and answer may have together."""
 
     @abstractmethod
     def prompt_ids(self, served: "Served", messages: Sequence[Message], tools: Any) -> list[int]:
-        """Its own rendering of the prompt."""
+        """Token ids of the prompt as the engine renders it."""
 
     @abstractmethod
-    def answered_ids(self, served: "Served", messages: Sequence[Message]) -> list[int] | int:
-        """The prompt of an answer of one token that it really gave, or its length where it tells no more."""
+    def answered_prompt(self, served: "Served", messages: Sequence[Message]) -> list[int] | int:
+        """Have it answer with one token: ids of the prompt that it was fed, or their number where it tells no more."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +47,25 @@ class Served:
 
     name: str
     run: Run
-    what: str
-    """For lists: adapter or merged model, and over which base."""
+    description: str
+    """For people: adapter or merged model, and of which base."""
     engine: Engine
     model: str
-    """Its name inside the engine."""
-    dialect: Dialect
+    """The model's name inside the engine."""
+    engine_api: EngineApi
     tokenizer: Any
     generation: Generation
     stop: tuple[int, ...]
-    """Ids that end a turn, the base's own among them."""
+    """Ids of the tokens that end a turn, the base's own among them."""
     trained_context: int
-    """max_position_embeddings of the model."""
-    thoughts_apart: bool
-    """The engine tells thoughts from the answer by itself."""
+    """The model's max_position_embeddings, in tokens."""
+    splits_thoughts: bool
+    """Whether the engine itself separates thoughts from the answer."""
     created: int
-    """Unix time of the run."""
-    _rendering: Lock = field(default_factory=Lock, repr=False, compare=False)
+    """Unix time of the run's manifest."""
+    _render_lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
-        """Token ids of the prompt as in training; DataError where the template does not take the conversation."""
-        with self._rendering:  # neither the tokenizer nor the template's clock is made for several threads
+        """Token ids of the prompt, rendered as in training; DataError where the template refuses the conversation."""
+        with self._render_lock:  # neither the tokenizer nor the template's clock is thread-safe
             return render(self.tokenizer, messages, tools=tools)

@@ -1,4 +1,4 @@
-"""The engine feeds the model what training taught it: the same token ids for the prompts of held-out rows."""
+"""Checks that an engine feeds the model what training taught it: the same token ids for prompts of held-out rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,64 +12,68 @@ from train.serving.chat_request import plain_messages
 from train.serving.engine_api import Served
 
 ROWS = 64
-"""Held-out rows that are compared, spread over all of them."""
+"""How many held-out rows are compared at most, spread over all of them."""
 
 
-class ParityError(GovorError):
-    """The engine renders prompts otherwise than training did: the answer to `serve it` is no."""
+class PromptCheckError(GovorError):
+    """The engine renders prompts otherwise than training did, so the run is not served."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
-class Parity:
+class PromptCheck:
+    """The result of a check; as text one short phrase."""
+
     compared: int
+    """Number of rows compared."""
     refused: int
-    """Rows with functions, where the engine takes none."""
-    drifted: list[str]
-    """What differs, one line a row."""
+    """Number of rows left out because they have functions and the engine takes none."""
+    differences: list[str]
+    """What differs, a line for each row; empty where nothing does."""
 
     def __str__(self) -> str:
         if not self.compared:
             return "not as trained"
         refused = f", {self.refused} with functions not served" if self.refused else ""
-        return f"{self.compared - len(self.drifted)} of {self.compared} prompts as trained{refused}"
+        return f"{self.compared - len(self.differences)} of {self.compared} prompts as trained{refused}"
 
 
-def compare(served: Served) -> Parity:
-    """The running engine's rendering of every prompt against training's; MachineError where it cannot answer.
+def check_prompts(served: Served) -> PromptCheck:
+    """Compare the running engine's rendering of prompts with training's; MachineError where it cannot answer.
 
-    It also has to answer three of them, the shortest, the middle one and the longest, and say what it was fed.
+    It also has to answer three prompts, the shortest, the middle one and the longest, and say what it was fed.
     """
     if template_hash(served.tokenizer) != served.run.manifest()["template"]["sha256"]:
-        return Parity(0, 0, ["the run's chat template was changed after training (chat_template.jinja)"])
+        return PromptCheck(0, 0, ["the run's chat template was changed after training (chat_template.jinja)"])
     rows = held_out_rows(served.run)
     rows = rows[:: max(1, -(-len(rows) // ROWS))]
-    taken = [row for row in rows if served.dialect.takes_tools or not row.tools] or probes(served)
+    engine_api = served.engine_api
+    compared = [row for row in rows if engine_api.supports_tools or not row.tools] or probes(served)
 
     def render(messages: Sequence[Message], tools: Any) -> list[int]:
-        return served.dialect.prompt_ids(served, plain_messages(messages), tools)
+        return engine_api.prompt_ids(served, plain_messages(messages), tools)
 
-    encoded = [encode_row(served.tokenizer, row, stop=served.stop) for row in taken]
-    drifted = [
-        f"row {line}: {reason}" for line, reason in prompt_differences(render, taken, encoded, served.tokenizer.decode)
-    ]
-    room = served.dialect.context(served) - 1
-    prompts = [(one.answers[-1][0], at) for at, one in enumerate(encoded)]
-    prompts = sorted((length, at) for length, at in prompts if length <= room and not taken[at].tools)
-    for length, at in {prompts[i] for i in (0, len(prompts) // 2, -1)} if prompts and not drifted else ():
-        last = max(index for index, message in enumerate(taken[at].messages) if is_trained(message))
-        answered = served.dialect.answered_ids(served, plain_messages(taken[at].messages[:last]))
+    encoded = [encode_row(served.tokenizer, row, stop=served.stop) for row in compared]
+    different_rows = prompt_differences(render, compared, encoded, served.tokenizer.decode)
+    differences = [f"row {line}: {reason}" for line, reason in different_rows]
+    longest = engine_api.context(served) - 1
+    prompts = [(row.answers[-1][0], at) for at, row in enumerate(encoded)]
+    prompts = sorted((length, at) for length, at in prompts if length <= longest and not compared[at].tools)
+    for length, at in {prompts[i] for i in (0, len(prompts) // 2, -1)} if prompts and not differences else ():
+        last = max(index for index, message in enumerate(compared[at].messages) if is_trained(message))
+        answered = engine_api.answered_prompt(served, plain_messages(compared[at].messages[:last]))
         if answered not in (encoded[at].input_ids[:length], length):
-            drifted.append(f"row {taken[at].line}: the prompt that is answered is not the one that is rendered")
-    return Parity(len(taken), sum(bool(row.tools) for row in rows) * (not served.dialect.takes_tools), drifted)
+            differences.append(f"row {compared[at].line}: the prompt that is answered is not the one that is rendered")
+    refused = 0 if engine_api.supports_tools else sum(bool(row.tools) for row in rows)
+    return PromptCheck(len(compared), refused, differences)
 
 
 def probes(served: Served) -> list[Row]:
-    """The config's prompts with an answer, where nothing was held out that the engine takes."""
+    """Rows to compare where none was held out that the engine takes: the config's prompts, each with an answer."""
     run = served.run
     system = run.manifest()["data"]["system_message"]
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
-    asked: list[list[Message]] = [[m.model_dump() for m in prompt] for prompt in run.config().prompts]
-    asked = asked or [[*opening, {"role": "user", "content": "Привет! Как дела?"}]]
-    return [Row(at, [*prompt, {"role": "assistant", "content": "Да."}]) for at, prompt in enumerate(asked, 1)]
+    prompts: list[list[Message]] = [[m.model_dump() for m in prompt] for prompt in run.config().prompts]
+    prompts = prompts or [[*opening, {"role": "user", "content": "Привет! Как дела?"}]]
+    return [Row(at, [*prompt, {"role": "assistant", "content": "Да."}]) for at, prompt in enumerate(prompts, 1)]

@@ -13,11 +13,11 @@ from train.core.runs import Run
 from train.serving.choose_engine import EngineName, served_models
 from train.serving.engine import Engine
 from train.serving.engine_api import Served
-from train.serving.prompt_check import Parity, ParityError, compare
+from train.serving.prompt_check import PromptCheck, PromptCheckError, check_prompts
 from train.serving.routes import make_app
 
-LAST_WORDS = 60
-"""Seconds that answers in flight may take after we were asked to end."""
+ANSWER_GRACE = 60
+"""Seconds that answers in flight may take once we are to end."""
 
 
 def serve(
@@ -36,19 +36,19 @@ def serve(
     signal.signal(signal.SIGTERM, _interrupt)
     with closing(listen(host, port, key)) as listener:
         served = served_models(runs, engine=engine, merged=merged, program=program, flags=flags)
-        engines = list({id(one.engine): one.engine for one in served}.values())
+        engines = list({id(model.engine): model.engine for model in served}.values())
         try:
             start(engines)
-            parities = [check(one, allow_template_drift) for one in served]
-            print(listing(served, parities))
+            prompt_checks = [check(model, allow_template_drift) for model in served]
+            print(listing(served, prompt_checks))
             run_app(served, key, listener)
         finally:
-            for one in engines:
-                one.stop()
+            for running in engines:
+                running.stop()
 
 
 def listen(host: str, port: int, key: str | None) -> socket.socket:
-    """A socket bound to the address; a GovorError where it is taken, or reaches beyond this machine without a key."""
+    """A socket that listens at the address; GovorError where it is in use, or lets others in without a key."""
     if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
         raise GovorError("--api-key: a key has only plain visible characters, and at least one")
     try:
@@ -70,42 +70,43 @@ def listen(host: str, port: int, key: str | None) -> socket.socket:
 
 
 def start(engines: Sequence[Engine]) -> None:
-    for one in engines:
-        print(f"starting {one.name} …", file=sys.stderr, flush=True)
-        one.start()
-    for one in engines:
-        one.wait_ready()
+    """Start the engines at once and wait until all are ready; MachineError where one is not."""
+    for engine in engines:
+        print(f"starting {engine.name} …", file=sys.stderr, flush=True)
+        engine.start()
+    for engine in engines:
+        engine.wait_ready()
 
 
-def check(served: Served, allow_template_drift: bool) -> Parity:
-    """The parity of a served model; ParityError where it is not whole, unless that is allowed."""
-    parity = compare(served)
-    if not parity.drifted:
-        return parity
-    shown = parity.drifted[:3]
-    lines = "".join(f"\n  {line}" for line in shown)
-    lines += f"\n  and {len(parity.drifted) - 3} more" * (len(parity.drifted) > 3)
+def check(served: Served, allow_template_drift: bool) -> PromptCheck:
+    """Check a model's prompts; PromptCheckError where they differ from training's, unless that is allowed."""
+    prompt_check = check_prompts(served)
+    if not prompt_check.differences:
+        return prompt_check
+    differences = prompt_check.differences
+    lines = "".join(f"\n  {line}" for line in differences[:3])
+    lines += f"\n  and {len(differences) - 3} more" * (len(differences) > 3)
     if not allow_template_drift:
-        raise ParityError(
-            f"{served.name}: {served.dialect.title} feeds the model other prompts than it was trained on ({parity}); "
-            f"--allow-template-drift serves it nevertheless:{lines}"
+        raise PromptCheckError(
+            f"{served.name}: {served.engine_api.title} feeds the model other prompts than it was trained on "
+            f"({prompt_check}); --allow-template-drift serves it nevertheless:{lines}"
         )
-    print(f"warning: {served.name}: {parity}:{lines}", file=sys.stderr, flush=True)
-    return parity
+    print(f"warning: {served.name}: {prompt_check}:{lines}", file=sys.stderr, flush=True)
+    return prompt_check
 
 
-def listing(served: Sequence[Served], parities: Sequence[Parity]) -> str:
-    """A line a model: name, what it is, engine, context, parity."""
+def listing(served: Sequence[Served], prompt_checks: Sequence[PromptCheck]) -> str:
+    """The table of the served models: name, what it is, engine, context, prompt check."""
     rows = [("model", "what", "engine", "context", "template")]
-    for one, parity in zip(served, parities, strict=True):
-        context = f"{one.dialect.context(one)} tokens"
-        rows.append((one.name, one.what, one.dialect.title, context, str(parity)))
+    for model, prompt_check in zip(served, prompt_checks, strict=True):
+        context = f"{model.engine_api.context(model)} tokens"
+        rows.append((model.name, model.description, model.engine_api.title, context, str(prompt_check)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def run_app(served: Sequence[Served], key: str | None, listener: socket.socket) -> None:
-    """Answer until a signal comes."""
+    """Answer requests until a signal comes."""
     import uvicorn
 
     host, port = listener.getsockname()[:2]
@@ -115,7 +116,7 @@ def run_app(served: Sequence[Served], key: str | None, listener: socket.socket) 
         make_app(served, key),
         log_level="error",
         access_log=False,
-        timeout_graceful_shutdown=LAST_WORDS,
+        timeout_graceful_shutdown=ANSWER_GRACE,
         server_header=False,
     )
     try:
@@ -125,5 +126,5 @@ def run_app(served: Sequence[Served], key: str | None, listener: socket.socket) 
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM means the same as Ctrl-C."""
+    """Handle SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt

@@ -1,23 +1,51 @@
-"""An engine's stream of chunks → OpenAI's: the public name, thoughts apart, stop sequences cut, usage where asked."""
+"""An engine's stream of chunks → OpenAI's: the public name, thoughts apart, stop sequences cut, usage on request."""
 
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from uuid import uuid4
 
 import httpx2
 
 from train.serving.api_errors import ApiError, not_ready
 
-Chunk = dict[str, Any]
-OPEN, CLOSE = "<think>", "</think>"
+THINK_START, THINK_END = "<think>", "</think>"
 FAILED = "The engine failed while it answered."
 
 
-async def open_stream(client: httpx2.AsyncClient, url: str, key: str, body: Chunk) -> httpx2.Response:
-    """The engine's response once it has agreed to answer; ApiError where it has not."""
+class Delta(TypedDict, total=False):
+    """What a chunk adds to the message of a choice."""
+
+    role: str
+    content: str
+    reasoning_content: str
+    tool_calls: list[dict[str, Any]]
+
+
+class Choice(TypedDict):
+    """What a chunk says of one of the answers to a request."""
+
+    index: int
+    delta: Delta
+    logprobs: dict[str, Any] | None
+    finish_reason: str | None
+
+
+class Chunk(TypedDict):
+    """A chat.completion.chunk as OpenAI sends it."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: NotRequired[dict[str, Any] | None]
+
+
+async def open_stream(client: httpx2.AsyncClient, url: str, key: str, body: dict[str, Any]) -> httpx2.Response:
+    """The engine's response once it begins to answer; ApiError where it refuses."""
     request = client.build_request("POST", url, json=body, headers={"authorization": f"Bearer {key}"})
     try:
         response = await client.send(request, stream=True)
@@ -40,8 +68,8 @@ async def open_stream(client: httpx2.AsyncClient, url: str, key: str, body: Chun
     raise ApiError(400, message, param=param)
 
 
-async def read_chunks(response: httpx2.Response) -> AsyncIterator[Chunk]:
-    """The chunks of a stream; ApiError where the engine breaks off."""
+async def read_chunks(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    """The chunks of an engine's stream, as it sends them; ApiError where it breaks off."""
     try:
         async for event in httpx2.EventSource(response):
             if event.data == "[DONE]":
@@ -55,122 +83,146 @@ async def read_chunks(response: httpx2.Response) -> AsyncIterator[Chunk]:
 
 
 @dataclass
-class Speech:
-    """The text of one answer as it comes in: what is thought, what is said, where a stop sequence ends it."""
+class AnswerText:
+    """The text of one answer as it comes in: separates thoughts from the answer and ends it at a stop sequence."""
 
     stops: Sequence[str]
     thinking: bool | None = None
-    """None: not yet known. The prompt may have opened the thought already."""
+    """Whether a thought is open, as the prompt may have left it; None while that is not known."""
     stopped: bool = False
+    """Whether a stop sequence has ended the answer."""
     _pending: str = ""
     _begun: bool = False
-    """Whether something but white space has come since the last mark."""
+    """Whether anything but white space has come since the last mark of a thought."""
 
-    def feed(self, text: str, *, last: bool = False) -> dict[str, str]:
-        """What is now certain, as a delta's `reasoning_content` and `content`."""
+    def feed(self, text: str, *, last: bool = False) -> Delta:
+        """Take in text; what is now certain, as a delta's `reasoning_content` and `content`."""
         self._pending += text
-        delta = {}
+        thought = content = ""
         if self.thinking is None:
             head = self._pending.lstrip()
-            if head.startswith(OPEN):
-                self.thinking, self._pending = True, head.removeprefix(OPEN)
-            elif last or not OPEN.startswith(head):
+            if head.startswith(THINK_START):
+                self.thinking, self._pending = True, head.removeprefix(THINK_START)
+            elif last or not THINK_START.startswith(head):
                 self.thinking, self._begun = False, True
         if self.thinking:
-            self._pending, closed, rest = self._pending.partition(CLOSE)
-            delta["reasoning_content"] = self._take((CLOSE,), last=last or bool(closed))
+            self._pending, closed, rest = self._pending.partition(THINK_END)
+            thought = self._take((THINK_END,), last=last or bool(closed))
             if closed:
                 self.thinking, self._begun, self._pending = False, False, rest
         if self.thinking is False and not self.stopped:
             cuts = [at for stop in self.stops if (at := self._pending.find(stop)) >= 0]
             if cuts:
                 self._pending, self.stopped = self._pending[: min(cuts)], True
-            delta["content"] = self._take(self.stops, last=last or self.stopped)
-        return {name: text for name, text in delta.items() if text}
+            content = self._take(self.stops, last=last or self.stopped)
+        delta: Delta = {}
+        if thought:
+            delta["reasoning_content"] = thought
+        if content:
+            delta["content"] = content
+        return delta
 
     def _take(self, marks: Sequence[str], *, last: bool) -> str:
-        """What has come, less an end that may grow into one of the marks."""
+        """Take what has come, less an end that may grow into one of the marks."""
         if not self._begun:
             self._pending = self._pending.lstrip()
         growing = (n for mark in marks for n in range(1, len(mark)) if self._pending.endswith(mark[:n]))
         end = len(self._pending) - (0 if last else max(growing, default=0))
-        taken, self._pending = self._pending[:end], self._pending[end:]
-        self._begun = self._begun or bool(taken)
-        return taken
+        text, self._pending = self._pending[:end], self._pending[end:]
+        self._begun = self._begun or bool(text)
+        return text
 
 
-async def as_openai(
-    chunks: AsyncIterator[Chunk], model: str, *, stops: Sequence[str], thinking: bool | None
+async def openai_chunks(
+    chunks: AsyncIterator[dict[str, Any]], model: str, *, stops: Sequence[str], thinking: bool | None
 ) -> AsyncIterator[Chunk]:
-    """The chunks as OpenAI has them, the last with the usage and no choices; ApiError where the engine breaks off.
+    """An engine's chunks as OpenAI has them, the last with the usage and no choices; ApiError where it breaks off.
 
-    `stops`: what the engine leaves in the answer. `thinking`: see `Speech`.
+    `stops`: stop sequences that the engine leaves in the answer. `thinking`: see `AnswerText`.
     """
-    frame = {"id": f"chatcmpl-{uuid4().hex}", "object": "chat.completion.chunk", "created": int(time.time())}
-    frame["model"] = model
-    speeches: dict[int, Speech] = {}
+    id_, created = f"chatcmpl-{uuid4().hex}", int(time.time())
+    answers: dict[int, AnswerText] = {}
     finished: set[int] = set()
     usage = None
+
+    def chunk_of(choices: list[Choice]) -> Chunk:
+        return {
+            "id": id_, "object": "chat.completion.chunk", "created": created, "model": model, "choices": choices,
+        }  # fmt: skip
+
     async for chunk in chunks:
         usage = chunk.get("usage") or usage
-        choices = []
+        choices: list[Choice] = []
         for choice in chunk["choices"]:
-            at, reason, given = choice["index"], choice.get("finish_reason"), choice["delta"]
-            speech = speeches.setdefault(at, Speech(stops, thinking))
-            delta: Chunk = {name: given[name] for name in ("role", "tool_calls") if given.get(name)}
-            thought = given.get("reasoning_content") or given.get("reasoning")  # where the engine tells them apart
-            delta |= speech.feed(given.get("content") or "", last=reason is not None)
-            delta |= {"reasoning_content": thought} if thought else {}
-            if "role" in delta:
-                delta.setdefault("content", "")
+            index, reason = choice["index"], choice.get("finish_reason")
+            answer = answers.setdefault(index, AnswerText(stops, thinking))
+            delta = _delta(choice["delta"], answer, last=reason is not None)
             if reason is not None:
-                finished.add(at)
-                reason = "stop" if speech.stopped else reason
+                finished.add(index)
+                reason = "stop" if answer.stopped else reason
             if delta or reason:
-                choices.append(
-                    {"index": at, "delta": delta, "logprobs": choice.get("logprobs"), "finish_reason": reason}
-                )
+                logprobs = choice.get("logprobs")
+                choices.append({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
         if choices:
-            yield {**frame, "choices": choices}
-    if finished != set(speeches) or not finished:
+            yield chunk_of(choices)
+    if finished != set(answers) or not finished:
         raise ApiError(500, FAILED)
-    yield {**frame, "choices": [], "usage": usage}
+    yield {**chunk_of([]), "usage": usage}
 
 
-async def whole(chunks: AsyncIterator[Chunk]) -> Chunk:
-    """One answer of OpenAI's chunks."""
-    choices: dict[int, Chunk] = {}
-    answer: Chunk = {}
+def _delta(received: dict[str, Any], answer: AnswerText, *, last: bool) -> Delta:
+    """A delta of an engine's as OpenAI has it; its text goes through `answer`."""
+    delta: Delta = {}
+    if received.get("role"):
+        delta["role"] = received["role"]
+    if received.get("tool_calls"):
+        delta["tool_calls"] = received["tool_calls"]
+    thought = received.get("reasoning_content") or received.get("reasoning")  # where the engine separates them
+    delta |= answer.feed(received.get("content") or "", last=last)
+    if thought:
+        delta["reasoning_content"] = thought
+    if "role" in delta:
+        delta.setdefault("content", "")
+    return delta
+
+
+async def join_chunks(chunks: AsyncIterator[Chunk]) -> dict[str, Any]:
+    """The chat.completion that OpenAI's chunks make together."""
+    choices: dict[int, dict[str, Any]] = {}
+    answer: dict[str, Any] = {}
     async for chunk in chunks:
         answer = {**chunk, "object": "chat.completion"}
         for part in chunk["choices"]:
-            message: Chunk = {"role": "assistant", "content": None, "refusal": None}
+            message = {"role": "assistant", "content": None, "refusal": None}
             empty = {"index": part["index"], "message": message, "logprobs": None, "finish_reason": None}
             choice = choices.setdefault(part["index"], empty)
             _extend(choice["message"], part["delta"])
             choice["finish_reason"] = part["finish_reason"] or choice["finish_reason"]
             if part["logprobs"]:
-                known = choice["logprobs"] or {"content": [], "refusal": None}
-                choice["logprobs"] = {**known, "content": known["content"] + (part["logprobs"].get("content") or [])}
+                logprobs = choice["logprobs"] or {"content": [], "refusal": None}
+                content = logprobs["content"] + (part["logprobs"].get("content") or [])
+                choice["logprobs"] = {**logprobs, "content": content}
     return {**answer, "choices": [choices[at] for at in sorted(choices)]}
 
 
-def _extend(message: Chunk, delta: Chunk) -> None:
-    for name in ("content", "reasoning_content"):
-        if name in delta:
-            message[name] = (message.get(name) or "") + delta[name]
+def _extend(message: dict[str, Any], delta: Delta) -> None:
+    """Add a delta to the message."""
+    if "content" in delta:
+        message["content"] = (message.get("content") or "") + delta["content"]
+    if "reasoning_content" in delta:
+        message["reasoning_content"] = (message.get("reasoning_content") or "") + delta["reasoning_content"]
     for call in delta.get("tool_calls", ()):
         calls = message.setdefault("tool_calls", [])
         while len(calls) <= call["index"]:
             calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-        known = calls[call["index"]]
-        known["id"] = call.get("id") or known["id"]
+        joined = calls[call["index"]]
+        joined["id"] = call.get("id") or joined["id"]
         for name in ("name", "arguments"):
-            known["function"][name] += call.get("function", {}).get(name) or ""
+            joined["function"][name] += call.get("function", {}).get(name) or ""
 
 
-async def as_events(chunks: AsyncIterator[Chunk], *, usage: bool) -> AsyncIterator[str]:
-    """OpenAI's chunks as server-sent events. `usage`: send it before the end, and null until then."""
+async def sse_events(chunks: AsyncIterator[Chunk], *, usage: bool) -> AsyncIterator[str]:
+    """OpenAI's chunks as server-sent events. `usage`: send it in the last chunk, and null in those before."""
     try:
         async for chunk in chunks:
             if chunk["choices"]:
@@ -182,5 +234,5 @@ async def as_events(chunks: AsyncIterator[Chunk], *, usage: bool) -> AsyncIterat
         yield _event(error.body())
 
 
-def _event(tree: Chunk) -> str:
-    return f"data: {json.dumps(tree, ensure_ascii=False)}\n\n"
+def _event(content: Any) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

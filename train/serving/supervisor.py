@@ -1,4 +1,4 @@
-"""The small process between us and an engine: python keeper.py COMMAND…
+"""The small process between us and an engine: python supervisor.py COMMAND…
 
 It holds the other end of its standard input. When that closes, because we closed it or because we are gone, however
 that came about, it ends the engine with all its children. The operating system closes a dead process's pipes on
@@ -14,12 +14,12 @@ import sys
 import threading
 from contextlib import suppress
 
-GRACE = 10.0
-"""Seconds an engine may take to end by itself before it is killed."""
+KILL_AFTER = 10.0
+"""Seconds that an engine may take to end by itself before it is killed."""
 
 
 def main() -> int:
-    """Run the command until it ends or our input does; its exit code."""
+    """Run the command until it ends or our input closes; its exit code."""
     try:
         engine = subprocess.Popen(
             sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True
@@ -36,25 +36,27 @@ def main() -> int:
 
 
 def wait_for_owner(engine: "subprocess.Popen[bytes]") -> None:
+    """Wait until our input closes, then end the engine."""
     while os.read(0, 1024):
         pass
     end(engine)
 
 
 def end(engine: "subprocess.Popen[bytes]") -> None:
+    """Ask the engine to end, and kill it if it takes too long; returns at once."""
     end_group(engine, kill=False)
-    timer = threading.Timer(GRACE, end_group, (engine,), {"kill": True})
+    timer = threading.Timer(KILL_AFTER, end_group, (engine,), {"kill": True})
     timer.daemon = True
     timer.start()
 
 
 def end_group(engine: "subprocess.Popen[bytes]", *, kill: bool) -> None:
-    """Ask the engine and its children to end, or make them."""
+    """Ask the engine and its children to end, or kill them."""
     if os.name != "posix":
         command = ["taskkill", "/T", "/F", "/PID", str(engine.pid)]
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says the second of zombies
+    with suppress(ProcessLookupError, PermissionError):  # no process is left; macOS raises the second for zombies
         os.killpg(engine.pid, signal.SIGKILL if kill else signal.SIGTERM)
 
 

@@ -10,28 +10,29 @@ from typing import Any
 from train.chats.rows import Message
 from train.serving.api_errors import ApiError
 from train.serving.chat_request import ChatRequest, Sampling
-from train.serving.engine import ask
-from train.serving.engine_api import Dialect, Served
+from train.serving.engine import request_json
+from train.serving.engine_api import EngineApi, Served
 
-START = "from transformers.cli.transformers import app; app()"
-"""What its console script does, less the question at PyPI whether there is a newer version."""
-QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-NOTHING: dict[str, tuple[Any, ...]] = {
+PROGRAM = "from transformers.cli.transformers import app; app()"
+"""What its console script does, less the request to PyPI for a newer version."""
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""Variables that keep it off the network and its log short."""
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "frequency_penalty": (0,), "presence_penalty": (0,),
     "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
 }  # fmt: skip
-"""What it would leave undone without a word, and the values that ask for nothing."""
+"""Fields that it would silently ignore → the values that ask for nothing."""
 
 
-class TransformersServe(Dialect):
+class TransformersServeApi(EngineApi):
     title = "transformers serve"
-    cuts_stop = False
-    takes_tools = False
+    strips_stop = False
+    supports_tools = False
 
     def body(self, model: str, request: ChatRequest, sampling: Sampling, stop: Sequence[int]) -> dict[str, Any]:
-        for name, nothing in NOTHING.items():
+        for name, neutral in UNSUPPORTED.items():
             value = getattr(request, name)
-            if value is not None and value not in nothing:
+            if value is not None and value not in neutral:
                 message = f"'{name}' is not supported by this server's engine, transformers serve; vLLM has it."
                 raise ApiError(400, message, param=name, code="unsupported_parameter")
         settings: dict[str, Any] = {
@@ -41,8 +42,8 @@ class TransformersServe(Dialect):
             "eos_token_id": list(stop),
             "pad_token_id": stop[0],
         }
-        if request.stops():
-            settings["stop_strings"] = request.stops()
+        if request.stop_sequences():
+            settings["stop_strings"] = request.stop_sequences()
         body = {"model": model, "generation_config": json.dumps(settings)}
         return body if request.seed is None else body | {"seed": request.seed}
 
@@ -61,17 +62,17 @@ class TransformersServe(Dialect):
         rendered = processor.apply_chat_template(inputs, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(rendered["input_ids"])
 
-    def answered_ids(self, served: Served, messages: Sequence[Message]) -> list[int] | int:
+    def answered_prompt(self, served: Served, messages: Sequence[Message]) -> list[int] | int:
         settings = json.dumps({"max_new_tokens": 1, "do_sample": False})
         body = {"model": served.model, "messages": messages, "generation_config": settings}
-        return int(ask(served.engine, "/v1/chat/completions", body)["usage"]["prompt_tokens"])
+        return int(request_json(served.engine, "/v1/chat/completions", body)["usage"]["prompt_tokens"])
 
 
 def command(folder: str, *, dtype: str, use_cpu: bool, attention: str, trust_code: bool) -> list[str]:
-    """`transformers serve` of the model in a folder, without its port."""
-    words = [sys.executable, "-c", START, "serve", folder, "--host", "127.0.0.1", "--dtype", dtype]
-    words += ["--attn-implementation", attention]
-    return words + ["--device", "cpu"] * use_cpu + ["--trust-remote-code"] * trust_code
+    """The command line of `transformers serve` for the model in a folder, without its port."""
+    arguments = [sys.executable, "-c", PROGRAM, "serve", folder, "--host", "127.0.0.1", "--dtype", dtype]
+    arguments += ["--attn-implementation", attention]
+    return arguments + ["--device", "cpu"] * use_cpu + ["--trust-remote-code"] * trust_code
 
 
 @lru_cache(maxsize=8)
@@ -82,7 +83,7 @@ def _processor(folder: Path) -> Any:
 
 
 def splits_thoughts(tokenizer: Any, config: Any) -> bool:
-    """Whether it tells thoughts from answers by itself, as it does for some families."""
+    """Whether `transformers serve` itself separates thoughts from answers, as it does for some families."""
     from types import SimpleNamespace
 
     from transformers.cli.serving.utils import get_response_template

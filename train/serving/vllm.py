@@ -8,28 +8,29 @@ from typing import Any
 from train.chats.rows import Message
 from train.core.errors import GovorError
 from train.serving.chat_request import ChatRequest, Sampling
-from train.serving.engine import ask
-from train.serving.engine_api import Dialect, Served
+from train.serving.engine import request_json
+from train.serving.engine_api import EngineApi, Served
 
-OURS = ("--host", "--port", "--api-key", "--served-model-name", "--chat-template")
-"""Flags that govor gives it; another value would part the two."""
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that --max-lora-rank takes."""
-QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-BASE = "base:"
+GOVOR_FLAGS = ("--host", "--port", "--api-key", "--served-model-name", "--chat-template")
+"""Flags that govor sets itself, so a user may not."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that --max-lora-rank takes."""
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+"""Variables that keep it off the network."""
+BASE_NAME = "base:"
 """The base's name inside the engine: no run can have it."""
-SHARED = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "top_logprobs", "logit_bias",
+PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "top_logprobs", "logit_bias",
           "response_format", "tools", "tool_choice")  # fmt: skip
-"""What it takes from the client as OpenAI words it."""
+"""Fields that are passed on as they come: vLLM has them under OpenAI's names."""
 
 
-class VLLM(Dialect):
+class VllmApi(EngineApi):
     title = "vLLM"
-    cuts_stop = True
-    takes_tools = True
+    strips_stop = True
+    supports_tools = True
 
     def body(self, model: str, request: ChatRequest, sampling: Sampling, stop: Sequence[int]) -> dict[str, Any]:
-        body = request.model_dump(include=set(SHARED), exclude_none=True)
+        body = request.model_dump(include=set(PASSED_ON), exclude_none=True)
         settings = {"temperature": 1.0} | sampling["settings"] if sampling["do_sample"] else sampling["settings"]
         return {
             **body,
@@ -37,52 +38,56 @@ class VLLM(Dialect):
             **settings,
             "model": model,
             "max_tokens": sampling["max_new_tokens"],
-            "stream_options": {"include_usage": True},  # every answer is taken as a stream, and counted
-            "stop": request.stops(),
+            "stream_options": {"include_usage": True},  # every answer is reserved as a stream, and counted
+            "stop": request.stop_sequences(),
             "stop_token_ids": list(stop),
         }
 
     def context(self, served: Served) -> int:
-        facts = served.engine.facts
-        if "context" not in facts:
-            models = ask(served.engine, "/v1/models")["data"]
-            facts["context"] = next(int(model["max_model_len"]) for model in models if model["max_model_len"])
-        return facts["context"]
+        reported = served.engine.reported
+        if "context" not in reported:
+            models = request_json(served.engine, "/v1/models")["data"]
+            reported["context"] = next(int(model["max_model_len"]) for model in models if model["max_model_len"])
+        return reported["context"]
 
     def prompt_ids(self, served: Served, messages: Sequence[Message], tools: Any) -> list[int]:
         body = {"model": served.model, "messages": messages, "tools": tools}
-        return list(ask(served.engine, "/tokenize", body)["tokens"])
+        return list(request_json(served.engine, "/tokenize", body)["tokens"])
 
-    def answered_ids(self, served: Served, messages: Sequence[Message]) -> list[int] | int:
+    def answered_prompt(self, served: Served, messages: Sequence[Message]) -> list[int] | int:
         body = {"model": served.model, "messages": messages, "max_tokens": 1, "return_token_ids": True}
-        return list(ask(served.engine, "/v1/chat/completions", body)["prompt_token_ids"])
+        return list(request_json(served.engine, "/v1/chat/completions", body)["prompt_token_ids"])
 
 
 def command(
     program: str, folder: Path, template: Path, adapters: dict[str, Path], *, dtype: str, flags: Sequence[str]
 ) -> list[str]:
-    """`vllm serve` of the model in a folder, with adapters by name; without its port. `flags` are the user's."""
-    if taken := [flag for flag in flags if flag.partition("=")[0] in OURS]:
-        raise GovorError(f"{taken[0]} behind -- goes to vLLM, where govor sets it: put govor's own options before --")
-    words = [program, "serve", str(folder), "--host", "127.0.0.1", "--served-model-name", BASE]
-    words += ["--chat-template", str(template), "--dtype", dtype, "--disable-uvicorn-access-log"]
+    """The command line of `vllm serve` for the model in a folder, with adapters by name; without its port.
+
+    `flags`: the user's own. GovorError where they set what govor sets.
+    """
+    if own := [flag for flag in flags if flag.partition("=")[0] in GOVOR_FLAGS]:
+        raise GovorError(f"{own[0]} behind -- goes to vLLM, where govor sets it: put govor's own options before --")
+    arguments = [program, "serve", str(folder), "--host", "127.0.0.1", "--served-model-name", BASE_NAME]
+    arguments += ["--chat-template", str(template), "--dtype", dtype, "--disable-uvicorn-access-log"]
     if adapters:
         rank = max(rank_of(path) for path in adapters.values())
         modules = [json.dumps({"name": name, "path": str(path)}) for name, path in adapters.items()]
-        words += ["--enable-lora", "--max-lora-rank", str(next(r for r in RANKS if r >= rank))]
-        words += ["--max-loras", str(min(len(adapters), 4)), "--max-cpu-loras", str(len(adapters))]
-        words += ["--lora-modules", *modules]
+        arguments += ["--enable-lora", "--max-lora-rank", str(next(r for r in LORA_RANKS if r >= rank))]
+        arguments += ["--max-loras", str(min(len(adapters), 4)), "--max-cpu-loras", str(len(adapters))]
+        arguments += ["--lora-modules", *modules]
     if not any(flag.startswith("--max-model-len") for flag in flags):
-        words += ["--max-model-len", "auto"]  # what the memory holds
-    return [*words, *flags]
+        arguments += ["--max-model-len", "auto"]  # as long as the memory allows
+    return [*arguments, *flags]
 
 
 def rank_of(adapter: Path) -> int:
+    """The rank of an adapter."""
     return int(json.loads((adapter / "adapter_config.json").read_bytes())["r"])
 
 
-def loads(adapter: Path) -> bool:
-    """Whether it serves such an adapter unmerged."""
+def supports_adapter(adapter: Path) -> bool:
+    """Whether vLLM can serve such an adapter over its base."""
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     plain = not any(config.get(name) for name in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern"))
-    return plain and config["r"] <= RANKS[-1]
+    return plain and config["r"] <= LORA_RANKS[-1]
