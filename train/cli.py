@@ -2,9 +2,6 @@
 
 import json
 import re
-import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,22 +137,9 @@ def train(config: Path, words: tuple[str, ...], resume: bool) -> None:
     govor train configs/natasha.yaml training.max_steps=30
     govor train configs/natasha.yaml -- --config_file configs/accelerate/ddp.yaml
     """
-    from train.core.config import load_config
-    from train.core.launch import launch_command
-    from train.core.runs import require_free, resumable_run
-    from train.plan.fit import as_begun
+    from train.tuning.processes import launch
 
-    first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
-    overrides, flags = words[:first_flag], words[first_flag:]
-    loaded = load_config(config, overrides)  # what is wrong with the config shows before the launcher starts
-    if resume:
-        resumable_run(as_begun(loaded))
-    else:
-        require_free(loaded.name)
-    command = launch_command(config, [*overrides, *(["--resume"] if resume else [])], flags)
-    print(shlex.join(command), file=sys.stderr, flush=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for sft.py, which saves first; the launcher inherits this
-    if subprocess.run(command).returncode != 0:
+    if launch(config, words, resume=resume) != 0:
         raise SystemExit(2)  # sft.py has said why
 
 
@@ -267,28 +251,17 @@ def analyze(
         print(f"wrote {path}")
 
 
-@main.command()
+@main.command(name="inspect")
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value …]")
 @click.option("--row", type=int, help="The row at this line of the training file; without it the first three.")
 @click.option("--json", "as_json", is_flag=True, help="Ids, labels and tokens as JSON; of every row without --row.")
-def inspect(config: Path, overrides: tuple[str, ...], row: int | None, as_json: bool) -> None:
+def inspect_rows(config: Path, overrides: tuple[str, ...], row: int | None, as_json: bool) -> None:
     """Show rows as the model sees them: trained tokens, context, what is cut, what the template adds."""
-    from rich.console import Console
-
     from train.core.config import load_config
-    from train.encoding.preview import preview, to_json, to_plain, to_terminal
+    from train.encoding.preview import inspect
 
-    shown = preview(load_config(config, overrides), row, None if as_json else 3)
-    console = Console()
-    if as_json:
-        print(json.dumps(to_json(shown), ensure_ascii=False))
-        return
-    for item in shown:
-        if console.is_terminal:
-            console.print(to_terminal(item), end="\n\n")
-        else:
-            print(to_plain(item), end="\n\n")
+    inspect(load_config(config, overrides), row, as_json=as_json)
 
 
 @main.command()
@@ -301,37 +274,21 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 
     Exit code 1 where it does not fit the given card.
     """
-    from rich.console import Console
-
     from train.core.config import load_config
-    from train.plan import plan as make_plan
-    from train.plan import to_json
-    from train.plan.estimate import find_gpu
-    from train.plan.show import show
+    from train.plan.show import show_plan
 
-    found = make_plan(load_config(config, overrides), find_gpu(gpu) if gpu else None)
-    if as_json:
-        print(json.dumps(to_json(found), ensure_ascii=False))
-    else:
-        show(found, Console())
-    raise SystemExit(1 if found.fits is False else 0)
+    raise SystemExit(0 if show_plan(load_config(config, overrides), gpu, as_json=as_json) else 1)
 
 
 @main.command(name="eval")
 @click.argument("run", type=PATH)
-def evaluate(run: Path) -> None:
+def evaluate_run(run: Path) -> None:
     """Held-out loss and answers to the config's prompts, before and after training."""
     from train.core.runs import open_run
-    from train.evaluation.evaluate import evaluate as measure
+    from train.evaluation.evaluate import evaluate, summary
 
     opened = open_run(run)
-    result = measure(opened)
-    for sample in result.samples[:2]:
-        print(f"› {sample.prompt}\n  base:  {_one_line(sample.before)}\n  tuned: {_one_line(sample.after)}\n")
-    if result.base_loss is not None and result.tuned_loss is not None:
-        change = result.tuned_loss / result.base_loss - 1
-        print(f"held-out loss: {result.base_loss:.3f} before, {result.tuned_loss:.3f} after ({change:+.0%})")
-    print(f"answers: {opened.samples_file}\nreport:  {opened.report_file}")
+    print(summary(opened, evaluate(opened)))
 
 
 @main.command()
@@ -652,10 +609,6 @@ def _write_table(scrubber: "Scrubber", beside: Path, *, force: bool) -> Path:
     with beside.open(encoding="utf-8", newline="\n") as written:
         write_whole(path, [table(scrubber, written)], mode=0o600, replace=force)
     return path
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

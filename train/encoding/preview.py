@@ -1,11 +1,13 @@
 """Rows as the model sees them: tokens, which of them are trained, what the chat template added."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from rich.console import Console
 from rich.text import Text
 
 from train.chats.readers import read_rows
@@ -42,6 +44,20 @@ class Shown(NamedTuple):
     """What training does with a row that is longer than max_length, if it does not refuse it."""
     added: int
     """Tokens that hold nothing of any message's text: the template's own, tools and calls among them."""
+
+
+def inspect(config: Config, row: int | None, *, as_json: bool) -> None:
+    """Print the row at that line of the training file; without `row` the first three, as JSON all of them."""
+    rows = preview(config, row, None if as_json else 3)
+    console = Console()
+    if as_json:
+        print(json.dumps(to_json(rows), ensure_ascii=False))
+        return
+    for shown in rows:
+        if console.is_terminal:
+            console.print(to_terminal(shown), end="\n\n")
+        else:
+            print(to_plain(shown), end="\n\n")
 
 
 def preview(config: Config, row: int | None, limit: int | None) -> list[Shown]:
@@ -83,6 +99,7 @@ def to_plain(shown: Shown) -> str:
 
 
 def to_json(rows: Sequence[Shown]) -> dict[str, Any]:
+    """The rows for programs: line, ids, labels and texts of the tokens."""
     keys = ("row", "input_ids", "labels", "tokens")
     return {"rows": [{key: getattr(shown, key) for key in keys} for shown in rows]}
 

@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
-    """Loss and answers of a finished run, before and after training; writes samples.md, report.html and the manifest."""
+    """Loss and answers of a finished run before and after training, written to samples.md, report.html, the manifest."""
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
     generation = generation or config.generation
@@ -55,8 +55,22 @@ def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
     return result
 
 
+def summary(run: Run, evaluation: Evaluation) -> str:
+    """An evaluation for the terminal: two prompts with both answers, the losses, where the rest lies."""
+    lines = []
+    for sample in evaluation.samples[:2]:
+        before, after = (" ".join(text.split()) for text in (sample.before, sample.after))
+        lines += [f"› {sample.prompt}", f"  base:  {before}", f"  tuned: {after}", ""]
+    if evaluation.base_loss is not None and evaluation.tuned_loss is not None:
+        change = evaluation.tuned_loss / evaluation.base_loss - 1
+        lines.append(
+            f"held-out loss: {evaluation.base_loss:.3f} before, {evaluation.tuned_loss:.3f} after ({change:+.0%})"
+        )
+    return "\n".join([*lines, f"answers: {run.samples_file}", f"report:  {run.report_file}"])
+
+
 def held_out_loss(model: Any, rows: Iterable[Encoded]) -> float | None:
-    """Mean negative log likelihood of the rows' trained tokens, in nats, each token counting alike. None without rows."""
+    """Mean negative log likelihood of the rows' trained tokens, in nats; None where there is no row."""
     import torch
     from torch.nn.functional import cross_entropy
 

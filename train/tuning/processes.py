@@ -1,16 +1,41 @@
-"""The processes of a training: joined as the launcher started them, one GPU for each, the first of them speaks."""
+"""The processes of a training: launched, joined, each with one GPU; the first of them speaks."""
 
 import os
+import shlex
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from train.core.config import Training
+from train.core.config import Training, load_config
 from train.core.errors import MachineError
+from train.core.launch import launch_command
+from train.core.runs import require_free, resumable_run
 from train.models.load import Precision
+from train.plan.fit import as_begun
 
 TIMEOUT = 1800  # seconds that a process waits for the others: transformers' own default of ddp_timeout
+
+
+def launch(config_file: Path, words: Sequence[str], *, resume: bool) -> int:
+    """Print the `accelerate launch` command for a training and run it; its exit code.
+
+    `words` are overrides, then accelerate's flags. What is wrong with the config shows before the launcher starts.
+    """
+    first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    overrides, flags = words[:first_flag], words[first_flag:]
+    config = load_config(config_file, overrides)
+    if resume:
+        resumable_run(as_begun(config))
+    else:
+        require_free(config.name)
+    command = launch_command(config_file, [*overrides, *(["--resume"] if resume else [])], flags)
+    print(shlex.join(command), file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for sft.py, which saves first; the launcher inherits this
+    return subprocess.run(command).returncode
 
 
 def join_processes(training: Training) -> Any:
