@@ -337,7 +337,7 @@ def merge(
         compare=compare,
         max_drift=max_drift,
     )
-    print(report(result, asked=not no_drift))
+    print(report(result, measured=not no_drift))
     raise SystemExit(1 if result.passed is False else 0)
 
 

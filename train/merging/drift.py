@@ -70,14 +70,14 @@ def tuned_reference(run: Run, *, use_cpu: bool) -> Iterator[Reference | None]:
 
 
 def drift_of(reference: Reference, run: Run, folder: Path, *, use_cpu: bool) -> Drift:
-    """Of the model in that folder."""
+    """How far the model in that folder is from the tuned one."""
     drift, _ = _compare(_read_both(load_merged(run, folder, use_cpu=use_cpu), reference), reference.encoded)
     _free_memory()
     return drift
 
 
 def log_probabilities(model: Any, encoded: Encoded) -> Any:
-    """Of the whole vocabulary at every trained token of the row: float32, (trained, vocabulary), on the CPU."""
+    """Log-probabilities at every trained token of the row: float32, (trained tokens, vocabulary), on the CPU."""
     import torch
 
     kept = torch.tensor(encoded.labels[1:], device=model.device) != IGNORE_INDEX

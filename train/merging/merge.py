@@ -24,7 +24,7 @@ class Merged(NamedTuple):
     folder: Path
     target: Target
     dtype: str
-    """As torch names it: bfloat16, …"""
+    """Type of the weights as torch names it: bfloat16, …"""
     seconds: float
     reference: Reference | None
     """None where the drift was not measured: it was not asked for, or no row was held out."""
@@ -91,7 +91,7 @@ def merge(
 
 
 def require_mergeable(run: Run, config: Config, target: Target, *, force: bool) -> None:
-    """RunError where there is nothing to merge, or where it would not be what was asked for."""
+    """RunError where there is nothing to merge, or where the target or an earlier merge stands against it."""
     if not run.adapter.exists():
         raise RunError(f"{run.path} was tuned whole: {run.merged} already is the model")
     if run.merged.exists() and not force:
@@ -112,7 +112,7 @@ def require_mergeable(run: Run, config: Config, target: Target, *, force: bool) 
 
 
 def resolve_device(device: Device | None, config: Config) -> Device:
-    """The one asked for, or the GPU where there is one and the config does not keep off it."""
+    """The requested device, or the GPU where there is one and the config does not set use_cpu."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -121,7 +121,7 @@ def resolve_device(device: Device | None, config: Config) -> Device:
 
 
 def replace_merged(run: Run, base: Path, target: Target, device: str, *, force: bool) -> str:
-    """merged/ anew, complete or as it was; returns the type of its weights."""
+    """Write merged/ anew, complete or as it was; returns the type of its weights."""
     with complete_folder(run.merged, replace=force) as folder:
         dtype = write_merged(run, base, target, device, folder)
         if run.manifest().get("merge"):
@@ -129,11 +129,11 @@ def replace_merged(run: Run, base: Path, target: Target, device: str, *, force: 
     return dtype
 
 
-def report(result: Merged, *, asked: bool) -> str:
-    """What was written and, if that was asked, how far it drifted, as a small table."""
+def report(result: Merged, *, measured: bool) -> str:
+    """The merge for the terminal: what was written and, where it was `measured`, how far it drifted, as a table."""
     lines = [f"merged model: {result.folder} ({result.target}, {result.dtype}, {result.seconds:.1f} s)"]
     if result.reference is None:
-        return f"{lines[0]}; its drift was not measured" + (": no row was held out" if asked else "")
+        return f"{lines[0]}; its drift was not measured" + (": no row was held out" if measured else "")
     reference = result.reference
     lines.append(f"\nagainst the adapter at {reference.tokens} trained tokens of {reference.rows} held-out rows:")
     lines.append(f"{'':18}{'mean KL':>10}{'max KL':>10}{'same choice':>13}{'loss':>9}")

@@ -11,7 +11,7 @@ from typing import Any
 from train.core.config import Model
 from train.core.errors import BaseError, RunError
 from train.models.load import Precision, nf4_config
-from train.models.safetensors_files import Stored
+from train.models.safetensors_files import StoredTensor
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """Values of init_lora_weights that leave the base's weights as they are."""
@@ -21,15 +21,17 @@ class NeedsWholeModelError(Exception):
     """A tensor at a time will not do; the message says why."""
 
 
-class Fold:
+class TensorMerger:
     """The adapter over the base's tensors, each asked for by the name of its parameter in the model."""
 
-    def __init__(self, base: Path, adapter: Path, model: Model, stored: Mapping[str, Stored], device: str) -> None:
+    def __init__(
+        self, base: Path, adapter: Path, model: Model, stored: Mapping[str, StoredTensor], device: str
+    ) -> None:
         """RunError where the adapter does not fit the base, NeedsWholeModelError where it must be merged otherwise."""
         _require_plain(adapter)
         skeleton = _skeleton(base, model)
         self.names, converted = _parameter_names(skeleton, stored)
-        """Of every tensor in the base's files, by its name there; None for what the model has no place for."""
+        """The parameter of every tensor in the base's files, by its name there; None for what the model has no place for."""
         self.tied: dict[str, str] = dict(skeleton.all_tied_weights_keys)
         """Parameters that share the weight of another."""
         self.stored, self._device = stored, device
@@ -40,7 +42,7 @@ class Fold:
             for one, other in ((target, source), (source, target)):
                 if one not in self._sources and other in self._sources:
                     self._sources[one] = self._sources[other]
-        self._layers, self._replaced = _put_on(skeleton, adapter)
+        self._layers, self._replaced = _add_adapter(skeleton, adapter)
         self._require_sources(converted, adapter)
 
     def unpack_nf4(self, base: Path, model: Model, precision: Precision) -> None:
@@ -51,7 +53,7 @@ class Fold:
             raise BaseError(f"{base}: {absent[0]} lies in its files in parts, so its NF4 weights cannot be written")
         self._nf4 = (names, precision.weights)
 
-    def source(self, name: str) -> Stored:
+    def source(self, name: str) -> StoredTensor:
         """Where the parameter's weight lies in the base."""
         return self._sources[name]
 
@@ -98,7 +100,7 @@ class Fold:
             return self._replaced[name].to(self._device, torch.float32)
         weight = to_tensor(self._sources[name]).to(self._device)
         if self._is_unpacked(name):
-            weight = unpacked(weight.to(self._nf4[1]))
+            weight = nf4_round_trip(weight.to(self._nf4[1]))
         return weight.to(torch.float32)
 
     def _is_unpacked(self, name: str) -> bool:
@@ -119,7 +121,7 @@ class Fold:
                 raise NeedsWholeModelError(f"the adapter gives {name} another shape")
 
 
-def to_tensor(stored: Stored) -> Any:
+def to_tensor(stored: StoredTensor) -> Any:
     """The tensor in its own type, on the CPU."""
     import torch
 
@@ -129,7 +131,7 @@ def to_tensor(stored: Stored) -> Any:
     return torch.frombuffer(stored.read(), dtype=types[stored.dtype]).view(stored.shape)
 
 
-def unpacked(weight: Any) -> Any:
+def nf4_round_trip(weight: Any) -> Any:
     """What NF4 with double quantisation, as load_base sets it, leaves of a weight; same type."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Params4bit
@@ -207,7 +209,7 @@ def _nf4_layers(skeleton: Any, precision: Precision) -> frozenset[str]:
     return frozenset(name for name, module in skeleton.named_modules() if isinstance(module, Linear4bit))
 
 
-def _put_on(skeleton: Any, adapter: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _add_adapter(skeleton: Any, adapter: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(adapted layers, parameters trained whole) by name, with PEFT's adapter on the skeleton."""
     from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -12,9 +12,17 @@ from train.core.config import Config
 from train.core.errors import BaseError, RunError
 from train.core.files import require_disk_space
 from train.core.runs import Run
-from train.merging.merge_tensors import Fold, NeedsWholeModelError, to_tensor
+from train.merging.merge_tensors import NeedsWholeModelError, TensorMerger, to_tensor
 from train.models.load import load_base, load_tokenizer, resolve_precision
-from train.models.safetensors_files import BYTES, INDEX_FILE, Planned, Stored, read_headers, weight_files, write_shard
+from train.models.safetensors_files import (
+    BYTES,
+    INDEX_FILE,
+    PlannedTensor,
+    StoredTensor,
+    read_headers,
+    weight_files,
+    write_shard,
+)
 from train.models.save import copy_tokenizer, write_generation_config
 
 Target = Literal["16bit", "nf4"]
@@ -26,7 +34,7 @@ COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
 
 def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path) -> str:
-    """Every file of the merged model; returns the type of its weights."""
+    """Write every file of the merged model; returns the type of its weights."""
     config, tokenizer = run.config(), load_tokenizer(run.adapter)
     values = json.loads((base / "config.json").read_bytes())
     if values.get("quantization_config"):
@@ -40,9 +48,9 @@ def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path
     except ValueError as error:
         raise BaseError(f"{error}: fetch the base again") from None
     try:
-        fold = Fold(base, run.adapter, config.model, stored, device)
+        merger = TensorMerger(base, run.adapter, config.model, stored, device)
         if target == "nf4":
-            fold.unpack_nf4(base, config.model, resolve_precision(config))
+            merger.unpack_nf4(base, config.model, resolve_precision(config))
     except NeedsWholeModelError as why:
         if target == "nf4":
             raise RunError(f"{why}: such a run merges into the base only, --target 16bit") from None
@@ -51,8 +59,8 @@ def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path
     else:
         for file in (file for pattern in COPIED for file in base.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
-        dtype = write_shards(fold, files, STORED_AS.get(config.model.dtype), folder)
-        text = _config_json(values, dtype, untied=bool(parted(fold)))
+        dtype = write_shards(merger, files, STORED_AS.get(config.model.dtype), folder)
+        text = _config_json(values, dtype, untied=bool(untied_parameters(merger)))
         (folder / "config.json").write_text(text, encoding="utf-8")
     copy_tokenizer(run.adapter, tokenizer, folder)
     stop = run.manifest()["template"]["end_of_turn"]
@@ -60,30 +68,30 @@ def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path
     return dtype
 
 
-class _Place(NamedTuple):
+class _MergedTensor(NamedTuple):
     """One tensor of the merged model."""
 
     key: str
     """Its name in the file."""
     name: str | None
     """Of its parameter in the model; None where the model has no place for it."""
-    stored: Stored
-    planned: Planned
+    stored: StoredTensor
+    planned: PlannedTensor
 
 
-def write_shards(fold: Fold, files: Sequence[Path], dtype: str | None, folder: Path) -> str:
+def write_shards(merger: TensorMerger, files: Sequence[Path], dtype: str | None, folder: Path) -> str:
     """The base's weight files under their names, merged; returns the type of most weights, as torch names it.
 
     `dtype`: of every floating-point weight, as safetensors names it; None leaves each the type that it has.
     """
-    places = plan(fold, dtype)
+    places = plan_tensors(merger, dtype)
     total = sum(place.planned.size for place in places)
     require_disk_space(folder, total, "the merged model")
     for number, file in enumerate(files, 1):
         if len(files) > 1:
             print(f"merging file {number} of {len(files)}", file=sys.stderr, flush=True)
         here = [place for place in places if place.stored.file == file]
-        write_shard(folder / file.name, {p.key: p.planned for p in here}, (_data(fold, place) for place in here))
+        write_shard(folder / file.name, {p.key: p.planned for p in here}, (_data(merger, place) for place in here))
     if files[0].name != "model.safetensors":
         weight_map = {place.key: place.stored.file.name for place in sorted(places)}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -94,31 +102,31 @@ def write_shards(fold: Fold, files: Sequence[Path], dtype: str | None, folder: P
     return TYPE_OF[max(TYPE_OF, key=lambda kind: sizes[kind])]
 
 
-def plan(fold: Fold, dtype: str | None) -> list[_Place]:
+def plan_tensors(merger: TensorMerger, dtype: str | None) -> list[_MergedTensor]:
     """Every tensor to be written, those of the widest numbers first, so that each begins at a multiple of its width."""
 
-    def planned(stored: Stored) -> Planned:
+    def planned(stored: StoredTensor) -> PlannedTensor:
         kind = dtype if dtype and stored.dtype in BYTES else stored.dtype
-        return Planned(kind, stored.shape, stored.size * BYTES.get(kind, 1) // BYTES.get(stored.dtype, 1))
+        return PlannedTensor(kind, stored.shape, stored.size * BYTES.get(kind, 1) // BYTES.get(stored.dtype, 1))
 
-    places = [_Place(key, fold.names[key], stored, planned(stored)) for key, stored in fold.stored.items()]
-    for name in parted(fold) - set(fold.names.values()):
-        places.append(_Place(name, name, fold.source(name), planned(fold.source(name))))
+    places = [_MergedTensor(key, merger.names[key], stored, planned(stored)) for key, stored in merger.stored.items()]
+    for name in untied_parameters(merger) - set(merger.names.values()):
+        places.append(_MergedTensor(name, name, merger.source(name), planned(merger.source(name))))
     return sorted(places, key=lambda place: -place.planned.size // max(1, math.prod(place.planned.shape)))
 
 
-def parted(fold: Fold) -> set[str]:
+def untied_parameters(merger: TensorMerger) -> set[str]:
     """Parameters that shared one weight in the base (embedding and head) and no longer do."""
-    pairs = fold.tied.items()
-    return {name for pair in pairs if any(map(fold.is_changed, pair)) for name in pair}
+    pairs = merger.tied.items()
+    return {name for pair in pairs if any(map(merger.is_changed, pair)) for name in pair}
 
 
-def _data(fold: Fold, place: _Place) -> Any:
+def _data(merger: TensorMerger, place: _MergedTensor) -> Any:
     """The tensor's bytes, or where they lie in the base."""
     import torch
 
-    if place.name is not None and fold.is_changed(place.name):
-        tensor = fold.value(place.name)
+    if place.name is not None and merger.is_changed(place.name):
+        tensor = merger.value(place.name)
     elif place.planned.dtype != place.stored.dtype:
         tensor = to_tensor(place.stored)
     else:
@@ -128,7 +136,7 @@ def _data(fold: Fold, place: _Place) -> Any:
 
 
 def _config_json(values: Mapping[str, Any], dtype: str, *, untied: bool) -> str:
-    """The base's config.json, true of the merged weights."""
+    """The base's config.json as text, with what the merge has changed: type, quantization, a head of its own."""
     changed = {
         key: value for key, value in values.items() if key not in ("quantization_config", "torch_dtype", "dtype")
     }

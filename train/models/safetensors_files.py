@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 INDEX_FILE = "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Of one number, in the types that weights are computed in."""
+"""Bytes of one number, in the types that weights are computed in."""
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """One tensor as it lies in a file."""
 
     file: Path
@@ -23,7 +23,7 @@ class Stored(NamedTuple):
     start: int
     """First byte in the file."""
     size: int
-    """Bytes."""
+    """Length in bytes."""
 
     def read(self) -> bytearray:
         data = bytearray(self.size)
@@ -48,7 +48,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
 
 
-def read_headers(files: Sequence[Path]) -> dict[str, Stored]:
+def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
     """Every tensor of the files by name, in the order of their bytes; ValueError for what is no safetensors file."""
     found = {}
     for path in files:
@@ -57,11 +57,11 @@ def read_headers(files: Sequence[Path]) -> dict[str, Stored]:
         for name in sorted(tensors, key=lambda name: tensors[name]["data_offsets"]):
             start, end = tensors[name]["data_offsets"]
             shape = tuple(tensors[name]["shape"])
-            found[name] = Stored(path, tensors[name]["dtype"], shape, 8 + length + start, end - start)
+            found[name] = StoredTensor(path, tensors[name]["dtype"], shape, 8 + length + start, end - start)
     return found
 
 
-class Planned(NamedTuple):
+class PlannedTensor(NamedTuple):
     """One tensor to be written."""
 
     dtype: str
@@ -69,7 +69,9 @@ class Planned(NamedTuple):
     size: int
 
 
-def write_shard(path: Path, planned: Mapping[str, Planned], tensors: Iterator[bytes | bytearray | Stored]) -> None:
+def write_shard(
+    path: Path, planned: Mapping[str, PlannedTensor], tensors: Iterator[bytes | bytearray | StoredTensor]
+) -> None:
     """A file of these tensors; their data is asked for one by one, in the order of `planned`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
     end = 0
@@ -87,8 +89,8 @@ def write_shard(path: Path, planned: Mapping[str, Planned], tensors: Iterator[by
                 raise ValueError(f"{name}: {file.tell() - before} bytes instead of {tensor.size}")
 
 
-def _write(file: BinaryIO, data: bytes | bytearray | Stored) -> None:
-    if not isinstance(data, Stored):
+def _write(file: BinaryIO, data: bytes | bytearray | StoredTensor) -> None:
+    if not isinstance(data, StoredTensor):
         file.write(data)
         return
     with data.file.open("rb") as source:
