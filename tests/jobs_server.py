@@ -157,10 +157,10 @@ class Server:
         """The job when it has one of the statuses, or has ended."""
         deadline = time.monotonic() + seconds
         while True:
-            found = self.get(f"/fine_tuning/jobs/{job}")
-            if found["status"] in (statuses or ENDED) or found["status"] in ENDED:
-                return found
-            assert time.monotonic() < deadline, (found, self.log(), self.output(job))
+            current = self.get(f"/fine_tuning/jobs/{job}")
+            if current["status"] in (statuses or ENDED) or current["status"] in ENDED:
+                return current
+            assert time.monotonic() < deadline, (current, self.log(), self.output(job))
             time.sleep(0.1)
 
     def wait_steps(self, job: str, steps: int, seconds: float = 400) -> None:

@@ -26,8 +26,8 @@ class TestConversation:
     def test_save_makes_training_rows(self, run):
         """History, a new system message and /reset show in what is saved; a second row goes behind the first."""
         greedy(run)
-        said = "Кто я?\nА ты кто?\n/save talks.jsonl\n/system Ты Пётр.\n/reset\nПривет\n/save talks.jsonl\n/exit\n"
-        result = govor("chat", str(run.path), "--system", "Ты Наташа.", input=said)
+        typed = "Кто я?\nА ты кто?\n/save talks.jsonl\n/system Ты Пётр.\n/reset\nПривет\n/save talks.jsonl\n/exit\n"
+        result = govor("chat", str(run.path), "--system", "Ты Наташа.", input=typed)
         assert result.exit_code == 0
         assert "saved as row 1 of talks.jsonl" in result.stderr
         assert "saved as row 2 of talks.jsonl" in result.stderr
@@ -58,8 +58,8 @@ class TestConversation:
         notes = "мои заметки\n"
         Path("notes.txt").write_text(notes, encoding="utf-8")
         Path("folder").mkdir()
-        said = "/save a\nКто я?\n/save\n/save notes.txt\n/save folder\n/save nowhere/a\n"
-        result = govor("chat", str(run.path), input=said)
+        typed = "/save a\nКто я?\n/save\n/save notes.txt\n/save folder\n/save nowhere/a\n"
+        result = govor("chat", str(run.path), input=typed)
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert errors == [
             "error: there is nothing to save yet",

@@ -94,11 +94,11 @@ def test_streaming(server):
 
 
 def test_several_clients_at_once(server):
-    asked = [question for question, _ in TALK] * 4
-    expected = {question: server.ask("natasha", question).choices[0].message.content for question in asked[:4]}
+    questions = [question for question, _ in TALK] * 4
+    expected = {question: server.ask("natasha", question).choices[0].message.content for question in questions[:4]}
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda question: server.ask("natasha", question).choices[0].message.content, asked))
-    assert got == [expected[question] for question in asked]
+        got = list(pool.map(lambda question: server.ask("natasha", question).choices[0].message.content, questions))
+    assert got == [expected[question] for question in questions]
 
 
 def test_stop_several_answers_and_probabilities(server):
@@ -117,9 +117,9 @@ def test_hang_up_frees_the_engine(server, runs, stream):
     model = "natasha" if server.merged else "болтун"
     endless = {str(token): -100 for token in runs[0].manifest()["template"]["end_of_turn"]}
     busy = {"max_tokens": 900, "temperature": 2, "logit_bias": endless, "repetition_penalty": 2.0, "stream": stream}
-    made = []
+    generated = []
     for _ in range(5):
-        before = figure(server, "generation_tokens_total")
+        before = engine_metric(server, "generation_tokens_total")
         connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
         body = {"model": model, "messages": [user("Кто я?")], **busy}
         headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
@@ -130,14 +130,14 @@ def test_hang_up_frees_the_engine(server, runs, stream):
             time.sleep(0.2)
         connection.close()
         deadline = time.monotonic() + 30
-        while figure(server, "num_requests_running") > 0 and time.monotonic() < deadline:
+        while engine_metric(server, "num_requests_running") > 0 and time.monotonic() < deadline:
             time.sleep(0.1)
-        made.append(figure(server, "generation_tokens_total") - before)
-    assert 0 < min(made) < 700, f"of 900 tokens that nobody waited for it made {made}"
+        generated.append(engine_metric(server, "generation_tokens_total") - before)
+    assert 0 < min(generated) < 700, f"of 900 tokens that nobody waited for it generated {generated}"
 
 
-def figure(server, name: str) -> float:
-    """The engine's own account."""
+def engine_metric(server, name: str) -> float:
+    """One of the engine's own metrics."""
     import httpx2
 
     commands = [process.cmdline() for process in server.descendants()]

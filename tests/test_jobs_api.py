@@ -153,8 +153,8 @@ def test_pause_resume_cancel(server, long_job, finished):
     steps = [event["data"]["step"] for event in events if event["type"] == "metrics"]
     assert steps == list(range(1, len(steps) + 1)), "no step twice, none left out"
     texts = [event["message"] for event in events]
-    told = [text for text in texts if text.startswith("Fine-tuning job ")]
-    assert told == [f"Fine-tuning job {what}" for what in ("started", "paused", "resumed", "cancelled")]
+    changes = [text for text in texts if text.startswith("Fine-tuning job ")]
+    assert changes == [f"Fine-tuning job {what}" for what in ("started", "paused", "resumed", "cancelled")]
     with pytest.raises(openai.BadRequestError, match="has status 'cancelled' and cannot be cancelled"):
         client.fine_tuning.jobs.cancel(long_job)
 
@@ -188,7 +188,7 @@ def test_chat_with_a_model_and_its_checkpoint(server, training_file, long_job):
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "said"),
+    ("content", "code", "message"),
     [
         (rows(7), "invalid_n_examples", r"Training file has 7 example\(s\), but must have at least 10 examples"),
         (rows(10) + b'{"messages": [{"content": ""}]}\n', "invalid_training_file", "Example 11, message 1: no `role`"),
@@ -198,12 +198,12 @@ def test_chat_with_a_model_and_its_checkpoint(server, training_file, long_job):
         (rows(10) + "слово".encode("cp1251") + b"\n", "invalid_training_file", "Example 11, byte 1 is not UTF-8"),
     ],
 )
-def test_a_bad_file_fails_the_job_and_not_the_request(server, content, code, said):
+def test_a_bad_file_fails_the_job_and_not_the_request(server, content, code, message):
     client = server.client()
     file = client.files.create(file=content, purpose="fine-tune")
     job = server.wait(client.fine_tuning.jobs.create(model="acme/tiny", training_file=file.id).id)
     assert (job["status"], job["error"]["code"], job["error"]["param"]) == ("failed", code, "training_file")
-    assert re.search(said, job["error"]["message"]), job["error"]
+    assert re.search(message, job["error"]["message"]), job["error"]
     assert str(server.data) not in json.dumps(job), "no path of the server"
     last = server.events(job["id"])[-1]
     assert (last["level"], last["message"]) == ("error", job["error"]["message"])
@@ -253,14 +253,14 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fields", "param", "said"), BAD)
-def test_a_wrong_request_is_refused_at_once(server, training_file, fields, param, said):
+@pytest.mark.parametrize(("fields", "param", "message"), BAD)
+def test_a_wrong_request_is_refused_at_once(server, training_file, fields, param, message):
     response = server.ask(
         "POST", "/fine_tuning/jobs", json={"model": "acme/tiny", "training_file": training_file, **fields}
     )
     assert response.status_code == 400, response.text
     error = envelope(response.json())
-    assert error["param"] == param and re.search(said, error["message"]), error
+    assert error["param"] == param and re.search(message, error["message"]), error
     assert str(server.folder) not in error["message"]
 
 

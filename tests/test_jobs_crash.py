@@ -27,11 +27,11 @@ EPOCHS, ROWS = 2, 12
 
 def trainers(server: Server) -> dict[str, list[psutil.Process]]:
     """Job → the processes that run its sft.py."""
-    found: dict[str, list[psutil.Process]] = {}
+    running_by_job: dict[str, list[psutil.Process]] = {}
     for mark in training_process.live_marks(f"{server.data}:"):
         running = [process for process in training_process.find(mark) if training_process._is_trainer(process)]
-        found[mark.rpartition(":")[2]] = running
-    return found
+        running_by_job[mark.rpartition(":")[2]] = running
+    return running_by_job
 
 
 class Client(threading.Thread):

@@ -55,10 +55,10 @@ async def ask_often(port: int, paths: list[str], seconds: float) -> tuple[list[f
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.sleep(PAUSE * number / CLIENTS)
-        asked = number
+        request = number
         while time.monotonic() < until:
             began = time.perf_counter()
-            path = paths[asked % len(paths)]
+            path = paths[request % len(paths)]
             writer.write(f"GET /v1{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer x\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200"), head
@@ -67,7 +67,7 @@ async def ask_often(port: int, paths: list[str], seconds: float) -> tuple[list[f
             ]
             await reader.readexactly(int(length))
             took.append(time.perf_counter() - began)
-            asked += 1
+            request += 1
             paused = time.perf_counter()
             await asyncio.sleep(PAUSE)
             late.append(time.perf_counter() - paused - PAUSE)

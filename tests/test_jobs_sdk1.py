@@ -21,12 +21,12 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
-def strict(kind, found):
-    sent = found.to_dict()
+def strict(kind, item):
+    sent = item.to_dict()
     if sent.get("status") == "paused":  # the published type of `status` lacks it
         sent["status"] = "queued"
     kind.model_validate(sent, strict=True)
-    return found
+    return item
 
 url, training, held_out = sys.argv[1:]
 client = openai.OpenAI(base_url=url, api_key="any", max_retries=60)  # the model is loaded when it is asked first
@@ -54,18 +54,18 @@ events = [strict(FineTuningJobEvent, event) for event in jobs.list_events(job.id
 assert events[0].message == "The job has successfully completed" and events[-1].message.startswith("Created")
 steps = [event.data["step"] for event in events if event.type == "metrics"]
 assert steps == sorted(set(steps), reverse=True) and steps[0] == 8
-checkpoints = [strict(FineTuningJobCheckpoint, found) for found in jobs.checkpoints.list(job.id, limit=1)]
-assert [found.step_number for found in checkpoints] == [8, 4]
+checkpoints = [strict(FineTuningJobCheckpoint, item) for item in jobs.checkpoints.list(job.id, limit=1)]
+assert [item.step_number for item in checkpoints] == [8, 4]
 assert client.files.content(job.result_files[0]).text.startswith("step,train_loss,train_accuracy")
 assert job.fine_tuned_model in [strict(Model, model).id for model in client.models.list()]
-asked = {"messages": [{"role": "user", "content": "Привет"}], "max_tokens": 4, "timeout": 200}
+request = {"messages": [{"role": "user", "content": "Привет"}], "max_tokens": 4, "timeout": 200}
 for name in (job.fine_tuned_model, checkpoints[1].fine_tuned_model_checkpoint):
-    assert strict(ChatCompletion, client.chat.completions.create(model=name, **asked)).model == name
-chunks = [strict(ChatCompletionChunk, c) for c in client.chat.completions.create(model=name, stream=True, **asked)]
+    assert strict(ChatCompletion, client.chat.completions.create(model=name, **request)).model == name
+chunks = [strict(ChatCompletionChunk, c) for c in client.chat.completions.create(model=name, stream=True, **request)]
 assert chunks[-1].choices[0].finish_reason in ("stop", "length")
 other = jobs.create(model="acme/tiny", training_file=files[0].id, hyperparameters={"n_epochs": 50})
 assert strict(FineTuningJob, jobs.cancel(other.id)).status == "cancelled"
-assert {found.id for found in jobs.list(limit=1)} == {job.id, other.id}
+assert {item.id for item in jobs.list(limit=1)} == {job.id, other.id}
 for call, error in (
     (lambda: jobs.cancel(other.id), openai.BadRequestError), (lambda: jobs.retrieve("ftjob-x"), openai.NotFoundError),
     (lambda: jobs.create(model="gpt-none", training_file=files[0].id), openai.BadRequestError),

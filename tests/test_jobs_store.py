@@ -62,6 +62,12 @@ class TestStore:
             change.save(entry)
         assert store.jobs_with_status("running") == [] and store.entry("ftjob-a").state.step == 7
 
+    def test_states_are_stored_under_the_names_of_older_servers(self):
+        stored = '{"tree":{},"letters":"abcdefgh","alone":2,"step":7,"total":9}'
+        state = JobState.model_validate_json(stored)
+        assert (state.name_suffix, state.deaths_in_a_row) == ("abcdefgh", 2)
+        assert state.model_dump_json() == stored
+
     def test_an_event_happens_once(self, store):
         for _ in range(3):
             with store.change() as change:
@@ -121,14 +127,14 @@ class TestMetrics:
         steps.add([{"step": 0, "eval_loss": 9.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
         assert [step.step for step in steps.ready()] == [1]
         steps.add([{"step": 2, "eval_loss": 3.0}, {"step": 3, "loss": 3.0}, {"step": 4, "loss": 4.0}])
-        found = list(steps.ready())
-        assert [step.message for step in found] == [
+        ready = list(steps.ready())
+        assert [step.message for step in ready] == [
             "Step 2/4: training loss=2.00, validation loss=3.00",
             "Step 3/4: training loss=3.00",
         ]
         assert [step.step for step in steps.ready(ended=True)] == [4], "its validation never came"
         steps.add([{"step": 3, "loss": 3.5}])
-        assert list(steps.ready(ended=True)) == [], "a step that is done again is not told again"
+        assert list(steps.ready(ended=True)) == [], "a step that is done again is not recorded again"
 
     def test_the_table(self):
         lines = [{"step": 1, "loss": 1.523471, "mean_token_accuracy": 0.0}, {"step": 2, "loss": 1.0},
@@ -163,8 +169,8 @@ class TestRecipe:
     def test_auto(self, tmp_path):
         tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
         config = run_config.write_config(tmp_path / "c.yaml", tree)
-        found = run_config.resolve(Hyperparameters(), config, 10)
-        assert found == Hyperparameters(n_epochs=10, batch_size=4, learning_rate_multiplier=1.0)
+        resolved = run_config.resolve(Hyperparameters(), config, 10)
+        assert resolved == Hyperparameters(n_epochs=10, batch_size=4, learning_rate_multiplier=1.0)
         assert run_config.resolve(Hyperparameters(), config, 3).batch_size == 3
 
 
@@ -180,14 +186,14 @@ class TestWorker:
     def test_a_training_is_found_again_with_its_slot(self, tmp_path):
         mark = f"{tmp_path}:ftjob-a"
         started = training_process.start(["sleep", "60"], mark, tmp_path, tmp_path / "log", 3, {})
-        found = training_process.TrainingProcesses(mark)
-        assert found.runs() and found.slot() == 3 and training_process.live_marks(f"{tmp_path}:") == {mark}
-        found.request_stop(saved=False)
+        training = training_process.TrainingProcesses(mark)
+        assert training.runs() and training.slot() == 3 and training_process.live_marks(f"{tmp_path}:") == {mark}
+        training.request_stop(saved=False)
         deadline = time.monotonic() + 10
-        while started.runs() or found.runs():
+        while started.runs() or training.runs():
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert found.slot() is None
+        assert training.slot() is None
 
     def test_a_job_that_cannot_go_on_holds_up_no_other(self, store):
         with store.change() as change:
@@ -216,16 +222,16 @@ class TestCatalogue:
     def test_the_default_names_the_bases_of_the_readme(self, monkeypatch, working_folder, base):
         (working_folder / "data").mkdir()
         (working_folder / "data/tiny-ru").symlink_to(base)
-        found = load_catalogue(DEFAULT_CATALOGUE)
+        catalogue = load_catalogue(DEFAULT_CATALOGUE)
         used = {yaml.safe_load(path.read_text())["model"]["name_or_path"] for path in REPOSITORY.glob("configs/*.yaml")}
-        assert used <= {b.reference.removeprefix("./") for b in found.bases.values()}
-        assert found.find("gpt-4.1-mini-2025-04-14").name == "Qwen/Qwen3-4B-Instruct-2507"
-        assert found.bases["tiny"].path == str(working_folder / "data/tiny-ru")
-        assert found.find("gpt-99") is None
+        assert used <= {b.reference.removeprefix("./") for b in catalogue.bases.values()}
+        assert catalogue.find("gpt-4.1-mini-2025-04-14").name == "Qwen/Qwen3-4B-Instruct-2507"
+        assert catalogue.bases["tiny"].path == str(working_folder / "data/tiny-ru")
+        assert catalogue.find("gpt-99") is None
 
     def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
-        found = load_catalogue(DEFAULT_CATALOGUE)
-        assert found.find("tiny") is None and found.missing["tiny"] == "./data/tiny-ru"
+        catalogue = load_catalogue(DEFAULT_CATALOGUE)
+        assert catalogue.find("tiny") is None and catalogue.missing["tiny"] == "./data/tiny-ru"
 
     def test_recipes(self, working_folder, base):
         (working_folder / "mine.yaml").write_text(
@@ -236,7 +242,7 @@ class TestCatalogue:
         assert tree["model"]["name_or_path"] == str(base) and "data" not in tree
 
     @pytest.mark.parametrize(
-        ("text", "said"),
+        ("text", "message"),
         [
             ("x: {bse: y/z}", "x.bse"),
             ("x: {base: a/b, overrides: {lora: {rank: 8}}}", "x: lora.rank"),
@@ -246,9 +252,9 @@ class TestCatalogue:
             ("x: {base: a/b, recipe: none.yaml}", "no such config file"),
         ],
     )
-    def test_mistakes(self, working_folder, text, said):
+    def test_mistakes(self, working_folder, text, message):
         (working_folder / "c.yaml").write_text(text)
-        with pytest.raises(ConfigError, match=said.replace("[", r"\[")):
+        with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
             load_catalogue(working_folder / "c.yaml")
 
 
@@ -277,26 +283,26 @@ class TestSafety:
             job = server.client().fine_tuning.jobs.create(model="acme/tiny", training_file=file.id)
             server.wait(job.id)
             at = ["--url", server.url, "--api-key", "sk-right"]
-            for words, said in (
+            for arguments, shown in (
                 (["list", *at], f"{job.id}  failed            acme/tiny"),
                 (["show", job.id, *at], "Training file has 3 example(s), but must have at least 10 examples"),
                 (["list", *at, "--json"], '"object": "fine_tuning.job"'),
             ):
-                seen = CliRunner().invoke(main, ["jobs", *words])
-                assert seen.exit_code == 0 and said in seen.output, seen.output
+                seen = CliRunner().invoke(main, ["jobs", *arguments])
+                assert seen.exit_code == 0 and shown in seen.output, seen.output
             refused = CliRunner().invoke(main, ["jobs", "cancel", job.id, *at])
             assert refused.exit_code == 2 and "cannot be cancelled" in refused.output
-            taken = Server.__new__(Server)
-            taken.__dict__ |= server.__dict__ | {
+            second = Server.__new__(Server)
+            second.__dict__ |= server.__dict__ | {
                 "folder": tmp_path / "second",
                 "data": tmp_path / "second",
                 "process": None,
             }
-            taken.folder.mkdir()
+            second.folder.mkdir()
             with pytest.raises(AssertionError, match="cannot be had"):
-                taken.start()
-            taken.process.wait(10)
-            taken.process.stdout.close()
+                second.start()
+            second.process.wait(10)
+            second.process.stdout.close()
 
     def test_without_a_key_a_web_page_is_refused(self, tmp_path, base):
         with Server(tmp_path, base) as server:

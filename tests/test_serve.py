@@ -45,10 +45,10 @@ def make_run(folder: Path, name: str, *, hidden_size: int, steps: int, **generat
     from train.sft import train
 
     rows = folder / "rows.jsonl"
-    pairs = [(f"{question} {n}".strip(), said) for n in ("", 1, 2, 3, 4) for question, said in TALK]
+    pairs = [(f"{question} {n}".strip(), answer) for n in ("", 1, 2, 3, 4) for question, answer in TALK]
     with rows.open("w", encoding="utf-8") as file:
-        for question, said in pairs:
-            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
+        for question, answer in pairs:
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     base = folder / f"base{hidden_size}"
     if not base.exists():
@@ -199,9 +199,9 @@ class TestAnswers:
     def test_several_clients_at_once(self, server):
         expected = {question: server.ask("natasha", question).choices[0].message.content for question, _ in TALK}
         with ThreadPoolExecutor(8) as pool:
-            asked = [question for question, _ in TALK] * 3
-            got = list(pool.map(lambda question: server.ask("natasha", question).choices[0].message.content, asked))
-        assert got == [expected[question] for question in asked]
+            questions = [question for question, _ in TALK] * 3
+            got = list(pool.map(lambda question: server.ask("natasha", question).choices[0].message.content, questions))
+        assert got == [expected[question] for question in questions]
 
     def test_settings_of_the_run_unless_the_client_has_others(self, server):
         assert server.ask("болтун", "Кто я?").usage.completion_tokens == 20

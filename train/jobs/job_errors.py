@@ -3,11 +3,28 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from train.jobs.wire import JobError
 
 MIN_EXAMPLES = 10
+
+
+class FileProblem(TypedDict):
+    """One problem of a file, as `govor validate --json` prints it."""
+
+    line: int
+    message: str
+    kind: str
+
+
+class FileReport(TypedDict):
+    """What `govor validate --json` prints about a file, as far as the server reads it."""
+
+    examples: int
+    errors: list[FileProblem]
+    error_count: int
+    """Number of all errors; `errors` holds the first of them."""
 
 
 def log_line(text: str) -> None:
@@ -15,7 +32,7 @@ def log_line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def file_problem(report: dict[str, Any], name: str, folder: Path) -> JobError | None:
+def file_problem(report: FileReport, name: str, folder: Path) -> JobError | None:
     """The first problem of a file, from its `govor validate --json`; None where it can be trained on.
 
     name: training or validation. folder: the job's.

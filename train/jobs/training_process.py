@@ -31,7 +31,7 @@ class TrainingProcesses:
     def __init__(self, mark: str, leader: "subprocess.Popen[bytes] | None" = None) -> None:
         self._mark = mark
         self._leader = leader
-        self._found = [] if leader else find(mark)
+        self._processes = [] if leader else find(mark)
         self._signalled: dict[int, float] = {}
         self.stop_requested_at: float | None = None
         """When it was first asked to stop (unix time); None before."""
@@ -42,8 +42,8 @@ class TrainingProcesses:
             if self._leader.poll() is None:
                 return True
             self._leader = None
-        self._found = [process for process in self._found if _alive(process)] or find(self._mark)
-        return bool(self._found)
+        self._processes = [process for process in self._processes if _alive(process)] or find(self._mark)
+        return bool(self._processes)
 
     def slot(self) -> int | None:
         """The slot that it was started in, which decides the GPU that it uses; None where no process says so."""

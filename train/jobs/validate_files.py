@@ -10,7 +10,7 @@ from train.core.errors import ConfigError
 from train.jobs import run_config, training_process
 from train.jobs.change import JobEntry
 from train.jobs.finish import count_death, fail_job
-from train.jobs.job_errors import file_problem, log_line, without_paths
+from train.jobs.job_errors import FileReport, file_problem, log_line, without_paths
 from train.jobs.store import Store
 from train.jobs.wire import Hyperparameters, JobError, JobMethod, SupervisedMethod
 
@@ -22,7 +22,7 @@ class FileCheck:
     job: str
     process: "subprocess.Popen[bytes]"
     output: IO[bytes]
-    reports: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[FileReport] = field(default_factory=list)
     """Reports on the job's files that are checked already: first training, then validation."""
 
 
@@ -55,7 +55,7 @@ class FileChecker:
             check.process.wait()
             check.output.close()
 
-    def _start_check(self, job: str, name: str, reports: list[dict[str, Any]]) -> FileCheck:
+    def _start_check(self, job: str, name: str, reports: list[FileReport]) -> FileCheck:
         output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the check is read)
         path = self.store.job_folder(job) / name
         return FileCheck(job, training_process.start_validation(path, output.fileno()), output, reports)
@@ -76,7 +76,7 @@ class FileChecker:
         else:
             self._judge(entry, reports)
 
-    def _judge(self, entry: JobEntry, reports: list[dict[str, Any]]) -> None:
+    def _judge(self, entry: JobEntry, reports: list[FileReport]) -> None:
         """Queue the job with its hyperparameters resolved, or fail it with what is wrong in its files."""
         job = entry.job
         folder = self.store.job_folder(job.id)

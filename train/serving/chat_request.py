@@ -30,7 +30,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -82,7 +82,7 @@ def plain_messages(messages: Sequence[Message]) -> list[Message]:
     return [_plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _plain(message: dict[str, Any], path: str) -> Message:
+def _plain(message: Message, path: str) -> Message:
     content_path = f"{path}.content"
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
