@@ -15,7 +15,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: train/ stands first on the path and would shadow libraries
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from train.chats.rows import to_json
+from train.chats.rows import row_to_json
 from train.chats.split import read_split
 from train.core.config import Config, load_config
 from train.core.errors import Stopped, one_line_errors
@@ -90,7 +90,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
         kept = 2 + (config.training.save_total_limit or 10)
         require_disk_space(run.path, kept * checkpoint_bytes(trainer), "training")
         create_run(config, manifest)
-        write_atomically(run.held_out_file, "".join(to_json(row) + "\n" for row in eval_set.rows))
+        write_atomically(run.held_out_file, "".join(row_to_json(row) + "\n" for row in eval_set.rows))
     state.wait_for_everyone()
 
     # 5. The steps
@@ -100,7 +100,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
     started = time.perf_counter()
     try:
         if checkpoint and is_last(checkpoint):
-            trainer._load_from_checkpoint(str(checkpoint))  # train() would take one step too many
+            trainer.load_checkpoint(checkpoint)  # train() would take one step too many
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError:

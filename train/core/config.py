@@ -5,9 +5,7 @@ transformers' `from_pretrained`, `lora` follows PEFT's `LoraConfig`, `generation
 `training` takes every field of TRL's `SFTConfig` (those named here have a default of ours; README.md says why).
 """
 
-import ast
 import difflib
-import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -28,7 +26,8 @@ from pydantic import (
     create_model,
 )
 
-from train.core.errors import ConfigError, MachineError
+from train.core import compat
+from train.core.errors import ConfigError
 
 Place = tuple[str | int, ...]
 """Where an option stands: ("training", "learning_rate")."""
@@ -224,41 +223,17 @@ OWNED = {
 def config_class() -> type[Config]:
     """`Config` whose `training` also has every other field of the installed SFTConfig, unset unless given.
 
-    They are read from the libraries' source: importing them would cost seconds of torch before the first message.
+    They are read from the libraries' source, see `compat.sft_config_fields`.
     """
     owned = dict.fromkeys(OWNED, (Any, None))
     fields = {
         name: (annotation | None, None)
-        for name, annotation in _sft_fields()
+        for name, annotation in compat.sft_config_fields()
         if name not in Training.model_fields and name not in owned and name != "gradient_checkpointing"
     }
     training = create_model("Training", __base__=Training, **fields, **owned)  # type: ignore[call-overload]
     made: type[Config] = create_model("Config", __base__=Config, training=(training, training()))
     return made
-
-
-def _sft_fields() -> Iterator[tuple[str, Any]]:
-    class Names(dict[str, Any]):
-        """Built-in types by name; anything else is any value, and SFTConfig itself judges it later."""
-
-        def __missing__(self, name: str) -> Any:
-            return Any
-
-    known = Names(int=int, float=float, str=str, bool=bool, list=list, dict=dict, Literal=Literal)
-    for library, source, class_name in (
-        ("transformers", "training_args.py", "TrainingArguments"),
-        ("trl", "trainer/base_config.py", "_BaseConfig"),
-        ("trl", "trainer/sft_config.py", "SFTConfig"),
-    ):
-        spec = importlib.util.find_spec(library)
-        if spec is None or spec.origin is None:
-            raise MachineError(f"{library} is not installed: run pip install -e .")
-        tree = ast.parse((Path(spec.origin).parent / source).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and node.name == class_name:
-                for line in node.body:
-                    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                        yield line.target.id, eval(ast.unparse(line.annotation), {"__builtins__": {}}, known)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -6,12 +6,13 @@ a thought in a field of its own or within the answer. Each is tried once on a co
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from train.chats.rows import Message, template_message, text_of
+from train.core.compat import template_clock
 from train.core.errors import BaseError, DataError
 
 THOUGHT = re.compile(r"\s*<(\w+)>(.*?)</\1>\s*(.*)", re.DOTALL)
@@ -129,28 +130,20 @@ def open_conversation(
 
     BaseError where the tokenizer has no chat template or an invalid one.
     """
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
     if not tokenizer.chat_template:
         raise BaseError(f"{tokenizer.name_or_path} has no chat template: choose an instruct model, or its chat version")
     template = tokenizer.get_chat_template(tools=tools)
     stops = frozenset({*stop, tokenizer.eos_token_id} - {None})
     form = _form(tokenizer, template)
     clock = Clock(today)
-    try:
-        known = _compile_jinja_template(template).environment.globals  # compiled once and kept by transformers
-    except Exception as error:
-        raise BaseError(f"{tokenizer.name_or_path}: its chat template is no valid one: {error}") from None
-    before, known["strftime_now"] = known["strftime_now"], clock
-    try:
-        yield (
-            Conversation(
-                tokenizer, [_in_form(message, form) for message in messages], tools, name, stops, form.trailing_prompt
-            ),
-            clock,
-        )
-    finally:
-        known["strftime_now"] = before
+    formed = [_in_form(message, form) for message in messages]
+    chat = Conversation(tokenizer, formed, tools, name, stops, form.trailing_prompt)
+    with ExitStack() as block:
+        try:
+            block.enter_context(template_clock(template, clock))
+        except Exception as error:  # whatever jinja2 says of an invalid template
+            raise BaseError(f"{tokenizer.name_or_path}: its chat template is no valid one: {error}") from None
+        yield chat, clock
 
 
 def common_prefix(one: str, other: str) -> int:

@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
-    """Loss and answers of a finished run before and after training; they go to samples.md, report.html, manifest.json."""
+    """Loss and answers of a finished run before and after training; written to samples.md, report.html, manifest."""
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
     generation = generation or config.generation

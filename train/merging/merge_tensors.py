@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from train.core import compat
 from train.core.config import Model
 from train.core.errors import BaseError, RunError
 from train.models.load import Precision, nf4_config
@@ -31,7 +32,7 @@ class TensorMerger:
         _require_plain(adapter)
         skeleton = _skeleton(base, model)
         self.names, converted = _parameter_names(skeleton, stored)
-        """The parameter of every tensor in the base's files, by its name there; None for what the model has no place for."""
+        """Tensor of the base's files → the parameter that it becomes; None where the model has no place for it."""
         self.tied: dict[str, str] = dict(skeleton.all_tied_weights_keys)
         """Parameters that share the weight of another."""
         self.stored, self._device = stored, device
@@ -162,57 +163,41 @@ def _skeleton(base: Path, model: Model) -> Any:
     """The model with placeholders for weights: right shapes, one number of memory."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.initialization import meta_device_safe_creation_ops
 
     trust = model.trust_remote_code
-    with torch.device("meta"), meta_device_safe_creation_ops():
+    with torch.device("meta"), compat.meta_creation():
         skeleton = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(base, trust_remote_code=trust), trust_remote_code=trust
         )
     nothing = torch.zeros(())
-    for module in skeleton.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                placeholder = torch.nn.Parameter(nothing.expand(parameter.shape), requires_grad=False)
-                module._parameters[name] = placeholder
+
+    def placeholder(parameter: Any) -> Any:
+        return torch.nn.Parameter(nothing.expand(parameter.shape), requires_grad=False)
+
+    compat.replace_parameters(skeleton, placeholder)
     return skeleton
 
 
 def _parameter_names(skeleton: Any, names: Collection[str]) -> tuple[dict[str, str | None], set[str]]:
     """(parameter of every tensor name, parameters made of several tensors), as transformers loads them."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    mapping = get_model_conversion_mapping(skeleton)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    prefix, state = skeleton.base_model_prefix, skeleton.state_dict()
-    found: dict[str, str | None] = {}
-    converted = set()
-    for name in names:
-        renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
-        if renamed not in state and name in state:
-            renamed, pattern = rename_source_key(name, [], [], prefix, state)
-        if pattern is not None:
-            converted.add(renamed)
-        found[name] = renamed if renamed in state and pattern is None else None
-    return found, converted
+    loaded, parameters = compat.loaded_names(skeleton, names), skeleton.state_dict().keys()
+    plain = {
+        name: to.parameter if to.parameter in parameters and not to.converted else None for name, to in loaded.items()
+    }
+    return plain, {to.parameter for to in loaded.values() if to.converted}
 
 
 def _nf4_layers(skeleton: Any, precision: Precision) -> frozenset[str]:
     """Names of the layers that transformers would hold in NF4."""
     from bitsandbytes.nn import Linear4bit
-    from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(nf4_config(precision.weights), pre_quantized=False)
-    quantizer.preprocess_model(model=skeleton, dtype=precision.weights, device_map={"": "cpu"})
+    compat.quantize_layers(skeleton, nf4_config(precision.weights), precision.weights)
     return frozenset(name for name, module in skeleton.named_modules() if isinstance(module, Linear4bit))
 
 
 def _add_adapter(skeleton: Any, adapter: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(adapted layers, parameters trained whole) by name, with PEFT's adapter on the skeleton."""
     from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
     nothing, own = next(skeleton.parameters()).data_ptr(), set(skeleton.state_dict())
@@ -233,7 +218,7 @@ def _add_adapter(skeleton: Any, adapter: Path) -> tuple[dict[str, Any], dict[str
     layers: dict[str, Any] = {}
     replaced: dict[str, Any] = {}
     for name, module in inner.named_modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, compat.tuner_layer_class()):
             layers[name] = module
         elif isinstance(module, ModulesToSaveWrapper):
             saved = module.modules_to_save[module.active_adapters[0]]

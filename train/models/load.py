@@ -6,12 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from train.core import compat
 from train.core.config import Config, Lora, Model
 from train.core.errors import BaseError, MachineError, RunError
 from train.core.runs import Run
 from train.models.base import run_base
-
-OFF = "TORCHDYNAMO_DISABLE"
 
 
 class Precision(NamedTuple):
@@ -86,11 +85,7 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
             device_map=None if sharded else {"": device},
             trust_remote_code=model.trust_remote_code,
         )
-        for module in loaded.modules():
-            # bitsandbytes 0.50 repacks a CPU layer's weights when it first runs in eval mode, for a kernel that has no
-            # gradient: training after an evaluation would go on with wrong gradients. It asks this attribute first.
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+        compat.forbid_cpu_repacking(loaded)
         return loaded
     except torch.OutOfMemoryError:
         raise MachineError(f"{model.name_or_path} does not fit the GPU: try model.load_in_4bit=true") from None
@@ -160,13 +155,8 @@ def import_peft(config: Config) -> None:
     They stand in for kernels that a device lacks. Where the config has no use for them the compiler stays out: it would
     be a second before the first step. Later calls of torch.compile work as ever.
     """
-    if config.model.load_in_4bit or "torch" not in config.training.optim or OFF in os.environ:
-        return
-    os.environ[OFF] = "1"
-    try:
-        import peft  # noqa: F401 (to be there)
-    finally:
-        del os.environ[OFF]
+    if not config.model.load_in_4bit and "torch" in config.training.optim:
+        compat.import_peft_without_compiler()
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.chats.rows import Message, Row, is_trained, template_message, text_of
+from train.core.compat import render_chat_template
 from train.core.config import Config
 from train.core.errors import BaseError
 from train.models.base import chat_template_source, read_json
@@ -143,13 +144,11 @@ def _template(folder: Path) -> tuple[Callable[[Row], str | None] | None, str]:
         for key, value in read_json(folder / "tokenizer_config.json").items()
         if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value
     }
-    from transformers.utils.chat_template_utils import render_jinja_template  # without torch
 
     def render(row: Row) -> str | None:
         try:
             messages = [template_message(message) for message in row.messages]
-            (text,), _ = render_jinja_template([messages], tools=row.tools, chat_template=source, **special)
-            return str(text)
+            return render_chat_template(source, messages, row.tools, special)
         except Exception:  # whatever a template makes of a row it was not written for; training says what
             return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.chats.rows import Message
+from train.core import compat
 from train.serving.api_errors import ApiError
 from train.serving.chat_request import ChatRequest, Sampling
 from train.serving.engine import request_json
@@ -25,6 +26,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 class TransformersServeApi(EngineApi):
+    """The API of `transformers serve`."""
+
     title = "transformers serve"
     strips_stop = False
     supports_tools = False
@@ -52,13 +55,9 @@ class TransformersServeApi(EngineApi):
 
     def prompt_ids(self, served: Served, messages: Sequence[Message], tools: Any) -> list[int]:
         """By the code that the engine runs, in the environment that it runs in; it tells only the length itself."""
-        from transformers.cli.serving.model_manager import ModelManager
-        from transformers.cli.serving.utils import BaseHandler
-
         processor = _processor(served.run.merged)
         architecture = json.loads((served.run.merged / "config.json").read_bytes())["architectures"][0]
-        modality = ModelManager.get_model_modality(type(architecture, (), {})(), processor)
-        inputs = BaseHandler.get_processor_inputs_from_messages(list(messages), modality)
+        inputs = compat.serve_inputs(processor, architecture, list(messages))
         rendered = processor.apply_chat_template(inputs, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(rendered["input_ids"])
 
@@ -84,8 +83,4 @@ def _processor(folder: Path) -> Any:
 
 def splits_thoughts(tokenizer: Any, config: Any) -> bool:
     """Whether `transformers serve` itself separates thoughts from answers, as it does for some families."""
-    from types import SimpleNamespace
-
-    from transformers.cli.serving.utils import get_response_template
-
-    return get_response_template(tokenizer, SimpleNamespace(config=config)) is not None
+    return compat.serve_parses_answers(tokenizer, config)

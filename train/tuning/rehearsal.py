@@ -43,7 +43,7 @@ class Rehearsal(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         trainer, devices = self.trainer, [args.device] if args.device.type == "cuda" else []
-        tokens, model = trainer._total_train_tokens, trainer.model_wrapped
+        tokens, model = trainer.trained_tokens, trainer.model_wrapped
         trainer.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         # The optimizer takes its memory at the first step: until then something as large stands in for it
         needed = 0 if trainer.optimizer.state else self._optimizer_bytes()
@@ -57,9 +57,9 @@ class Rehearsal(TrainerCallback):
                 trainer.training_step(model, batch)
         del stand_in
         model.zero_grad()
-        trainer._total_train_tokens = tokens
-        for metrics in (*trainer._metrics.values(), trainer.counts):
-            metrics.clear()
+        trainer.trained_tokens = tokens
+        trainer.clear_metrics()
+        trainer.counts.clear()
 
     def _optimizer_bytes(self) -> int:
         """Two numbers a trained weight, as Adam keeps; none where they are paged out of the GPU."""

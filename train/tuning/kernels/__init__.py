@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
+from train.core.compat import attn_implementation
 from train.core.config import Kernel
 from train.tuning.kernels import attention, head, lora, norm
 from train.tuning.kernels.self_check import Refused, Trial
@@ -78,7 +79,7 @@ def _undo(model: Any) -> Callable[[], None]:
     """A function that makes the model what it is now."""
     base = _base(model)
     forwards = [(module, module.__dict__.get("forward")) for module in model.modules()]
-    implementation = base.config._attn_implementation
+    implementation = attn_implementation(base)
 
     def undo() -> None:
         for module, forward in forwards:
@@ -86,7 +87,7 @@ def _undo(model: Any) -> Callable[[], None]:
                 module.__dict__.pop("forward", None)
             else:
                 module.forward = forward
-        if base.config._attn_implementation != implementation:
+        if attn_implementation(base) != implementation:
             base.set_attn_implementation(implementation)
 
     return undo
@@ -99,8 +100,8 @@ def _base(model: Any) -> Any:
 
 def _varlen(model: Any) -> None:
     base = _base(model)
-    if base.config._attn_implementation != "sdpa":
-        raise Refused(f"model.attn_implementation is {base.config._attn_implementation}")
+    if attn_implementation(base) != "sdpa":
+        raise Refused(f"model.attn_implementation is {attn_implementation(base)}")
     attention.register()
     base.set_attn_implementation(attention.NAME)
 

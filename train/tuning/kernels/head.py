@@ -12,11 +12,12 @@ import types
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+from train.core.compat import tuner_layer_class
 
 IGNORE_INDEX = -100
 TILE = 2**24  # logits at a time: 64 MiB in float32
@@ -112,7 +113,7 @@ def refusal(model: Any) -> str | None:
 
 def is_tuned(model: Any) -> bool:
     """Whether the head carries an adapter."""
-    return isinstance(model.get_output_embeddings(), BaseTunerLayer)
+    return isinstance(model.get_output_embeddings(), tuner_layer_class())
 
 
 def fuse_head(model: Any) -> None:

