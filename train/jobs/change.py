@@ -61,6 +61,7 @@ class Change:
         self.forget([entry.job.id])
 
     def save(self, entry: JobEntry) -> None:
+        """Write a changed job back."""
         values = (entry.job.model_dump_json(), entry.state.model_dump_json(), entry.job.id)
         self._connection.execute("UPDATE jobs SET object = ?, plan = ? WHERE id = ?", values)
 
@@ -76,6 +77,7 @@ class Change:
         return (row[0], row[1]) if row else None
 
     def add_file(self, file: File, sha256: str) -> None:
+        """Add a file whose contents are on disk."""
         values = (file.id, file.model_dump_json(), sha256)
         self._connection.execute("INSERT INTO files (id, object, sha256) VALUES (?, ?, ?)", values)
         self.forget([file.id])
@@ -145,11 +147,13 @@ class Change:
         return int(self._connection.execute(query, (job, f"{prefix}*")).fetchone()[0])
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Add a checkpoint, once for each step of a job."""
         query = "INSERT OR IGNORE INTO checkpoints (id, object, job, step) VALUES (?, ?, ?, ?)"
         values = (checkpoint.id, checkpoint.model_dump_json(), checkpoint.fine_tuning_job_id, checkpoint.step_number)
         self._connection.execute(query, values)
 
     def add_model(self, name: str, job: str, step: int | None) -> None:
+        """Add the fine-tuned model of a job, or of its checkpoint at `step`."""
         model = ModelObject(id=name, created=int(time.time()), owned_by="local")
         query = "INSERT OR IGNORE INTO models (id, object, job, step) VALUES (?, ?, ?, ?)"
         self._connection.execute(query, (name, model.model_dump_json(), job, step))
@@ -166,4 +170,5 @@ def new_id(prefix: str, length: int = 24) -> str:
 
 
 def read_entry(row: Sequence[str]) -> JobEntry:
+    """The job of a row (object, plan)."""
     return JobEntry(Job.model_validate_json(row[0]), JobState.model_validate_json(row[1]))

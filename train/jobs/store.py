@@ -174,9 +174,11 @@ class Store:
         return self.folder / "files" / id_
 
     def job_folder(self, id_: str) -> Path:
+        """The folder with a job's files, config and log."""
         return self.folder / "jobs" / id_
 
     def run(self, id_: str) -> Run:
+        """The run folder of a job."""
         return Run(self.folder / "runs" / id_)
 
     def checkpoint_run(self, id_: str, step: int | None) -> Run:

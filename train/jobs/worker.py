@@ -30,7 +30,10 @@ TRANSIENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.E
 
 
 class GpuLease:
-    """The right to the GPUs' memory, which trainings share with the engine that answers chats. This one is no limit."""
+    """The right to the GPUs' memory, which trainings share with the engine that answers chats.
+
+    As it stands, for a server without an engine, both methods do nothing.
+    """
 
     def acquire(self) -> None:
         """Take the memory for training: return when no engine holds any. No engine starts until `release`."""

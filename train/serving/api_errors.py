@@ -44,6 +44,7 @@ class ApiError(Exception):
 
 
 def model_not_found(model_id: str) -> ApiError:
+    """404 for a model that is not here."""
     message = f"The model `{model_id}` does not exist or you do not have access to it."
     return ApiError(404, message, param="model", code="model_not_found")
 

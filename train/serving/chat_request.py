@@ -20,6 +20,8 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
     include_usage: bool = False
 

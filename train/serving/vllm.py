@@ -25,6 +25,8 @@ PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "
 
 
 class VllmApi(EngineApi):
+    """The API of `vllm serve`."""
+
     title = "vLLM"
     strips_stop = True
     supports_tools = True
