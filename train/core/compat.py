@@ -133,7 +133,7 @@ def loaded_names(model: Any, tensors: Collection[str]) -> dict[str, LoadedAs]:
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     state = model.state_dict()
-    rename = partial(rename_source_key, prefix=model.base_model_prefix, meta_state_dict=state)
+    rename = partial(rename_source_key, base_model_prefix=model.base_model_prefix, meta_state_dict=state)
     loaded = {}
     for tensor in tensors:
         parameter, pattern = rename(tensor, renamings, converters)

