@@ -57,6 +57,8 @@ class Job:
     lora_alpha: int = 32
     learning_rate: float = LEARNING_RATE
     logging_steps: int = 1
+    use_liger_kernel: bool = False
+    """Of plain TRL alone."""
 
 
 @dataclass

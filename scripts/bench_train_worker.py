@@ -129,6 +129,7 @@ def trl(spec: dict[str, Any]) -> None:
             max_length=spec["max_length"],
             train_sampling_strategy="sequential",
             activation_checkpointing=spec["checkpointing"],
+            use_liger_kernel=spec["use_liger_kernel"],
         ),
         train_dataset=load_from_disk(spec["tokenized"])["train"].remove_columns("attention_mask"),
         processing_class=AutoTokenizer.from_pretrained(spec["base"]),

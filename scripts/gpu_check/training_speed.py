@@ -1,0 +1,208 @@
+"""Steps of govor, plain TRL, TRL with Liger's kernels and Unsloth over the same rows, with bench_train's stopwatch."""
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpu_check.machine import GIB, REPOSITORY, has_cuda
+from gpu_check.report import Report
+
+ROWS = REPOSITORY / "data/natasha.jsonl"
+ALL_KERNELS = "varlen,head,lora_qkv,lora_mlp,norm"
+STEPS, WARM_STEPS = 10, 3
+REHEARSED_STEPS, REHEARSED_WARM_STEPS = 3, 1
+LOSS_TOLERANCE = 3e-3
+"""How far a tool's first loss may be from govor's, as a share: the adapter's output is zero, bfloat16 rounds."""
+PLAN_RATIO = 0.95, 1.25
+"""Planned memory over what was allocated."""
+
+
+class Setup(NamedTuple):
+    """What is trained, by whichever tool."""
+
+    base: str
+    """Name of a shape in bench_train_base.SHAPES."""
+    load_in_4bit: bool
+    batch: int
+    max_length: int
+    checkpointing: bool
+    joined: bool
+    """Whether dialogues are joined until a row has nearly `max_length` tokens."""
+
+
+SETUPS = {
+    "8b-bf16": Setup("qwen3-8b", False, 2, 2048, checkpointing=True, joined=True),
+    "4b-nf4": Setup("qwen3-4b", True, 2, 2048, checkpointing=True, joined=True),
+    "8b-bf16-kept": Setup("qwen3-8b", False, 2, 2048, checkpointing=False, joined=True),
+    "4b-nf4-short": Setup("qwen3-4b", True, 8, 1024, checkpointing=True, joined=False),
+}
+"""`kept`: no checkpointing. `short`: chats as they are, where padding costs most."""
+REHEARSED = Setup("small", False, 2, 512, checkpointing=True, joined=False)
+
+
+def base_folder(work: Path, base: str) -> Path:
+    return work / f"base-{base.removeprefix('qwen3-')}"
+
+
+def rows_folder(work: Path, setup_name: str) -> Path:
+    return work / f"rows-{setup_name}"
+
+
+def settle(setup_name: str) -> Setup:
+    """The setup as this machine runs it: tiny in a rehearsal, but for what is to be rehearsed."""
+    setup = SETUPS[setup_name]
+    if has_cuda():
+        return setup
+    return REHEARSED._replace(load_in_4bit=setup.load_in_4bit, checkpointing=setup.checkpointing, base=setup.base)
+
+
+def make_base_and_rows(report: Report, work: Path, base: str) -> None:
+    """A base of random weights, and the rows of each setup that trains it as ids and labels."""
+    from bench_train_base import make_base, make_rows
+    from make_tiny_base import make_tiny_base
+
+    folder = base_folder(work, base)
+    if has_cuda():
+        make_base(folder, base, ROWS)
+    else:
+        report.needs("CUDA", f"a base of {base}'s shape (a tiny one is made instead)")
+        make_tiny_base(folder, ROWS, vocab_size=600, hidden_size=64, layers=2, replace=folder.exists())
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    report.check("the base is there", (folder / "model.safetensors.index.json").exists() or size > 0)
+    report.record(gigabytes=round(size / 1e9, 2))
+    steps = STEPS if has_cuda() else REHEARSED_STEPS
+    for name in [name for name, setup in SETUPS.items() if setup.base == base]:
+        setup, rows = settle(name), rows_folder(work, name)
+        shutil.rmtree(rows, ignore_errors=True)
+        rows.mkdir()
+        options = {"batch": setup.batch, "length": setup.max_length, "order": "file", "fill": setup.joined}
+        tokens, trained = make_rows(rows, folder, ROWS, count=steps * setup.batch, **options)
+        (rows / "lengths.json").write_text(json.dumps({"tokens": tokens, "trained": trained}), encoding="utf-8")
+        report.record(**{f"mean tokens a row, {name}": round(sum(tokens) / len(tokens))})
+
+
+def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) -> None:
+    """One tool's steps: seconds, tokens a second, memory; for govor also the plan beside what was measured."""
+    from bench_train import Job, run, speeds
+
+    if tool == "unsloth" and (not has_cuda() or find_spec("unsloth") is None):
+        report.needs("CUDA and unsloth", "Unsloth's steps")
+        return
+    if tool == "liger" and has_cuda() and find_spec("liger_kernel") is None:
+        report.needs("liger-kernel", "TRL with Liger's kernels")
+        return
+    if tool == "liger" and not has_cuda():
+        report.needs("CUDA", "Liger's kernels (plain TRL runs instead)")
+    setup, rows, base = settle(setup_name), rows_folder(work, setup_name), base_folder(work, SETUPS[setup_name].base)
+    steps, warm = (STEPS, WARM_STEPS) if has_cuda() else (REHEARSED_STEPS, REHEARSED_WARM_STEPS)
+    out = work / report.name
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    job = Job(
+        base=str(base),
+        tokenized=str(rows / "tokenized"),
+        rows=str(rows / "rows.jsonl"),
+        cpu=not has_cuda(),
+        steps=steps,
+        batch=setup.batch,
+        max_length=setup.max_length,
+        load_in_4bit=setup.load_in_4bit,
+        checkpointing=setup.checkpointing,
+        use_liger_kernel=tool == "liger" and has_cuda(),
+    )
+    tool_folder = "trl" if tool == "liger" else tool
+    try:
+        measured = run(tool_folder, Path(sys.executable), job, out, kernels or "off", threads=None)
+    finally:
+        log = out / tool_folder / "output.txt"
+        if log.exists():
+            shutil.copy(log, report.folder / f"{report.name}.output.log")
+    rates = json.loads((rows / "lengths.json").read_bytes())
+    timed = speeds([measured], rates, job, warm - 1)  # speeds() leaves out the first step by itself
+    logs = json.loads((out / tool_folder / "report.json").read_bytes())["logs"]
+    losses = [entry["loss"] for entry in logs if "loss" in entry]
+    report.record(
+        step_s=round(timed["step"], 4),
+        tokens_per_s=round(timed["tokens"]),
+        trained_tokens_per_s=round(timed["trained"]),
+        model_flops_used=flops_used(base, rates["tokens"], timed["tokens"], measured.device, job.r),
+        first_loss=measured.loss,
+        last_loss=losses[-1],
+        first_grad_norm=measured.grad_norm,
+        first_step_after_s=round(measured.first_step, 1),
+        peak_allocated_gib=round(measured.peak / GIB, 3),
+        peak_reserved_gib=round(measured.reserved / GIB, 3),
+    )
+    report.check("the losses are finite", all(math.isfinite(loss) and loss < 1e3 for loss in losses), str(losses[-1]))
+    if tool == "govor":
+        compare_with_plan(report, out / "govor", base, rates["tokens"], kernels)
+
+
+def flops_used(base: Path, lengths: list[int], tokens_per_s: float, card: str | None, r: int) -> float | None:
+    """The share of the card's FLOP/s that the steps used; None for a card whose peak is not known."""
+    from bench_train import PEAK
+    from bench_train_base import model_flops
+
+    peak = next((value for name, value in PEAK.items() if name in (card or "")), None)
+    flops = model_flops(base, sum(lengths) / len(lengths), r)
+    return round(flops * tokens_per_s / peak, 4) if peak else None
+
+
+def compare_with_plan(report: Report, folder: Path, base: Path, lengths: list[int], kernels: str) -> None:
+    """The memory that `govor plan` foresees beside what was allocated, and whether every kernel ran."""
+    from train.core.config import load_config
+    from train.plan.memory import memory, workload_of
+    from train.plan.shapes import read_shapes
+
+    config = load_config(folder / "bench.yaml")
+    planned = memory(config, workload_of(config, read_shapes(base), lengths, []))
+    manifest = json.loads((folder / "runs/bench/manifest.json").read_bytes())
+    report.record(
+        planned_gib=round(planned.peak / GIB, 3),
+        planned_parts_gib={part: round(size / GIB, 3) for part, size in planned._asdict().items()},
+        kernels=manifest["kernels"],
+    )
+    wanted = set() if kernels == "off" else set(kernels.split(","))
+    refused = sorted(wanted - set(manifest["kernels"]))
+    report.check("the kernels that were asked for ran", not refused, f"refused: {refused}")
+    if not has_cuda():
+        report.needs("CUDA", "the plan's memory against what was allocated")
+        return
+    ratio = planned.peak / (report.figures["peak_allocated_gib"] * GIB)
+    report.record(planned_over_allocated=round(ratio, 3))
+    if kernels == "off":  # the plan does not know the kernels
+        lowest, highest = PLAN_RATIO
+        report.check(
+            f"the plan is {lowest} to {highest} of what was allocated", lowest <= ratio <= highest, f"{ratio:.3f}"
+        )
+
+
+def comparisons(figures: dict[str, dict[str, Any]]) -> Iterator[tuple[bool, str]]:
+    """(whether they agree, sentence) for each tool that trained what govor trained without kernels.
+
+    `figures`: of every step, by its name, see `step_name`.
+    """
+    for setup in SETUPS:
+        plain = figures.get(step_name(setup, "govor", "off"), {})
+        for tool, kernels in (("govor", ALL_KERNELS), ("trl", ""), ("liger", ""), ("unsloth", "")):
+            other = figures.get(step_name(setup, tool, kernels), {})
+            if "first_loss" not in plain or "first_loss" not in other:
+                continue
+            gap = abs(other["first_loss"] - plain["first_loss"]) / plain["first_loss"]
+            yield (
+                gap < LOSS_TOLERANCE,
+                (
+                    f"{step_name(setup, tool, kernels)}: first loss {gap:.1e} from govor's without kernels; "
+                    f"{other['tokens_per_s'] / plain['tokens_per_s']:.2f} times its tokens/s, "
+                    f"{other['peak_allocated_gib']} against {plain['peak_allocated_gib']} GiB"
+                ),
+            )
+
+
+def step_name(setup: str, tool: str, kernels: str) -> str:
+    return f"train-{setup}-{tool}" + {"": "", "off": "-off", ALL_KERNELS: "-on"}[kernels]
