@@ -16,13 +16,13 @@ from hub_server import User, card_errors, front_matter, hub_server
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from train.chats.privacy.secret_scan import guard, scan
+from train.chats.privacy.secret_scan import local_secrets, scan_file
 from train.chats.readers import read_rows
 from train.cli import main
 from train.core.files import NOTE, note_files
 from train.core.runs import Run
 from train.evaluation.report import Sample
-from train.exports.hub.card_samples import languages_of, quoting_nothing
+from train.exports.hub.card_samples import languages_of, without_quotations
 from train.exports.hub.licences import Licence, licence_beside
 from train.exports.hub.upload import LONGEST_PAUSE
 
@@ -289,7 +289,7 @@ class TestCard:
     def test_prompts_that_are_rows_stay_out(self, rows_file):
         rows = read_rows(rows_file)
         asked = next(m["content"] for m in rows[0].messages if m["role"] == "user")
-        assert quoting_nothing([Sample(asked, "", "да"), Sample("Кто я?", "", "да")], rows) == [
+        assert without_quotations([Sample(asked, "", "да"), Sample("Кто я?", "", "да")], rows) == [
             Sample("Кто я?", "", "да")
         ]
 
@@ -326,55 +326,58 @@ SECRETS = {
 class TestScan:
     @pytest.mark.parametrize("what", SECRETS)
     def test_secrets(self, what):
-        nobody = guard(None, [])
+        nobody = local_secrets(None, [])
         for name, text in {
             "notes.txt": f"one\n{SECRETS[what]}\n",
             "config.json": json.dumps({"note": SECRETS[what]}),
         }.items():
-            [finding] = scan(name, text.encode(), nobody)
+            [finding] = scan_file(name, text.encode(), nobody)
             assert finding.kind == "secret" and what in str(finding)
             assert SECRETS[what] not in str(finding)
 
     def test_the_very_token_in_use_and_what_the_environment_keeps(self, monkeypatch):
         monkeypatch.setenv("WEATHER_KEY", "правда-ли-что-весна")
-        guarded = guard("an odd token of mine", [])
-        assert len(scan("a.txt", "an odd token of mine, правда-ли-что-весна".encode(), guarded)) == 2
+        guarded = local_secrets("an odd token of mine", [])
+        assert len(scan_file("a.txt", "an odd token of mine, правда-ли-что-весна".encode(), guarded)) == 2
 
     def test_personal_data_and_folders(self, tmp_path):
-        found = scan("a.jinja", b"{# +7 916 123-45-67, ivan@example.com #}\n/home/ivan/chats", guard(None, []))
-        assert [(one.kind, one.what[:12]) for one in found] == [
+        text = b"{# +7 916 123-45-67, ivan@example.com #}\n/home/ivan/chats"
+        found = scan_file("a.jinja", text, local_secrets(None, []))
+        assert [(one.kind, one.description[:12]) for one in found] == [
             ("personal-data", "line 1: phon"),
             ("personal-data", "line 1: emai"),
             ("path", "line 2: fold"),
         ]
         assert "123-45" not in str(found)
-        assert scan("a.txt", f"see {tmp_path}/x".encode(), guard(None, [tmp_path]))[0].kind == "path"
-        windows = scan("config.json", json.dumps({"_name_or_path": "C:\\Users\\Ivan\\m"}).encode(), guard(None, []))
+        assert scan_file("a.txt", f"see {tmp_path}/x".encode(), local_secrets(None, [tmp_path]))[0].kind == "path"
+        config = json.dumps({"_name_or_path": "C:\\Users\\Ivan\\m"}).encode()
+        windows = scan_file("config.json", config, local_secrets(None, []))
         assert [one.kind for one in windows] == ["path"]
 
     def test_a_vocabulary_is_no_address_book(self):
         pieces = ["@Override", "1234567890", "/home/", "9999999999", "https://", "ivan", "t.me/", "token", "0" * 16]
         tree = {"model": {"vocab": {piece: at for at, piece in enumerate(pieces)}, "merges": [["i", "v"]]}}
-        assert scan("tokenizer.json", json.dumps(tree).encode(), guard(None, [])) == []
+        assert scan_file("tokenizer.json", json.dumps(tree).encode(), local_secrets(None, [])) == []
         tree["model"]["vocab"]["+79161234567"] = 99
         tree["added_tokens"] = [{"id": 100, "content": "ivan@example.com"}]
-        found = scan("tokenizer.json", json.dumps(tree).encode(), guard(None, []))
-        assert sorted((one.place, one.kind) for one in found) == [
+        found = scan_file("tokenizer.json", json.dumps(tree).encode(), local_secrets(None, []))
+        assert sorted((one.location, one.kind) for one in found) == [
             ("added_tokens.0.content", "personal-data"),
             ("vocab", "personal-data"),
         ]
 
     def test_files_of_the_published_base_are_nobodys_data(self):
         text = b"call +7 916 123-45-67"
-        assert scan("a.txt", text, guard(None, []), published=True) == []
-        assert scan("a.txt", text + b" " + SECRETS["AWS key"].encode(), guard(None, []), published=True)
+        assert scan_file("a.txt", text, local_secrets(None, []), published=True) == []
+        assert scan_file("a.txt", text + b" " + SECRETS["AWS key"].encode(), local_secrets(None, []), published=True)
 
     def test_what_safetensors_say_of_themselves(self, tmp_path):
         from safetensors.torch import save_file
 
         file = tmp_path / "m.safetensors"
         save_file({"a": torch.zeros(2)}, file, metadata={"format": "pt", "made": "/home/ivan/x"})
-        assert [(one.kind, one.place) for one in scan(file.name, file, guard(None, []))] == [("path", "made")]
+        findings = scan_file(file.name, file, local_secrets(None, []))
+        assert [(one.kind, one.location) for one in findings] == [("path", "made")]
 
     def test_a_clean_run_is_clean(self, run):
         done = push("--dry-run", "--license", "mit")

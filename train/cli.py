@@ -1,27 +1,24 @@
 """The command line: parse, import the verb, call it."""
 
 import json
-import re
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from train.core.errors import DataError, GovorError, one_line_errors
+from train.core.errors import GovorError, one_line_errors
 
 if TYPE_CHECKING:
-    from train.chats.privacy.scrub import Scrubber
-    from train.chats.telegram.dialogues import Account
-    from train.exports.hub.card_facts import What
-    from train.exports.hub.objections import Kind
+    from train.exports import ExportTarget
+    from train.exports.hub.card_facts import Artifact
+    from train.exports.hub.objections import ObjectionKind
     from train.merging.merge import Device
     from train.merging.merged_files import Target
     from train.serving.choose_engine import EngineName
 
 TARGETS = ("openai", "alpaca", "sharegpt", "gemini")
-SHOWN = 100  # problems printed of a file; all are counted
 
 
 class Govor(click.Group):
@@ -56,39 +53,9 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 def validate(files: tuple[Path, ...], as_json: bool) -> None:
     """Check JSONL files of chat rows: every problem with its line."""
-    from train.chats.checks import check_file, problem_location
+    from train.chats.checks import validate as check
 
-    reports = [(path, check_file(path)) for path in files]
-    valid = not any(report.errors for _, report in reports)
-    examples = sum(report.examples for _, report in reports)
-    if as_json:
-        named = len(files) > 1
-
-        def listed(kind: str) -> list[dict[str, object]]:
-            return [
-                {"file": str(path), **p._asdict()} if named else p._asdict()
-                for path, report in reports
-                for p in getattr(report, kind)
-            ]
-
-        result: dict[str, object] = {"valid": valid, "examples": examples}
-        result |= {name: listed(name) for name in ("errors", "warnings")}
-        for name in ("error_count", "warning_count"):
-            result[name] = sum(getattr(report, name) for _, report in reports)
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        for path, report in reports:
-            for label, problems, count in (
-                ("", report.errors, report.error_count),
-                ("warning: ", report.warnings, report.warning_count),
-            ):
-                for problem in problems:
-                    print(f"{problem_location(path, problem)}: {label}{problem.message} [{problem.kind}]")
-                if count > len(problems):
-                    print(f"{path}: {label}and {count - len(problems)} more")
-        errors = sum(report.error_count for _, report in reports)
-        print(f"✅ Validation passed: {examples} training examples" if valid else f"❌ {errors} errors")
-    raise SystemExit(0 if valid else 1)
+    raise SystemExit(0 if check(files, as_json=as_json) else 1)
 
 
 @main.command()
@@ -109,21 +76,9 @@ def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool)
     Reads OpenAI chat, ShareGPT, Alpaca, prompt-completion and query-response rows as JSONL, JSON array, CSV or TSV,
     also gzip and zstd.
     """
-    from train.chats.readers import read_records
-    from train.chats.writers import convert as to_target
-    from train.core.files import require_new, write_whole
+    from train.chats.writers import convert_file
 
-    require_new(output, force)
-    found, rows = read_records(file)
-    result = to_target(rows, target, when_lossy)
-    if result.refused:
-        shown = [f"{file}:{line}: {target} has no place for: {why}" for line, why in result.refused[:SHOWN]]
-        hint = "" if when_lossy == "drop" else "; --when-lossy drop or split says what to do"
-        raise DataError("\n  ".join([f"{len(result.refused)} rows cannot be written{hint}:", *shown]))
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
-    write_whole(output, lines, replace=force)
-    lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(result.lost.items()))
-    print(f"{output}: {len(result.records)} rows, read as {found}, written as {target}{lost}")
+    convert_file(file, target, output, when_lossy=when_lossy, force=force)
 
 
 @main.command()
@@ -163,26 +118,9 @@ def collect(
     force: bool,
 ) -> None:
     """Make training rows from a Telegram Desktop export (result.json)."""
-    from train.chats.privacy.scrub import Scrubber
-    from train.chats.telegram.dialogues import collect as collect_dialogues
-    from train.chats.telegram.dialogues import write_collected
-    from train.chats.telegram.participants import find_persona, survey
+    from train.chats.telegram.collect_export import collect_export
 
-    found = survey(export)
-    speaker = find_persona(found, persona)
-    others = [name for who in found.participants if who.id != speaker.id for name in who.names]
-    scrubber = Scrubber(names=others, keep=speaker.names)
-    replace = scrubber.scrub if scrub else None
-    collected = collect_dialogues(export, speaker, survey=found, gap_hours=gap_hours, scrub=replace, system=system)
-    if not collected.rows:
-        raise DataError(f"{export}: {persona} answers nobody in what is left; {_account(collected.account)}")
-    name = name or _file_name(speaker.names, speaker.id)
-    written = write_collected(collected, output, name, force=force, scrubbed=scrub)
-    if scrub:
-        written.append(_write_table(scrubber, written[0], force=force))
-    print(_account(collected.account))
-    for path in written:
-        print(f"wrote {path}")
+    collect_export(export, persona, output, name=name, gap_hours=gap_hours, system=system, scrub=scrub, force=force)
 
 
 @main.command()
@@ -193,21 +131,9 @@ def collect(
 @click.option("--force", is_flag=True, help="Replace the file.")
 def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Path | None, force: bool) -> None:
     """Replace personal data in rows by placeholders; what was replaced goes to a private file beside the rows."""
-    from train.chats.privacy.scrub import Scrubber, table_beside
-    from train.chats.readers import read_rows
-    from train.chats.rows import to_json
-    from train.chats.scrub_rows import scrub_row
-    from train.core.files import require_new, write_whole
+    from train.chats.scrub_rows import scrub_file
 
-    target = output or file.with_name(f"{file.name.split('.')[0]}_scrubbed.jsonl")
-    for path in (target, table_beside(target)):
-        require_new(path, force)
-    scrubber = Scrubber(names, keep)
-    rows = [scrub_row(row, scrubber) for row in read_rows(file)]
-    write_whole(target, (to_json(row) + "\n" for row in rows), replace=force)
-    table = _write_table(scrubber, target, force=force)
-    count = sum(replacement.times for replacement in scrubber.replaced)
-    print(f"{target}: {len(rows)} rows, {count} places replaced\n{table}: what was replaced, for your eyes only")
+    scrub_file(file, output, names=names, keep=keep, force=force)
 
 
 @main.command()
@@ -221,34 +147,13 @@ def analyze(
     file: Path, base: str | None, max_length: int | None, topics: Path | None, output: Path, force: bool
 ) -> None:
     """Lengths, topics, duplicates, personal data left and quality of training rows."""
-    from rich.console import Console
-
-    from train.chats.readers import read_rows
-    from train.chats.statistics import statistics
-    from train.chats.statistics_page import channels_of, to_terminal, write_json, write_page
-    from train.chats.topics import load_topics
-    from train.core.files import require_new
+    from train.chats.statistics_page import analyze as analyze_file
     from train.encoding.token_counter import token_counter
 
     if max_length is not None and base is None:
         raise GovorError("--max-length counts tokens: give --base too")
-    output.mkdir(parents=True, exist_ok=True)
-    files = [output / f"dataset_stats.{ending}" for ending in ("json", "html")]
-    for path in files:
-        require_new(path, force)
-    rows = read_rows(file)
-    stats = statistics(
-        rows,
-        topics=load_topics(topics),
-        count_tokens=token_counter(base) if base else None,
-        max_length=max_length,
-        channels=channels_of(file),
-    )
-    Console().print(to_terminal(stats))
-    write_json(stats, files[0], force=force)
-    write_page(stats, files[1], force=force)
-    for path in files:
-        print(f"wrote {path}")
+    load_counter = partial(token_counter, base) if base else None
+    analyze_file(file, output, topics_file=topics, load_counter=load_counter, max_length=max_length, force=force)
 
 
 @main.command(name="inspect")
@@ -351,7 +256,12 @@ def merge(
 @click.option("--quantization", help="Type of the GGUF's weights: f16, bf16, q8_0, q4_k_m, …  [default: the model's]")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 def export(
-    source: Path, overrides: tuple[str, ...], target: str, output: Path | None, quantization: str | None, force: bool
+    source: Path,
+    overrides: tuple[str, ...],
+    target: "ExportTarget",
+    output: Path | None,
+    quantization: str | None,
+    force: bool,
 ) -> None:
     """Write a run for other tools: a folder for LLaMA-Factory, a GGUF file for llama.cpp, or one for Ollama.
 
@@ -361,36 +271,20 @@ def export(
 
     LLaMA-Factory's folder can also be written from a config that has not run yet.
     """
-    from train.core.config import load_config
-    from train.core.runs import open_run
+    from train.exports import export as write_export
 
-    if target != "llamafactory":
-        if overrides:
-            raise GovorError(f"--to {target} takes a finished run as it is: leave out {overrides[0]}")
-        from train.exports.gguf.export import export_gguf
-        from train.exports.ollama import export_ollama
-
-        to_file = export_gguf if target == "gguf" else export_ollama
-        lines, passed = to_file(open_run(source), output, quantization=quantization, force=force)
-    else:
-        from train.exports.llamafactory.export import export_llamafactory
-
-        if quantization:
-            raise GovorError("--quantization is for gguf and ollama")
-        if overrides and not source.is_file():
-            raise GovorError(f"{source} is no config file: overrides go with a config, a run is exported as it was")
-        asked = load_config(source, overrides) if source.is_file() else open_run(source)
-        lines, passed = export_llamafactory(asked, output, force=force), True
-    print("\n".join(lines))
+    passed = write_export(source, overrides, target, output, quantization=quantization, force=force)
     raise SystemExit(0 if passed else 1)
 
 
 @main.command()
 @click.argument("run", type=PATH)
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--adapter", "what", flag_value="adapter", default=True, help="The adapter, for PEFT, vLLM.  [default]")
-@click.option("--merged", "what", flag_value="merged", help="The merged model, for transformers and vLLM.")
-@click.option("--gguf", "what", flag_value="gguf", help="The GGUF files of RUN/exports, for Ollama and llama.cpp.")
+@click.option(
+    "--adapter", "artifact", flag_value="adapter", default=True, help="The adapter, for PEFT, vLLM.  [default]"
+)
+@click.option("--merged", "artifact", flag_value="merged", help="The merged model, for transformers and vLLM.")
+@click.option("--gguf", "artifact", flag_value="gguf", help="The GGUF files of RUN/exports, for Ollama and llama.cpp.")
 @click.option("--private/--public", default=True, show_default=True, help="Who sees the repository.")
 @click.option("--base", metavar="OWNER/NAME", help="The base's name on the Hub, where the run was trained on a folder.")
 @click.option("--license", "licence", metavar="ID", help="As the Hub writes it: apache-2.0, …  [default: the base's]")
@@ -408,14 +302,14 @@ def export(
 def push(
     run: Path,
     repo: str,
-    what: "What",
+    artifact: "Artifact",
     private: bool,
     base: str | None,
     licence: str | None,
     languages: tuple[str, ...],
     source: str | None,
     samples: bool | None,
-    allow: "tuple[Kind, ...]",
+    allow: "tuple[ObjectionKind, ...]",
     force: bool,
     dry_run: bool,
 ) -> None:
@@ -428,25 +322,11 @@ def push(
     Exit code 1 where something speaks against it: a secret, personal data, the base's licence, a failed gate.
     """
     from train.core.runs import open_run
-    from train.exports.hub.files import require_name
-    from train.exports.hub.objections import require_none
-    from train.exports.hub.push import Stated, listing, pack
-    from train.exports.hub.push import push as send
-    from train.exports.hub.upload import connect
+    from train.exports.hub.push import CardOptions
+    from train.exports.hub.push import push as send_run
 
-    opened = open_run(run)
-    require_name(repo, "REPO")
-    api = None if dry_run else connect()
-    parcel = pack(opened, repo, what, Stated(base, licence, languages, source, samples), private=private, api=api)
-    for note in parcel.notes:
-        print(f"note: {note}", file=sys.stderr)
-    if dry_run:
-        print(f"{listing(parcel)}\n\n{parcel.card}")
-        require_none(parcel.objections, allow)
-        return
-    pushed = send(parcel, api, allow=allow, force=force)
-    state = f"commit {pushed.commit[:10]}" if pushed.changed else "held all of it already"
-    print(f"{pushed.url} ({'private' if private else 'public'}): {len(parcel.contents)} files, {state}")
+    options = CardOptions(base, licence, languages, source, samples)
+    send_run(open_run(run), repo, artifact, options, private=private, allow=allow, force=force, dry_run=dry_run)
 
 
 @main.command()
@@ -582,33 +462,6 @@ def jobs_cancel(job: str, url: str, api_key: str | None) -> None:
     from train.jobs.client import Client, job_line
 
     print(job_line(Client(url, api_key).cancel(job)))
-
-
-def _account(account: "Account") -> str:
-    """What became of every message, in a few lines."""
-    lines = [
-        f"{account.channels} channels, {account.read} messages read",
-        f"{account.kept} kept ({account.share_kept:.0%}) in {account.dialogues} dialogues, {account.rows} rows",
-        f"{account.dropped.total()} left out" + ": " * bool(account.dropped),
-    ]
-    return "\n".join(lines) + ", ".join(f"{reason} {n}" for reason, n in account.dropped.most_common())
-
-
-def _file_name(names: Sequence[str], id_: str) -> str:
-    """A name for files from a display name: its first word, without what file systems dislike."""
-    word = re.sub(r"[^\w-]", "", names[0].split()[0]) if names and names[0].split() else ""
-    return word or id_
-
-
-def _write_table(scrubber: "Scrubber", beside: Path, *, force: bool) -> Path:
-    """The private table of what was replaced, readable by its owner alone."""
-    from train.chats.privacy.scrub import table, table_beside
-    from train.core.files import write_whole
-
-    path = table_beside(beside)
-    with beside.open(encoding="utf-8", newline="\n") as written:
-        write_whole(path, [table(scrubber, written)], mode=0o600, replace=force)
-    return path
 
 
 if __name__ == "__main__":

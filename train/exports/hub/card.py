@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from train.core.config import Config
-from train.exports.hub.card_facts import Facts
+from train.exports.hub.card_facts import CardFacts
 from train.exports.hub.card_usage import quote, usage
 from train.exports.hub.licences import Licence
 
@@ -14,8 +14,8 @@ LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 
 
-def card(facts: Facts) -> str:
-    """The whole file. Pushed again it is the same to the byte."""
+def model_card(facts: CardFacts) -> str:
+    """The whole README.md. Pushed again it is the same to the byte."""
     parts = [
         f"---\n{yaml.safe_dump(metadata(facts), allow_unicode=True, sort_keys=False)}---\n",
         f"# {facts.name}\n",
@@ -31,34 +31,34 @@ def card(facts: Facts) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def metadata(facts: Facts) -> dict[str, Any]:
-    """As the Hub reads it from the card's head."""
-    found: dict[str, Any] = {}
+def metadata(facts: CardFacts) -> dict[str, Any]:
+    """The metadata at the head of the card, as the Hub reads it."""
+    entries: dict[str, Any] = {}
     if facts.licence:
-        found["license"] = facts.licence.id
+        entries["license"] = facts.licence.id
         if facts.licence.name:
-            found["license_name"] = facts.licence.name
+            entries["license_name"] = facts.licence.name
         if facts.licence.link:
-            found["license_link"] = facts.licence.link
+            entries["license_link"] = facts.licence.link
     if facts.base:
-        found |= {"base_model": facts.base, "base_model_relation": RELATION[facts.what]}
-    found |= {"library_name": LIBRARY[facts.what], "pipeline_tag": "text-generation"}
+        entries |= {"base_model": facts.base, "base_model_relation": RELATION[facts.artifact]}
+    entries |= {"library_name": LIBRARY[facts.artifact], "pipeline_tag": "text-generation"}
     if facts.languages:
-        found["language"] = list(facts.languages)
+        entries["language"] = list(facts.languages)
     method = ["lora" if facts.config.lora else "full-tuning", "sft", "trl"]
-    return found | {"tags": [*method, *(["gguf"] if facts.what == "gguf" else []), "govor"]}
+    return entries | {"tags": [*method, *(["gguf"] if facts.artifact == "gguf" else []), "govor"]}
 
 
-def _what_it_is(facts: Facts) -> str:
+def _what_it_is(facts: CardFacts) -> str:
     kind = {
         "adapter": f"A LoRA adapter for {facts.base_name}",
         "merged": f"{facts.base_name}, " + ("with a LoRA adapter merged in" if facts.config.lora else "tuned whole"),
         "gguf": f"{facts.base_name}, tuned and converted to GGUF",
-    }[facts.what]
+    }[facts.artifact]
     return f"{kind}: it was trained on dialogues to answer in the manner of one person. Made with govor.\n"
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: CardFacts) -> str:
     train, held_out = (facts.manifest["data"].get(name) or {} for name in ("train", "held_out"))
     rows = [
         ("Source", facts.source or "not stated"),
@@ -67,14 +67,14 @@ def _data(facts: Facts) -> str:
         ("Tokens in them, of these learned", f"{_count(train.get('tokens'))}, {_count(train.get('trained_tokens'))}"),
         ("Dialogues held out", _count(held_out.get("rows"))),
     ]
-    changed = {name: len(train.get(name) or ()) for name in ("dropped", "truncated", "split")}
-    if any(changed.values()):
-        rows.append(("Too long", ", ".join(f"{count} {name}" for name, count in changed.items() if count)))
+    too_long = {name: len(train.get(name) or ()) for name in ("dropped", "truncated", "split")}
+    if any(too_long.values()):
+        rows.append(("Too long", ", ".join(f"{count} {name}" for name, count in too_long.items() if count)))
     learned = "the answers alone" if facts.config.training.assistant_only_loss else "whole conversations"
     return f"{_table(rows)}\nLearned were {learned}. The dialogues themselves are not published here.\n"
 
 
-def _training(facts: Facts) -> str:
+def _training(facts: CardFacts) -> str:
     config, training, manifest = facts.config, facts.config.training, facts.manifest
     processes = manifest.get("processes") or {}
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
@@ -101,12 +101,12 @@ def _training(facts: Facts) -> str:
     ]
     if "seconds" in manifest:
         rows.append(("Time", f"{manifest['seconds'] / 60:.1f} minutes"))
-    versions = {name: found for name, found in (manifest.get("versions") or {}).items() if found}
-    rows.append(("Versions", ", ".join(f"{name} {found}" for name, found in versions.items())))
+    versions = (manifest.get("versions") or {}).items()
+    rows.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions if version)))
     return _table(rows)
 
 
-def _measured(facts: Facts) -> str:
+def _measured(facts: CardFacts) -> str:
     manifest = facts.manifest
     evaluation, parity = manifest.get("evaluation"), manifest.get("parity")
     lines = []
@@ -121,25 +121,25 @@ def _measured(facts: Facts) -> str:
     if parity and parity.get("prompts"):
         same = parity["prompts"] - len(parity["differing"])
         lines.append(f"- {same} of {parity['prompts']} held-out prompts render exactly as in training.")
-    if facts.what != "adapter" and facts.config.lora:
+    if facts.artifact != "adapter" and facts.config.lora:
         lines.append(_drift(manifest.get("merge")))
     return "\n".join(lines) + "\n"
 
 
 def _drift(merge: dict[str, Any] | None) -> str:
-    """How far merging moved the answers."""
-    measured = (merge or {}).get("drift")
-    if not merge or not measured:
+    """A line on how far merging moved the answers."""
+    drift = (merge or {}).get("drift")
+    if not merge or not drift:
         return "- The merged model was not compared with the adapter."
-    found = measured[merge["target"]]
+    merged = drift[merge["target"]]
     return (
-        f"- Merged against the adapter at {_count(measured['tokens'])} held-out tokens: mean KL {found['mean_kl']:.1g} "
-        f"nats, the same likeliest token at {found['top1']:.1%} of them, held-out loss {found['loss']:.3f} "
-        f"({measured['adapter_loss']:.3f} as adapter)."
+        f"- Merged against the adapter at {_count(drift['tokens'])} held-out tokens: mean KL {merged['mean_kl']:.1g} "
+        f"nats, the same likeliest token at {merged['top1']:.1%} of them, held-out loss {merged['loss']:.3f} "
+        f"({drift['adapter_loss']:.3f} as adapter)."
     )
 
 
-def _samples(facts: Facts) -> str:
+def _samples(facts: CardFacts) -> str:
     if not facts.samples:
         return ""
     lines = ["## Answers\n", "One sampled answer each, unedited.\n"]
@@ -147,15 +147,15 @@ def _samples(facts: Facts) -> str:
         lines += [
             quote(sample.prompt),
             "",
-            f"**Base:** {_flat(sample.before)}",
+            f"**Base:** {_one_line(sample.before)}",
             "",
-            f"**This model:** {_flat(sample.after)}",
+            f"**This model:** {_one_line(sample.after)}",
             "",
         ]
     return "\n".join(lines)
 
 
-def _limits(facts: Facts) -> str:
+def _limits(facts: CardFacts) -> str:
     config, manifest = facts.config, facts.manifest
     held_out = (manifest["data"].get("held_out") or {}).get("rows") or 0
     train = (manifest["data"].get("train") or {}).get("rows") or 0
@@ -169,14 +169,14 @@ def _limits(facts: Facts) -> str:
         "It may repeat what stood in its training data. It brings along the base's own faults.",
         "No advice on health, law or money should be taken from it.",
     ]  # fmt: skip
-    if config.model.load_in_4bit and facts.what == "adapter":
+    if config.model.load_in_4bit and facts.artifact == "adapter":
         lines.append("It was trained over the base in NF4; over 16-bit weights its answers differ a little.")
-    if facts.what == "gguf":
+    if facts.artifact == "gguf":
         lines.append("The figures above are of the model before its conversion and quantisation.")
     return "\n".join(f"- {line}" for line in lines) + "\n"
 
 
-def _licence(facts: Facts) -> str:
+def _licence(facts: CardFacts) -> str:
     lines = [f"This model: {_link(facts.licence)}. Its base, {facts.base_name}: {_link(facts.base_licence)}."]
     if facts.base_licence and facts.base_licence.condition:
         if facts.base_licence.id.startswith("llama"):
@@ -200,7 +200,7 @@ def _method(config: Config) -> str:
 
 
 def _count(number: int | None) -> str:
-    """1,234,567 and never ten digits in a row, which would read as somebody's number."""
+    """The number as 1,234,567: ten digits in a row would read as somebody's phone number."""
     return "unknown" if number is None else f"{number:,}"
 
 
@@ -209,9 +209,9 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return _flat(text).replace("|", "\\|")
+    return _one_line(text).replace("|", "\\|")
 
 
-def _flat(text: str) -> str:
-    """On one line, and none of it markup."""
+def _one_line(text: str) -> str:
+    """The text on one line, its markup escaped."""
     return " ".join(text.split()).replace("<", "&lt;")

@@ -9,12 +9,33 @@ from train.chats.rows import Row, text_of
 from train.core.config import Config
 from train.core.files import sha256
 from train.core.runs import Run
+from train.encoding.held_out import held_out_rows
+from train.evaluation.evaluate import shown
 from train.evaluation.report import Sample
 
-WORDS = 6  # so many in a row are a quotation
-READ = 1000  # rows that tell the languages of all
-ENGLISH = {"the", "of", "and", "to", "in", "is", "that", "it", "for", "you", "with", "this", "are", "not", "be", "have"}
-LETTERS = {
+QUOTED_WORDS = 6
+"""So many words in a row count as a quotation."""
+LANGUAGE_ROWS = 1000
+"""The languages are read from about so many rows."""
+ENGLISH_WORDS = {
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "it",
+    "for",
+    "you",
+    "with",
+    "this",
+    "are",
+    "not",
+    "be",
+    "have",
+}
+LANGUAGE_LETTERS = {
     "ja": "[\u3040-\u30ff]",
     "ko": "[\uac00-\ud7af]",
     "zh": "[\u4e00-\u9fff]",
@@ -23,13 +44,13 @@ LETTERS = {
     "kk": "[әғқңұүһ]",
     "ru": "[ыэъё]",
 }
-"""Letters that tell a language from its neighbours."""
+"""Code of a language → letters that tell it from its neighbours."""
 
 
-def rows_of(run: Run) -> tuple[list[Row], bool]:
-    """(rows, whether they are all): the held-out ones, and the training file's if it is still the one trained on."""
+def read_run_rows(run: Run) -> tuple[list[Row], bool]:
+    """(held-out rows and those of the training file, True), or, where that file has changed, (held-out rows, False)."""
     manifest = run.manifest()
-    held_out = read_rows(run.held_out_file) if manifest["data"]["held_out"]["rows"] else []
+    held_out = held_out_rows(run)
     file, trained_on = run.config().data.train_file, manifest["data"].get("train") or {}
     if file.is_file() and sha256(file) == trained_on.get("sha256"):
         return [*read_rows(file), *held_out], True
@@ -37,57 +58,57 @@ def rows_of(run: Run) -> tuple[list[Row], bool]:
 
 
 def languages_of(rows: Sequence[Row]) -> list[str]:
-    """Codes of the languages that a tenth of the rows or more are in; those that letters or common words tell."""
-    found: Counter[str] = Counter()
+    """Codes of the languages of a tenth of the rows or more, as far as letters or common words tell them."""
+    counts: Counter[str] = Counter()
     total = 0
-    for row in rows[:: 1 + len(rows) // READ]:
+    for row in rows[:: 1 + len(rows) // LANGUAGE_ROWS]:
         total += 1
-        found[_language(" ".join(text_of(message) for message in row.messages).lower())] += 1
-    return [code for code, count in found.most_common() if code and count >= total / 10]
+        counts[_language(" ".join(text_of(message) for message in row.messages).lower())] += 1
+    return [code for code, count in counts.most_common() if code and count >= total / 10]
 
 
 def _language(text: str) -> str:
+    """The code of the text's language; empty where neither letters nor common words tell it."""
     cyrillic, latin = (len(re.findall(pattern, text)) for pattern in ("[а-яё]", "[a-z]"))
     for code in ("ja", "ko", "zh"):
-        if 3 * len(re.findall(LETTERS[code], text)) > cyrillic + latin:
+        if 3 * len(re.findall(LANGUAGE_LETTERS[code], text)) > cyrillic + latin:
             return code
     if cyrillic > latin:
-        counts = {code: len(re.findall(LETTERS[code], text)) for code in ("ru", "uk", "be", "kk")}
+        counts = {code: len(re.findall(LANGUAGE_LETTERS[code], text)) for code in ("ru", "uk", "be", "kk")}
         return max(counts, key=lambda code: counts[code])
     words = re.findall("[a-z]+", text)
-    return "en" if words and sum(word in ENGLISH for word in words) > 0.15 * len(words) else ""
+    return "en" if words and sum(word in ENGLISH_WORDS for word in words) > 0.15 * len(words) else ""
 
 
-def samples_of(run: Run, config: Config) -> list[Sample]:
-    """The prompts and answers in samples.md; those of other prompts than the config's are passed over."""
+def read_samples(run: Run, config: Config) -> list[Sample]:
+    """The prompts and answers in samples.md; those of other prompts than the config's are left out."""
     if not run.samples_file.exists():
         return []
     page = run.samples_file.read_text(encoding="utf-8")
     heads = []
     for prompt in config.prompts:
-        turns = [message.content for message in prompt if message.role != "system"]
-        shown = turns[0] if len(turns) == 1 else "\n".join(f"— {turn}" for turn in turns)
-        start = page.find(head := "## " + shown.replace("\n", "\n\n") + "\n\n**Base**\n\n")
+        text = shown([message.model_dump() for message in prompt])
+        start = page.find(head := "## " + text.replace("\n", "\n\n") + "\n\n**Base**\n\n")
         if start >= 0:
-            heads.append((start, start + len(head), shown))
-    found = []
+            heads.append((start, start + len(head), text))
+    samples = []
     heads.sort()
-    for (_, start, shown), (end, *_) in zip(heads, [*heads[1:], (len(page), 0, "")], strict=True):
+    for (_, start, text), (end, *_) in zip(heads, [*heads[1:], (len(page), 0, "")], strict=True):
         before, split, after = page[start:end].partition("\n\n**Tuned**\n\n")
         if split:
-            found.append(Sample(shown, before.strip(), after.strip()))
-    return found
+            samples.append(Sample(text, before.strip(), after.strip()))
+    return samples
 
 
-def quoting_nothing(samples: Sequence[Sample], rows: Sequence[Row]) -> list[Sample]:
-    """Those with no prompt or answer in which a line, or WORDS words, stand as in a row."""
-    said = [_phrases(sample.prompt) | _phrases(sample.after) for sample in samples]
-    wanted = set().union(*said)
-    found: set[tuple[str, ...]] = set()
+def without_quotations(samples: Sequence[Sample], rows: Sequence[Row]) -> list[Sample]:
+    """The samples whose prompt and answer have no line, and no QUOTED_WORDS words in a row, from a row of `rows`."""
+    phrases = [_phrases(sample.prompt) | _phrases(sample.after) for sample in samples]
+    all_phrases = set().union(*phrases)
+    quoted: set[tuple[str, ...]] = set()
     for row in rows:  # what they share with the samples is little, however many they are
         for message in row.messages:
-            found |= wanted & _phrases(text_of(message))
-    return [sample for sample, phrases in zip(samples, said, strict=True) if found.isdisjoint(phrases)]
+            quoted |= all_phrases & _phrases(text_of(message))
+    return [sample for sample, own in zip(samples, phrases, strict=True) if quoted.isdisjoint(own)]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -95,7 +116,9 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _phrases(text: str) -> set[tuple[str, ...]]:
-    """Every WORDS words that follow each other, and every line of two or more words."""
+    """Every QUOTED_WORDS words that follow each other, and every line of two or more words."""
     words = _words(text)
     lines = {_words(line) for line in text.split("\n")}
-    return {words[at : at + WORDS] for at in range(len(words) - WORDS + 1)} | {line for line in lines if len(line) > 1}
+    return {words[at : at + QUOTED_WORDS] for at in range(len(words) - QUOTED_WORDS + 1)} | {
+        line for line in lines if len(line) > 1
+    }

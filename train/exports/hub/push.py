@@ -1,5 +1,6 @@
-"""The verb: a run's adapter, merged model or GGUF to the Hugging Face Hub, unless something speaks against it."""
+"""govor push: a run's adapter, merged model or GGUF to the Hugging Face Hub, unless something speaks against it."""
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,141 +8,197 @@ from typing import Any, NamedTuple
 from train.core.files import format_bytes
 from train.core.runs import Run, now
 from train.evaluation.report import Sample
-from train.exports.hub.card import card
-from train.exports.hub.card_facts import Facts, What
-from train.exports.hub.card_samples import languages_of, quoting_nothing, rows_of, samples_of
-from train.exports.hub.files import base_folder, files_of, public_base, with_public_base
+from train.exports.hub.card import model_card
+from train.exports.hub.card_facts import Artifact, CardFacts
+from train.exports.hub.card_samples import languages_of, read_run_rows, read_samples, without_quotations
+from train.exports.hub.files import artifact_files, base_folder, public_base, require_name, with_public_base
 from train.exports.hub.licences import LICENCE_FILES, Licence, licence_beside, licence_of_card
-from train.exports.hub.objections import Objection, about_base, about_files, about_licence, gates, require_none
-from train.exports.hub.upload import HubError, Remote, commit_files, create, look, one_line
+from train.exports.hub.objections import (
+    Objection,
+    base_objections,
+    failed_gates,
+    file_objections,
+    licence_objections,
+    require_none,
+)
+from train.exports.hub.upload import (
+    HubError,
+    RepoState,
+    commit_files,
+    connect,
+    create_repo,
+    one_line_hub_errors,
+    read_repo,
+)
 
 
-class Stated(NamedTuple):
-    """What only the user can say."""
+class CardOptions(NamedTuple):
+    """What only the user can say of the model."""
 
     base: str | None = None
-    """The base's name on the Hub, of a run that was trained over a folder."""
+    """The base's name on the Hub, where the run was trained over a folder."""
     licence: str | None = None
-    """Of the pushed model, as the Hub writes it; also of the base where nothing else tells its licence."""
+    """The licence of the pushed model, as the Hub writes it; also of the base where nothing else tells its licence."""
     languages: tuple[str, ...] = ()
     source: str | None = None
     samples: bool | None = None
-    """Whether the card shows answers. None: those that quote no row."""
+    """Whether the card shows answers; None shows those that quote no row."""
 
 
-class Parcel(NamedTuple):
-    """All that would go, and all that speaks against it."""
+class PreparedPush(NamedTuple):
+    """Everything that a push would send, and everything that speaks against it."""
 
     run: Run
     repo: str
-    what: What
+    artifact: Artifact
     private: bool
     contents: dict[str, Path | bytes]
+    """Name on the Hub → file, or its content."""
     card: str
     notes: list[str]
-    """What the user may want to mend before."""
+    """What the user may want to improve before."""
     objections: list[Objection]
 
 
-class Pushed(NamedTuple):
+class PushResult(NamedTuple):
+    """Where the files are on the Hub."""
+
     url: str
     commit: str
     changed: bool
-    """False: the repository held all of it already."""
+    """False where the repository held all the files already."""
 
 
-def pack(run: Run, repo: str, what: What, stated: Stated, *, private: bool, api: Any = None) -> Parcel:
-    """Everything about the push, without sending anything. `api`: may be asked for what is not known here."""
+def push(
+    run: Run,
+    repo: str,
+    artifact: Artifact,
+    options: CardOptions,
+    *,
+    private: bool,
+    allow: Collection[str],
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Send a run to the Hub with a model card and print where it is; with `dry_run` print what would be sent."""
+    require_name(repo, "REPO")
+    api = None if dry_run else connect()
+    prepared = prepare_push(run, repo, artifact, options, private=private, api=api)
+    for note in prepared.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if dry_run:
+        print(f"{listing(prepared)}\n\n{prepared.card}")
+        require_none(prepared.objections, allow)
+        return
+    result = send(prepared, api, allow=allow, force=force)
+    state = f"commit {result.commit[:10]}" if result.changed else "held all of it already"
+    print(f"{result.url} ({'private' if private else 'public'}): {len(prepared.contents)} files, {state}")
+
+
+def prepare_push(
+    run: Run, repo: str, artifact: Artifact, options: CardOptions, *, private: bool, api: Any = None
+) -> PreparedPush:
+    """Gather everything about a push and send nothing. `api`: the client that asks the Hub for the base's licence."""
     config, manifest = run.config(), run.manifest()
-    contents: dict[str, Path | bytes] = dict(files_of(run, what))
-    folder, base = base_folder(run), public_base(run, stated.base)
+    contents: dict[str, Path | bytes] = dict(artifact_files(run, artifact))
+    folder, base = base_folder(run), public_base(run, options.base)
     for name in contents:
         contents[name] = with_public_base(name, contents[name], run, base)
-    if folder and what != "adapter":  # the base's weights go along, and so do its terms
+    if folder and artifact != "adapter":  # the base's weights go along, and so do its terms
         for file in (file for pattern in LICENCE_FILES for file in sorted(folder.glob(pattern)) if file.is_file()):
             contents.setdefault(file.name, file)
-    licence, base_licence = licences(folder, base, stated.licence, api)
-    rows, complete = rows_of(run)
-    samples = samples_of(run, config) if stated.samples is not False else []
-    facts = Facts(
+    licence, base_licence = find_licences(folder, base, options.licence, api)
+    rows, complete = read_run_rows(run)
+    samples = read_samples(run, config) if options.samples is not False else []
+    facts = CardFacts(
         repo=repo,
-        what=what,
+        artifact=artifact,
         config=config,
         manifest=manifest,
         steps=max((entry["step"] for entry in run.metrics()), default=0),
         base=base,
         licence=licence,
         base_licence=base_licence,
-        languages=stated.languages or languages_of(rows),
-        source=stated.source,
-        system=manifest["data"].get("system_message") if stated.samples else None,
-        samples=samples if stated.samples else quoting_nothing(samples, rows) if complete else [],
+        languages=options.languages or languages_of(rows),
+        source=options.source,
+        system=manifest["data"].get("system_message") if options.samples else None,
+        samples=samples if options.samples else without_quotations(samples, rows) if complete else [],
     )
-    text = card(facts)
-    contents["README.md"] = text.encode()
+    card = model_card(facts)
+    contents["README.md"] = card.encode()
     objections = [
-        *gates(run, what),
-        *about_licence(facts, may_ask=api is None and base is not None),
-        *about_base(run, what, base),
-        *about_files(run, contents, folder),
+        *failed_gates(run, artifact),
+        *licence_objections(facts, ask_hub_later=api is None and base is not None),
+        *base_objections(run, artifact, base),
+        *file_objections(run, contents, folder),
     ]
     notes = _notes(facts, samples, complete, private=private)
     if base_licence is None and api is None and base is not None:
         notes.append(f"the licence of {base} is asked of the Hub when it comes to pushing (--license states it)")
-    return Parcel(run, repo, what, private, dict(sorted(contents.items())), text, notes, objections)
+    return PreparedPush(run, repo, artifact, private, dict(sorted(contents.items())), card, notes, objections)
 
 
-def licences(
+def find_licences(
     folder: Path | None, base: str | None, stated: str | None, api: Any
 ) -> tuple[Licence | None, Licence | None]:
-    """(of this model, of its base): as found beside the base, else on its page on the Hub, else as stated."""
-    found = licence_beside(folder) if folder else None
-    if found is None and base is not None and api is not None:
+    """(licence of this model, licence of its base): as stated, beside the base, or on its page on the Hub.
+
+    What the user states counts for the model, and for the base where nothing else tells its licence.
+    """
+    of_base = licence_beside(folder) if folder else None
+    if of_base is None and base is not None and api is not None:
         try:
             metadata = api.model_info(base).card_data
-            found = licence_of_card(metadata.to_dict()) if metadata else None
-        except Exception:  # gated, renamed, gone: what the user states counts
-            found = None
-    if found and found.link and base and "://" not in found.link:  # a file of the base's
-        found = found._replace(link=f"https://huggingface.co/{base}/blob/main/{found.link}")
-    said = Licence(stated.lower()) if stated else None
-    return (found if said is None or (found and found.id == said.id) else said), found or said
+            of_base = licence_of_card(metadata.to_dict()) if metadata else None
+        except Exception:  # gated, renamed, removed: what the user states counts
+            of_base = None
+    if of_base and of_base.link and base and "://" not in of_base.link:  # a file of the base's
+        of_base = of_base._replace(link=f"https://huggingface.co/{base}/blob/main/{of_base.link}")
+    of_user = Licence(stated.lower()) if stated else None
+    return (of_base if of_user is None or (of_base and of_base.id == of_user.id) else of_user), of_base or of_user
 
 
-def push(parcel: Parcel, api: Any, *, allow: Collection[str] = (), force: bool = False) -> Pushed:
-    """Send the parcel, in one commit; RefusedError before that where something not allowed speaks against it.
+def send(prepared: PreparedPush, api: Any, *, allow: Collection[str] = (), force: bool = False) -> PushResult:
+    """Send a prepared push in one commit; RefusedError before that where something not allowed speaks against it.
 
     `force`: also into a repository that holds something else. What an earlier push of this run left there and is no
     part of this one is taken away.
     """
-    require_none(parcel.objections, allow)
-    run, repo, contents = parcel.run, parcel.repo, parcel.contents
+    require_none(prepared.objections, allow)
+    run, repo, contents = prepared.run, prepared.repo, prepared.contents
     record = (run.manifest().get("pushed") or {}).get(repo) or {}
-    with one_line():
-        found = look(api, repo)
-        remote = found or create(api, repo, private=parcel.private)
-        _require_privacy(repo, remote, parcel.private, fresh=found is None)
-        if record.get("commit") != remote.commit and not force:
-            _require_own(repo, remote, contents)
-        gone = [name for name in record.get("files", ()) if name in remote.files and name not in contents]
-        changed = bool(gone) or not remote.holds_all(contents)
-        message = f"{parcel.what} of {run.path.name}, by govor"
-        commit = commit_files(api, repo, contents, remote.commit, gone, message) if changed else remote.commit
-    entry = {"what": parcel.what, "commit": commit, "files": sorted(contents), "private": remote.private, "at": now()}
+    with one_line_hub_errors():
+        existing = read_repo(api, repo)
+        state = existing or create_repo(api, repo, private=prepared.private)
+        _require_privacy(repo, state, prepared.private, created=existing is None)
+        if record.get("commit") != state.commit and not force:
+            _require_own_files(repo, state, contents)
+        removed = [name for name in record.get("files", ()) if name in state.files and name not in contents]
+        changed = bool(removed) or not state.holds_all(contents)
+        message = f"{prepared.artifact} of {run.path.name}, by govor"
+        commit = commit_files(api, repo, contents, state.commit, removed, message) if changed else state.commit
+    entry = {
+        "what": prepared.artifact,
+        "commit": commit,
+        "files": sorted(contents),
+        "private": state.private,
+        "at": now(),
+    }
     run.update_manifest(pushed={**(run.manifest().get("pushed") or {}), repo: entry})
-    return Pushed(f"{api.endpoint}/{repo}", commit, changed)
+    return PushResult(f"{api.endpoint}/{repo}", commit, changed)
 
 
-def listing(parcel: Parcel) -> str:
-    """Every file with its size."""
-    sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in parcel.contents.items()}
+def listing(prepared: PreparedPush) -> str:
+    """Every file of the push with its size, in lines."""
+    sizes = {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in prepared.contents.items()}
     width = max(map(len, sizes))
-    lines = [f"{parcel.repo}, {'private' if parcel.private else 'public'}, {parcel.what}:"]
+    lines = [f"{prepared.repo}, {'private' if prepared.private else 'public'}, {prepared.artifact}:"]
     lines += [f"  {name:{width}}  {format_bytes(number):>9}" for name, number in sizes.items()]
     return "\n".join([*lines, f"{len(sizes)} files, {format_bytes(sum(sizes.values()))}"])
 
 
-def _notes(facts: Facts, samples: Sequence[Sample], complete: bool, *, private: bool) -> list[str]:
+def _notes(facts: CardFacts, samples: Sequence[Sample], complete: bool, *, private: bool) -> list[str]:
+    """What the card lacks, and what the base's licence asks. `complete`: quotations were sought in all the rows."""
     notes = []
     if facts.base is None:
         notes.append("the card names no base: --base OWNER/NAME says what it is called on the Hub")
@@ -154,27 +211,27 @@ def _notes(facts: Facts, samples: Sequence[Sample], complete: bool, *, private: 
         notes.append(f"{hidden} of {len(samples)} answers stay out of the card, they {why} (--samples shows them)")
     if not facts.manifest.get("evaluation"):
         notes.append("no held-out loss was measured: govor eval RUN")
-    if facts.what != "adapter" and facts.config.lora and (facts.manifest.get("merge") or {}).get("passed") is None:
+    if facts.artifact != "adapter" and facts.config.lora and (facts.manifest.get("merge") or {}).get("passed") is None:
         notes.append("the merged model was not compared with the adapter: govor merge RUN --force")
     if facts.base_licence and facts.base_licence.condition and not private:
         notes.append(f"the base's licence {facts.base_licence} asks: {facts.base_licence.condition}")
     return notes
 
 
-def _require_privacy(repo: str, remote: Remote, private: bool, *, fresh: bool) -> None:
+def _require_privacy(repo: str, state: RepoState, private: bool, *, created: bool) -> None:
     """HubError where more or fewer would see the files than was asked for."""
-    if remote.private == private:
+    if state.private == private:
         return
-    is_ = "private" if remote.private else "public"
-    if fresh:
-        asked = "private" if private else "public"
-        raise HubError(f"{repo} was made {is_} by its owner's settings, nothing was sent: --{asked} is not to be had")
+    is_ = "private" if state.private else "public"
+    if created:
+        wanted = "private" if private else "public"
+        raise HubError(f"{repo} was made {is_} by its owner's settings, nothing was sent: --{wanted} is not to be had")
     raise HubError(f"{repo} is {is_} on the Hub: push with --{is_}, change its settings, or choose another name")
 
 
-def _require_own(repo: str, remote: Remote, contents: Mapping[str, Path | bytes]) -> None:
+def _require_own_files(repo: str, state: RepoState, contents: Mapping[str, Path | bytes]) -> None:
     """HubError where the repository holds anything that this push would change or that is no part of it."""
-    other = [name for name in remote.files if name not in contents or not remote.holds(name, contents[name])]
+    other = [name for name in state.files if name not in contents or not state.holds(name, contents[name])]
     if other:
         shown = ", ".join(sorted(other)[:3]) + (", …" if len(other) > 3 else "")
         raise HubError(

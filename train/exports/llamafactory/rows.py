@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from train.chats.rows import Row
-from train.chats.writers import convert
+from train.chats.writers import convert_rows
 
 PROMPT_SPEAKERS, ANSWER_SPEAKERS = ("human", "observation"), ("gpt", "function_call")
 
@@ -28,11 +28,11 @@ class RowsFile(NamedTuple):
 def text_rows(rows: Sequence[Row], *, alpaca: bool) -> RowsFile:
     """The rows as ShareGPT; as Alpaca where that is asked for and loses nothing."""
     if alpaca:
-        converted = convert(rows, "alpaca")
+        converted = convert_rows(rows, "alpaca")
         if not converted.refused:
             records = [{"system": "", "history": [], **record} for record in converted.records]
             return RowsFile(records, "alpaca", 0, Counter())
-    converted = convert(rows, "sharegpt", "drop")
+    converted = convert_rows(rows, "sharegpt", "drop")
     records = [{"system": "", "tools": "", **record} for record in converted.records if _alternates(record)]
     return RowsFile(records, "sharegpt", len(rows) - len(records), converted.lost)
 
