@@ -8,7 +8,7 @@ from typing import Any
 from make_tiny_base import make_tiny_base
 
 from train.chats.readers import read_rows
-from train.chats.rows import Row, to_json
+from train.chats.rows import Row, row_to_json
 from train.encoding.loss_mask import Encoded
 from train.encoding.rows import encode_rows
 from train.models.load import load_tokenizer
@@ -77,7 +77,7 @@ def make_rows(
 
         places = list(ByLength([len(one.input_ids) for one in encoded], batch, 42))
         found, encoded = [found[at] for at in places], [encoded[at] for at in places]
-    (out / "rows.jsonl").write_text("".join(to_json(row) + "\n" for row in found), encoding="utf-8")
+    (out / "rows.jsonl").write_text("".join(row_to_json(row) + "\n" for row in found), encoding="utf-8")
     columns = {
         "input_ids": [one.input_ids for one in encoded],
         "attention_mask": [[1] * len(one.input_ids) for one in encoded],

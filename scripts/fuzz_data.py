@@ -21,9 +21,9 @@ from train.chats.checks import check_file
 from train.chats.privacy.scrub import Scrubber
 from train.chats.readers import read_rows
 from train.chats.rows import Row
-from train.chats.telegram.dialogues import collect
-from train.chats.telegram.participants import find_persona, survey
-from train.chats.writers import convert
+from train.chats.telegram.dialogues import collect_dialogues
+from train.chats.telegram.participants import find_persona, survey_export
+from train.chats.writers import convert_rows
 from train.core.errors import GovorError
 
 PAIR = [{"role": "user", "content": "Кто я? 🙂"}, {"role": "assistant", "content": "А кто спрашивает?"}]
@@ -83,16 +83,16 @@ def read_and_convert(path: Path) -> None:
     rows: list[Row] = read_rows(path)
     for target in ("openai", "alpaca", "sharegpt", "gemini"):
         for when_lossy in ("drop", "split"):
-            for record in convert(rows, target, when_lossy).records:
+            for record in convert_rows(rows, target, when_lossy).records:
                 json.dumps(record, ensure_ascii=False).encode()
 
 
 def collect_and_scrub(path: Path) -> None:
-    found = survey(path)
+    found = survey_export(path)
     scrubber = Scrubber([name for who in found.participants for name in who.names], ["Наташа"])
-    collected = collect(path, find_persona(found, "user1"), survey=found, scrub=scrubber.scrub)
-    account = collected.account
-    assert account.read == account.kept + account.dropped.total(), "messages lost"
+    collected = collect_dialogues(path, find_persona(found, "user1"), survey=found, scrub=scrubber.scrub)
+    report = collected.report
+    assert report.messages_read == report.messages_kept + report.dropped.total(), "messages lost"
     json.dumps([row.messages for row in collected.rows]).encode()
 
 

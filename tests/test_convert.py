@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.chats.readers import read_records, read_rows
-from train.chats.rows import Row, to_object
-from train.chats.writers import convert
+from train.chats.rows import Row, row_to_object
+from train.chats.writers import convert_rows
 from train.cli import main
 from train.core.errors import DataError, GovorError
 
@@ -121,7 +121,7 @@ def test_bad_files_are_named(content, message):
 
 def test_tools_survive_sharegpt_and_openai():
     for target in ("openai", "sharegpt"):
-        [record] = convert([WITH_TOOL], target).records
+        [record] = convert_rows([WITH_TOOL], target).records
         [row] = read_rows(write(dumps([record])))
         assert row == WITH_TOOL
 
@@ -130,7 +130,7 @@ def test_gemini():
     rows = [
         Row(1, [{"role": "system", "content": "а"}, {"role": "developer", "content": "б"}, *WITH_TOOL.messages], [TOOL])
     ]
-    [record] = convert(rows, "gemini", "drop").records
+    [record] = convert_rows(rows, "gemini", "drop").records
     assert record["systemInstruction"]["parts"] == [{"text": "а\n\nб"}]
     assert [content["role"] for content in record["contents"]] == ["user", "model", "user", "model"]
     assert record["contents"][1]["parts"] == [{"functionCall": {"name": "now", "args": {"zone": "МСК"}}}]
@@ -143,12 +143,12 @@ WEIGHTED = Row(3, [*PAIR[:1], {**PAIR[1], "weight": 0}, {"role": "user", "conten
 
 @pytest.mark.parametrize("target", ["alpaca", "sharegpt", "gemini"])
 def test_weights(target):
-    refused = convert([WEIGHTED], target)
+    refused = convert_rows([WEIGHTED], target)
     assert (refused.records, refused.refused) == ([], [(3, "weights")])
-    dropped = convert([WEIGHTED], target, "drop")
+    dropped = convert_rows([WEIGHTED], target, "drop")
     assert (len(dropped.records), dict(dropped.lost), dropped.refused) == (1, {"weights": 1}, [])
     both = Row(4, [*WEIGHTED.messages, {"role": "user", "content": "Ты."}, PAIR[1]])
-    split = convert([both], target, "split")
+    split = convert_rows([both], target, "split")
     assert (len(split.records), dict(split.lost), split.refused) == (2, {}, [])
 
 
@@ -163,7 +163,7 @@ def test_weights(target):
     ],
 )
 def test_what_a_target_cannot_say_is_refused(row, target, why):
-    [(line, reason)] = convert([row], target).refused
+    [(line, reason)] = convert_rows([row], target).refused
     assert line == 1
     assert why in reason
 
@@ -187,7 +187,7 @@ ROWS = st.lists(
 @given(ROWS, st.sampled_from(["openai", "alpaca", "sharegpt"]), st.sampled_from(["jsonl", "array"]))
 @settings(max_examples=150, deadline=None)
 def test_there_and_back_is_the_identity(tmp_path_factory, rows, target, packing):
-    converted = convert(rows, target)
+    converted = convert_rows(rows, target)
     assert not converted.refused
     path = tmp_path_factory.getbasetemp() / "there.json"
     text = "\n".join(map(dumps, converted.records)) if packing == "jsonl" else dumps(converted.records)
@@ -224,7 +224,7 @@ class TestCommand:
         assert govor(str(path), "--to", "openai", "-o", "rows.jsonl", "--force").exit_code == 0
 
     def test_refuses_to_lose_and_counts_what_it_drops(self):
-        path = write("\n".join(dumps(to_object(row)) for row in (WEIGHTED, Row(2, PAIR))), "in.jsonl")
+        path = write("\n".join(dumps(row_to_object(row)) for row in (WEIGHTED, Row(2, PAIR))), "in.jsonl")
         result = govor(str(path), "--to", "gemini", "-o", "out.jsonl")
         assert result.exit_code == 1
         assert "in.jsonl:1: gemini has no place for: weights" in result.stderr

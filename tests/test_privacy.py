@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from train.chats.privacy.scrub import KINDS, PLACEHOLDER, Scrubber, find, table
+from train.chats.privacy.scrub import KINDS, PLACEHOLDER, Scrubber, find_personal_data, replacement_table
 from train.chats.rows import Row
 from train.chats.scrub_rows import scrub_row
 
@@ -134,12 +134,12 @@ def test_valid_numbers_are_found_and_others_are_not(kind, data):
     sentence = data.draw(st.sampled_from(SENTENCES))
     written = shaped(data.draw, kind, digits)
     text = sentence.format(written)
-    assert [(k, text[s:e]) for k, s, e in find(text)] == [(kind, written)]
+    assert [(k, text[s:e]) for k, s, e in find_personal_data(text)] == [(kind, written)]
     position = data.draw(st.integers(0, len(digits) - 1))
     other = data.draw(st.sampled_from([d for d in "0123456789" if d != digits[position]]))
     changed = digits[:position] + other + digits[position + 1 :]
     assume(not VALID[kind](changed))  # remainders of 10 (100) and 0 give one check digit: one change in 99 stays valid
-    assert kind not in [k for k, *_ in find(sentence.format(shaped(data.draw, kind, changed)))]
+    assert kind not in [k for k, *_ in find_personal_data(sentence.format(shaped(data.draw, kind, changed)))]
 
 
 # Any text
@@ -281,7 +281,7 @@ def test_arguments_without_personal_data_stay_as_written(arguments):
 def test_table_is_csv():
     scrubber = Scrubber(['Ира "Кот", Самара'])
     lines = [scrubber.scrub(line) for line in ("Ира, пиши на a@b.ru или a@b.ru", "пусто", "a@b.ru")]
-    assert list(csv.reader(io.StringIO(table(scrubber, lines)))) == [
+    assert list(csv.reader(io.StringIO(replacement_table(scrubber, lines)))) == [
         ["placeholder", "kind", "original", "times", "lines"],
         ["<ИМЯ_1>", "name", 'Ира "Кот", Самара', "1", "1"],
         ["<ПОЧТА_1>", "email", "a@b.ru", "3", "1 3"],

@@ -11,11 +11,11 @@ import pytest
 from conftest import REPOSITORY
 
 from train.chats.checks import check_file
-from train.chats.privacy.scrub import find
+from train.chats.privacy.scrub import find_personal_data
 from train.chats.readers import read_rows
-from train.chats.rows import Row, text_of, to_json
+from train.chats.rows import Row, row_to_json, text_of
 from train.chats.split import split_rows
-from train.chats.writers import convert
+from train.chats.writers import convert_rows
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def rows(shared) -> list[Row]:
 
 def test_they_validate_and_go_there_and_back(rows):
     path = Path("plays.jsonl")
-    path.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(row_to_json(row) + "\n" for row in rows), encoding="utf-8")
     report = check_file(path)
     assert (report.examples, report.error_count) == (len(rows), 0)
     for target in ("alpaca", "sharegpt"):
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in convert(rows, target).records)
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in convert_rows(rows, target).records)
         Path("there.jsonl").write_text(text, encoding="utf-8")
         assert [row.messages for row in read_rows(Path("there.jsonl"))] == [row.messages for row in rows]
 
@@ -48,7 +48,7 @@ def test_they_validate_and_go_there_and_back(rows):
 def test_nothing_in_them_is_personal_data(rows):
     """No phones in 1850: every finding is a false one. At most one in 1,000 speeches is let pass."""
     texts = [text_of(message) for row in rows for message in row.messages]
-    found = [(text, text[f.start : f.end]) for text in texts for f in find(text)]
+    found = [(text, text[f.start : f.end]) for text in texts for f in find_personal_data(text)]
     assert len(found) <= len(texts) / 1000, found[:5]
 
 
@@ -64,7 +64,7 @@ def test_validate_is_fast_and_small(rows):
 
     Its speed counts beside that of a bare loop: a lone figure says more of the machine's day than of the code.
     """
-    Path("plays.jsonl").write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+    Path("plays.jsonl").write_text("".join(row_to_json(row) + "\n" for row in rows), encoding="utf-8")
     script = REPOSITORY / "scripts/bench_data.py"
     command = [sys.executable, script, "--megabytes", "60", "--rounds", "3", "--rows", "plays.jsonl"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

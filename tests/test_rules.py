@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.chats.checks import check_file, read_jsonl
-from train.chats.rules import PlainRow, is_right, row_problems
+from train.chats.rules import PlainRow, is_valid, row_problems
 from train.core.errors import DataError
 
 TEXT = st.one_of(st.text(max_size=8), st.sampled_from(["", " ", "\n", "а", "\u2028", "\x00", "🙂"]))
@@ -51,7 +51,7 @@ def test_both_forms_agree(row):
     line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
     in_words = not list(row_problems(1, row))
     try:
-        fast = is_right(msgspec.json.decode(line, type=PlainRow))
+        fast = is_valid(msgspec.json.decode(line, type=PlainRow))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         fast = False
     assert not fast or in_words, "the fast form lets through what the words refuse"

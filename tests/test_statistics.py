@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from train.chats.readers import read_rows
-from train.chats.rows import Row, text_of, to_object
+from train.chats.rows import Row, row_to_object, text_of
 from train.chats.rules import row_problems
 from train.chats.statistics import CRITERIA, GOOD_ROW, statistics
 from train.chats.statistics_page import to_terminal, write_json, write_page
-from train.chats.topics import NO_TOPIC, load_topics, words
+from train.chats.topics import NO_TOPIC, load_topics, split_words
 from train.core.errors import DataError, GovorError
 
 TOPICS = load_topics()
@@ -157,11 +157,11 @@ def test_type_token_ratio_is_measured_on_the_first_words(monkeypatch):
 
 @pytest.mark.parametrize("word", ["не" * 5000, "𗀀", "cat", "не-" * 5000 + "кот"])
 def test_words_that_pymorphy_must_not_see(word):
-    assert [(found.form, found.lemma, found.is_content) for found in words(word)] == [(word, word, False)]
+    assert [(found.form, found.lemma, found.is_content) for found in split_words(word)] == [(word, word, False)]
 
 
 def test_words_in_other_encodings_and_cases():
-    assert [found.lemma for found in words("ЕЩЕ и\u0306ога")] == ["еще", *(w.lemma for w in words("йога"))]
+    assert [found.lemma for found in split_words("ЕЩЕ и\u0306ога")] == ["еще", *(w.lemma for w in split_words("йога"))]
 
 
 def test_duplicates():
@@ -316,7 +316,7 @@ def test_topics_agree_with_the_labels_beside_the_rows():
         counts: Counter[str] = Counter()
         for number in numbers:
             text = " ".join(text_of(m) for m in rows[number].messages if m["role"] != "system")
-            found = set(TOPICS.of([word.lemma for word in words(text)]))
+            found = set(TOPICS.matching([word.lemma for word in split_words(text)]))
             counts += Counter(both=len(found & labels[number]), all=len(found) + len(labels[number]))
         return 2 * counts["both"] / counts["all"]
 
@@ -344,7 +344,7 @@ any_row = st.builds(lambda turns, last: Row(1, [*chain.from_iterable(turns), las
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(any_row, min_size=1, max_size=4))
 def test_any_valid_rows_are_measured(rows):
-    assert not any(problem for row in rows for problem in row_problems(1, to_object(row)))
+    assert not any(problem for row in rows for problem in row_problems(1, row_to_object(row)))
     stats = measure(*rows, count_tokens=lambda row: len(row.messages), max_length=2)
     assert stats.quality.failed["invalid"] == 0
     assert sum(stats.turns.counts) + stats.turns.beyond == stats.rows == len(rows)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from train.chats.checks import check_file
 from train.chats.rows import is_trained, text_of
-from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, collect_dialogues, write_collected
+from train.chats.telegram.collect_export import write_collected
+from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, collect_dialogues
 from train.chats.telegram.export import TelegramChat, _ValidJson, read_export
 from train.chats.telegram.participants import find_persona, survey_export
 from train.core.errors import GovorError
@@ -159,7 +160,7 @@ def test_chats_without_a_name(write):
         TelegramChat(None, "personal_chat", 5, 2),
     ]
     collected = collect_dialogues(path, find_persona(survey_export(path), "Наташа"))
-    assert turns(collected) == ["Привет / Кто это?"]  # a deleted report is somebody all the same
+    assert turns(collected) == ["Привет / Кто это?"]  # a deleted account is somebody all the same
     assert [speaker.label for speaker in collected.dialogues[0].participants] == ["user5", "Наташа"]
     assert reasons(collected) == {"nothing_to_answer": 1}
 
@@ -289,7 +290,8 @@ def test_a_persona_that_wrote_nothing(write):
 
 
 def test_the_name_of_a_personal_chat_is_its_partners(write):
-    found = survey_export(write(chat(say(1, NATASHA, "Ау?"), say(2, IVAN, "Что?", **{"from": None}), name="Ваня Петров")))
+    messages = (say(1, NATASHA, "Ау?"), say(2, IVAN, "Что?", **{"from": None}))
+    found = survey_export(write(chat(*messages, name="Ваня Петров")))
     assert [(who.id, who.names) for who in found.participants] == [(NATASHA, ("Наташа",)), (IVAN, ("Ваня Петров",))]
     assert find_persona(found, "Ваня Петров").messages == 1
 
@@ -579,7 +581,7 @@ CHATS, MESSAGES = 27, 25_509
 
 
 def talk(rng, id_, people, minute, kept):
-    """One message of a random talk, and what an report would call it: None for a turn."""
+    """One message of a random talk, and what `CollectReport` calls it: None for a turn."""
     sender = rng.choice(people)
     text = " ".join(rng.choices(WORDS, k=rng.randint(1, 25))).strip() or "да"
     message = say(id_, sender, text, minute)
@@ -660,8 +662,8 @@ def test_a_big_export_is_collected_in_time_and_adds_up(tmp_path):
     trained = sum(len(text_of(m).split("\n")) for row in collected.rows for m in row.messages if is_trained(m))
     assert answered == trained  # every answer once
     rows, dialogues, table = write_collected(collected, tmp_path / "out", "natasha", force=False)
-    report = check_file(rows)
-    assert (report.examples, report.errors, report.warnings) == (report.rows, [], [])
+    checked = check_file(rows)
+    assert (checked.examples, checked.errors, checked.warnings) == (report.rows, [], [])
     assert len(json.loads(dialogues.read_bytes())) == report.dialogues
     with table.open(encoding="utf-8-sig", newline="") as file:
         assert sum(1 for _ in csv.DictReader(file)) == report.messages_kept

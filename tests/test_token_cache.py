@@ -6,7 +6,7 @@ import pytest
 
 import train.encoding.rows
 from train.chats.readers import read_rows
-from train.chats.rows import Row, row_of_openai
+from train.chats.rows import Row, row_from_openai
 from train.core.config import load_config
 from train.core.errors import DataError
 from train.core.runs import TOKEN_CACHE
@@ -46,7 +46,7 @@ def test_the_same_rows_are_encoded_once(encoded):
 def test_rows_that_are_cut_come_back_as_cut(too_long, encoded, rows_file):
     with rows_file.open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file][:3]
-    rows = [row_of_openai(number, record) for number, record in enumerate([*lines, LONG], 1)]
+    rows = [row_from_openai(number, record) for number, record in enumerate([*lines, LONG], 1)]
     sections = {"data": {"too_long": too_long}, "training": {"max_length": 400}}
     first, anew = encoded(rows=rows, **sections)
     assert (first.report.dropped or first.report.truncated or first.report.split) and anew

@@ -4,7 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from train.chats.checks import check_file, place
+from train.chats.checks import check_file, problem_location
 from train.chats.readers import read_rows
 from train.chats.split import require_disjoint
 from train.core.errors import DataError
@@ -27,7 +27,7 @@ def validate(asked: Asked, provider: Provider) -> None:
         few = [p for p in report.errors if p.kind == "too_few_examples"] if kind == "validation" else []
         if report.error_count > len(few):  # of the rows held out there may be few
             for problem in report.errors:
-                print(f"{place(path, problem)}: {problem.message} [{problem.kind}]")
+                print(f"{problem_location(path, problem)}: {problem.message} [{problem.kind}]")
             print(f"❌ Validation failed: {report.error_count} errors")
             raise SystemExit(1)
         if path.stat().st_size > provider.largest:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from train.chats.readers import read_rows
-from train.chats.writers import convert
+from train.chats.writers import convert_rows
 from train.core.errors import ConfigError, DataError, GovorError, MachineError
 from train.core.files import write_whole
 
@@ -88,7 +88,7 @@ def rest_body(request: Request, training_uri: str, validation_uri: str | None) -
 
 def gemini_rows(path: Path, when_lossy: str) -> list[str]:
     """The rows as lines in Gemini's format; DataError names those that it cannot say."""
-    result = convert(read_rows(path), "gemini", when_lossy)
+    result = convert_rows(read_rows(path), "gemini", when_lossy)
     if result.refused:
         shown = [f"{path}:{line}: gemini has no place for: {why}" for line, why in result.refused[:SHOWN]]
         hint = "" if when_lossy == "drop" else "; --when-lossy drop or split says what to do"

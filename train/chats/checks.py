@@ -1,12 +1,12 @@
 """Checks a JSONL file of chat rows: every problem with its line and kind, at the speed of the parser.
 
-A block of lines is parsed at once into the type of a right row; only where that fails is a line looked at by itself
+A block of lines is parsed at once into the type of a valid row; only where that fails is a line looked at by itself
 and its problems put into words. Memory stays that of one block, plus 16 bytes a row to find rows that occur twice.
 """
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from train.chats.rows import Row, row_of_openai
-from train.chats.rules import PlainRow, Problem, is_right, row_problems, turn_warnings
+from train.chats.rows import Row, row_from_openai
+from train.chats.rules import PlainRow, Problem, is_valid, row_problems, turn_warnings
 from train.core.errors import DataError, GovorError
 
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
-SHOWN = 100  # problems kept in full; all are counted
+MAX_PROBLEMS = 100  # problems kept in full; all are counted
 BLOCK = 1 << 20  # bytes read at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
@@ -28,9 +28,11 @@ _plain = msgspec.json.Decoder(PlainRow)
 _any = msgspec.json.Decoder()
 
 
-class Report(NamedTuple):
+class CheckReport(NamedTuple):
+    """The problems of a file of rows."""
+
     examples: int
-    """Rows, good or bad."""
+    """Number of rows, valid or not."""
     errors: list[Problem]
     """The first 100."""
     warnings: list[Problem]
@@ -39,11 +41,53 @@ class Report(NamedTuple):
     warning_count: int
 
 
-def check_file(path: Path) -> Report:
-    """Every problem of the file, to the rules of OpenAI's fine-tuning files."""
+def validate(files: Sequence[Path], *, as_json: bool) -> bool:
+    """Print every problem of the files, with `as_json` as one JSON object; return whether there are no errors."""
+    reports = [(path, check_file(path)) for path in files]
+    valid = not any(report.errors for _, report in reports)
+    print(_as_json(reports, valid) if as_json else "\n".join(_as_lines(reports, valid)))
+    return valid
+
+
+def _as_json(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> str:
+    """The result of `validate` as one JSON object; problems name their file where there are several."""
+
+    def listed(kind: str) -> list[dict[str, object]]:
+        return [
+            {"file": str(path), **problem._asdict()} if len(reports) > 1 else problem._asdict()
+            for path, report in reports
+            for problem in getattr(report, kind)
+        ]
+
+    result: dict[str, object] = {"valid": valid, "examples": sum(report.examples for _, report in reports)}
+    result |= {name: listed(name) for name in ("errors", "warnings")}
+    for name in ("error_count", "warning_count"):
+        result[name] = sum(getattr(report, name) for _, report in reports)
+    return json.dumps(result, ensure_ascii=False)
+
+
+def _as_lines(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> Iterator[str]:
+    """The result of `validate` for people: a line for each problem, then the verdict."""
+    for path, report in reports:
+        for label, problems, count in (
+            ("", report.errors, report.error_count),
+            ("warning: ", report.warnings, report.warning_count),
+        ):
+            for problem in problems:
+                yield f"{problem_location(path, problem)}: {label}{problem.message} [{problem.kind}]"
+            if count > len(problems):
+                yield f"{path}: {label}and {count - len(problems)} more"
+    if valid:
+        yield f"✅ Validation passed: {sum(report.examples for _, report in reports)} training examples"
+    else:
+        yield f"❌ {sum(report.error_count for _, report in reports)} errors"
+
+
+def check_file(path: Path) -> CheckReport:
+    """Every problem of the file, by the rules of OpenAI's fine-tuning files; GovorError where there is no such file."""
     errors, warnings = _Tally(), _Tally()
     hashes = array("q")
-    for problem in _foreign(path):
+    for problem in _not_jsonl(path):
         errors.add([problem])
     if not errors.count:
         for first, lines in _blocks(path):
@@ -54,26 +98,26 @@ def check_file(path: Path) -> Report:
         elif len(hashes) < MIN_EXAMPLES:
             text = f"{len(hashes)} examples, at least {MIN_EXAMPLES} are needed: add rows"
             errors.add([Problem(0, "too_few_examples", text)])
-        warnings.add(_repeated(path, hashes))
+        warnings.add(_duplicate_rows(path, hashes))
         with path.open("rb") as file:
             if file.read(3) == BYTE_ORDER_MARK:
                 warnings.add([Problem(1, "byte_order_mark", "begins with a byte order mark: save without it")])
-    return Report(len(hashes), errors.problems, warnings.problems, errors.count, warnings.count)
+    return CheckReport(len(hashes), errors.problems, warnings.problems, errors.count, warnings.count)
 
 
 def read_jsonl(path: Path) -> list[Row]:
-    """The file's rows, or a DataError with the first problems where any row is bad."""
+    """The rows of a file in OpenAI's format; DataError with the first problems where any row is invalid."""
     rows: list[Row] = []
     errors = _Tally()
-    errors.add(_foreign(path))
+    errors.add(_not_jsonl(path))
     for first, lines in () if errors.count else _blocks(path):
         for number, line in enumerate(lines, first):
             if line and not line.isspace():
-                value, found = _parse(number, line)
-                found += [] if found else row_problems(number, value)
-                errors.add(found)
-                if not found:
-                    rows.append(row_of_openai(number, value))
+                value, problems = _parse(number, line)
+                problems += [] if problems else row_problems(number, value)
+                errors.add(problems)
+                if not problems:
+                    rows.append(row_from_openai(number, value))
     if not rows and not errors.count:
         errors.add([Problem(0, "empty_file", "no rows in it: expected one JSON object a line")])
     raise_problems(path, errors.problems, errors.count)
@@ -83,32 +127,32 @@ def read_jsonl(path: Path) -> list[Row]:
 def raise_problems(path: Path, problems: list[Problem], count: int) -> None:
     """DataError with the first problems, if there are any."""
     if count:
-        shown = [f"{place(path, problem)}: {problem.message}" for problem in problems[:3]]
+        shown = [f"{problem_location(path, problem)}: {problem.message}" for problem in problems[:3]]
         more = f"{path}: {count} problems, the first of them (all: govor validate {path}):"
         raise DataError("\n  ".join(shown if count == 1 else [more, *shown]))
 
 
-def place(path: Path, problem: Problem) -> str:
+def problem_location(path: Path, problem: Problem) -> str:
     """`file:line`, or `file` for a problem of the whole file."""
     return f"{path}:{problem.line}" if problem.line else str(path)
 
 
 @dataclass
 class _Tally:
-    """Problems, counted to the last and kept to the hundredth."""
+    """Problems: all of them counted, the first MAX_PROBLEMS kept."""
 
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
 
-    def add(self, found: Iterable[Problem]) -> None:
-        for problem in found:
+    def add(self, more: Iterable[Problem]) -> None:
+        for problem in more:
             self.count += 1
-            if len(self.problems) < SHOWN:
+            if len(self.problems) < MAX_PROBLEMS:
                 self.problems.append(problem)
 
 
-def _foreign(path: Path) -> Iterator[Problem]:
-    """What the first bytes show to be no JSONL at all."""
+def _not_jsonl(path: Path) -> Iterator[Problem]:
+    """The problem of a file that is no JSONL at all, as far as its first bytes show."""
     if not path.is_file():
         raise GovorError(f"{path}: no such file" if not path.exists() else f"{path}: a folder, expected a JSONL file")
     with path.open("rb") as file:
@@ -154,21 +198,21 @@ def _check_block(first: int, lines: list[bytes], errors: _Tally, warnings: _Tall
     rows = _parse_block(lines)
     for at, line in enumerate(lines):
         row = rows[at] if rows else _parse_plain(line)
-        if row is not None and is_right(row):
-            found = _warnings_of(tuple(map(type, row.messages)))
-            if found:
-                warnings.add(Problem(first + at, *warning) for warning in found)
+        if row is not None and is_valid(row):
+            by_turns = _turn_warnings(tuple(map(type, row.messages)))
+            if by_turns:
+                warnings.add(Problem(first + at, *warning) for warning in by_turns)
         elif not line or line.isspace():
             warnings.add([Problem(first + at, "blank_line", "blank line, skipped")])
             continue
         else:
-            _judge(first + at, line, errors, warnings)
+            _check_line(first + at, line, errors, warnings)
         if b"\\u0000" in line:
             warnings.add(_null_characters(first + at, line))
 
 
 def _parse_block(lines: list[bytes]) -> list[PlainRow] | None:
-    """A row a line, or None where any line is not a plain row by itself."""
+    """One row for each line, or None where any line is not a plain row by itself."""
     if not all(map(bytes.strip, lines)):
         return None
     try:
@@ -185,18 +229,18 @@ def _parse_plain(line: bytes) -> PlainRow | None:
         return None
 
 
-def _judge(number: int, line: bytes, errors: _Tally, warnings: _Tally) -> None:
-    """A line that is no plain right row, in words."""
-    value, found = _parse(number, line)
-    found += [] if found else row_problems(number, value)
-    errors.add(found)
-    if not found:
+def _check_line(number: int, line: bytes, errors: _Tally, warnings: _Tally) -> None:
+    """Put into words what is wrong with a line that is not a valid plain row."""
+    value, problems = _parse(number, line)
+    problems += [] if problems else row_problems(number, value)
+    errors.add(problems)
+    if not problems:
         roles = tuple(message["role"] for message in value["messages"])
         warnings.add(Problem(number, *warning) for warning in turn_warnings(roles))
 
 
 def _parse(number: int, line: bytes) -> tuple[Any, list[Problem]]:
-    """The JSON value of a line, or why it has none."""
+    """(JSON value of a line, no problems), or (None, [why it has none])."""
     if len(line) > LONGEST_LINE:
         text = f"longer than {LONGEST_LINE >> 20} MiB: is this really one row? One object a line, lines end with LF"
         return None, [Problem(number, "line_too_long", text)]
@@ -227,7 +271,7 @@ def _has_lone_surrogate(line: bytes) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _warnings_of(types: tuple[type, ...]) -> list[tuple[str, str]]:
+def _turn_warnings(types: tuple[type, ...]) -> list[tuple[str, str]]:
     return turn_warnings(tuple(str(kind.__struct_config__.tag) for kind in types))  # type: ignore[attr-defined]
 
 
@@ -240,7 +284,7 @@ def _null_characters(number: int, line: bytes) -> list[Problem]:
     return [Problem(number, "null_character", "holds the character \\u0000: remove it")] if found else []
 
 
-def _repeated(path: Path, hashes: "array[int]") -> Iterator[Problem]:
+def _duplicate_rows(path: Path, hashes: "array[int]") -> Iterator[Problem]:
     """A warning for every line that is equal to an earlier one. The file is read again only if there is any."""
     import numpy as np
 

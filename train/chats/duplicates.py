@@ -1,4 +1,4 @@
-"""Texts that say the same: equal, or nearly so by the share of letter sequences they have in common."""
+"""Finds texts that say the same: equal, or nearly so by the share of letter sequences they have in common."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -19,19 +19,19 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.6) -> list[
     """
     copies: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
-        copies.setdefault(fold(text), []).append(index)
+        copies.setdefault(fold_text(text), []).append(index)
     long = [text for text in copies if len(text) >= SHORT]
-    groups = [[index for text in group for index in copies.pop(text)] for group in _alike(long, threshold)]
+    groups = [[index for text in group for index in copies.pop(text)] for group in _similar_texts(long, threshold)]
     groups += copies.values()
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
-def fold(text: str) -> str:
-    """The text without what does not make it another: case, ё, kinds of white space."""
+def fold_text(text: str) -> str:
+    """The text without differences that do not count: case, ё, kinds of white space."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().replace("ё", "е").split())
 
 
-def _alike(texts: Sequence[str], threshold: float) -> Iterator[list[str]]:
+def _similar_texts(texts: Sequence[str], threshold: float) -> Iterator[list[str]]:
     """The connected groups of different texts, each with every text that is alike to one of its members."""
     import numpy as np
     from datasketch import MinHash, MinHashLSH
@@ -50,9 +50,9 @@ def _alike(texts: Sequence[str], threshold: float) -> Iterator[list[str]]:
         for member in group:  # grows on the way; members leave the index, so many copies cost no pairs
             candidates = np.array(index.query(sketches[member]), dtype=int)
             shares = (values[candidates] == values[member]).mean(axis=1)
-            for found in candidates[shares >= threshold].tolist():
-                index.remove(found)
-                group.append(found)
+            for similar in candidates[shares >= threshold].tolist():
+                index.remove(similar)
+                group.append(similar)
         yield [texts[member] for member in group]
 
 

@@ -1,4 +1,4 @@
-"""Reads whatever people have into rows: the format is told by the content, and where it fits two it is refused.
+"""Reads whatever people have into rows: the content decides the format, and where it fits two it is refused.
 
     OpenAI chat         {"messages": […]}
     ShareGPT            {"conversations": [{"from": …, "value": …}], "system", "tools"}
@@ -20,8 +20,8 @@ from typing import IO, Any, cast
 import msgspec
 
 from train.chats.checks import raise_problems, read_jsonl
-from train.chats.rows import Message, Row, row_of_openai
-from train.chats.rules import FORMATS, Problem, format_of, json_kind, row_problems
+from train.chats.rows import Message, Row, row_from_openai
+from train.chats.rules import FORMATS, Problem, json_kind, matching_formats, row_problems
 from train.core.errors import DataError
 
 SHAREGPT_ROLES = {
@@ -39,14 +39,14 @@ SHAREGPT_ROLES = {
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The file's rows in any format that govor knows; DataError with the first problems where any row is bad."""
+    """The rows of a file in any format that govor knows; DataError with the first problems where any row is invalid."""
     if _is_plain_openai(path):
         return read_jsonl(path)
     return read_records(path)[1]
 
 
 def read_records(path: Path) -> tuple[str, list[Row]]:
-    """(name of the format, rows) of a file in any format."""
+    """(name of the format, rows) of a file in any format; DataError with the first problems where a row is invalid."""
     rows: list[Row] = []
     problems: list[Problem] = []
     format_name = None
@@ -54,17 +54,17 @@ def read_records(path: Path) -> tuple[str, list[Row]]:
         if not isinstance(record, dict):
             problems.append(Problem(line, "not_an_object", f"expected an object, found {json_kind(record)}"))
             continue
-        format_name = format_name or _format(path, line, record)
-        found = [Problem(line, "mixed_formats", text)] if (text := _misfit(record, format_name)) else []
+        format_name = format_name or _detect_format(path, line, record)
+        in_row = [Problem(line, "mixed_formats", text)] if (text := _missing_keys(record, format_name)) else []
         try:
-            row = None if found else _row_of(line, record, format_name)
+            row = None if in_row else _row_of(line, record, format_name)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            found.append(Problem(line, "invalid_row", f"not a whole row in {format_name} format: {error}"))
+            in_row.append(Problem(line, "invalid_row", f"not a whole row in {format_name} format: {error}"))
             row = None
         if row is not None:
-            found += row_problems(line, {"messages": row.messages, **_given(tools=row.tools)})
+            in_row += row_problems(line, {"messages": row.messages, **_without_none(tools=row.tools)})
             rows.append(row)
-        problems += found
+        problems += in_row
     raise_problems(path, problems, len(problems))
     if format_name is None:
         raise DataError(f"{path}: no rows in it")
@@ -72,7 +72,7 @@ def read_records(path: Path) -> tuple[str, list[Row]]:
 
 
 def _is_plain_openai(path: Path) -> bool:
-    """Whether the first row is OpenAI's in plain JSONL, or nothing that can be read otherwise: the fast reader's."""
+    """Whether the fast reader takes the file: its first row is OpenAI's in plain JSONL, or of no known format."""
     if not path.is_file():
         return True
     with path.open("rb") as file:
@@ -80,15 +80,16 @@ def _is_plain_openai(path: Path) -> bool:
     if start[:4] in (b"\x1f\x8b\x08\x08", b"\x28\xb5\x2f\xfd") or start[:2] == b"\x1f\x8b":
         return False
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return not start or (start.startswith(b"{") and not _foreign_keys(start.split(b"\n", 1)[0]))
+    return not start or (start.startswith(b"{") and not _is_other_format(start.split(b"\n", 1)[0]))
 
 
-def _foreign_keys(line: bytes) -> bool:
+def _is_other_format(line: bytes) -> bool:
+    """Whether the line is a record in a known format other than OpenAI's."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(record, dict) and bool(set(format_of(record)) - {"openai"})
+    return isinstance(record, dict) and bool(set(matching_formats(record)) - {"openai"})
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -151,9 +152,9 @@ def _table(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError(f"{path}:{reader.line_num}: not a valid table: {error}") from None
 
 
-def _format(path: Path, line: int, record: dict[str, Any]) -> str:
-    """The one format of the first record."""
-    names = format_of(record)
+def _detect_format(path: Path, line: int, record: dict[str, Any]) -> str:
+    """The one format that the first record fits; DataError where there is none, or several."""
+    names = matching_formats(record)
     if len(names) == 1:
         return names[0]
     if names:
@@ -162,7 +163,8 @@ def _format(path: Path, line: int, record: dict[str, Any]) -> str:
     raise DataError(f"{path}:{line}: its keys ({keys}) are those of no known format: {', '.join(FORMATS)}")
 
 
-def _misfit(record: dict[str, Any], format_name: str) -> str | None:
+def _missing_keys(record: dict[str, Any], format_name: str) -> str | None:
+    """What to say of a record that lacks keys of the file's format; None if it lacks none."""
     if FORMATS[format_name] <= record.keys():
         return None
     missing = ", ".join(sorted(FORMATS[format_name] - record.keys()))
@@ -175,10 +177,10 @@ def _row_of(line: int, record: dict[str, Any], format_name: str) -> Row:
         problems = list(row_problems(line, record))
         if problems:
             raise ValueError("; ".join(problem.message for problem in problems[:3]))
-        return row_of_openai(line, record)
+        return row_from_openai(line, record)
     if format_name == "sharegpt":
         return _row_of_sharegpt(line, record)
-    question, answer = {
+    prompt_key, answer_key = {
         "alpaca": ("instruction", "output"),
         "prompt-completion": ("prompt", "completion"),
         "query-response": ("query", "response"),
@@ -189,12 +191,12 @@ def _row_of(line: int, record: dict[str, Any], format_name: str) -> Row:
     history = record.get("history") or []
     if isinstance(history, str):  # a cell of a table
         history = json.loads(history)
-    for asked, answered in history:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    prompt = _text(record, question)
+    for user_text, reply in history:
+        messages += [{"role": "user", "content": user_text}, {"role": "assistant", "content": reply}]
+    prompt = _text(record, prompt_key)
     if record.get("input"):
         prompt = f"{prompt}\n{_text(record, 'input')}" if prompt else _text(record, "input")
-    messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": _text(record, answer)}]
+    messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": _text(record, answer_key)}]
     return Row(line, messages)
 
 
@@ -209,12 +211,12 @@ def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
         value = _text(turn, "value")
         if role == "call":
             calls = json.loads(value)
-            messages.append({"role": "assistant", "content": None, "tool_calls": _calls(calls, number)})
+            messages.append({"role": "assistant", "content": None, "tool_calls": _to_openai_calls(calls, number)})
         elif role == "tool":
-            waiting = [c["id"] for m in messages for c in m.get("tool_calls", ())]
+            call_ids = [c["id"] for m in messages for c in m.get("tool_calls", ())]
             answered = {m["tool_call_id"] for m in messages if m["role"] == "tool"}
-            left = [call_id for call_id in waiting if call_id not in answered]
-            messages.append({"role": "tool", "tool_call_id": left[0] if left else "", "content": value})
+            unanswered = [call_id for call_id in call_ids if call_id not in answered]
+            messages.append({"role": "tool", "tool_call_id": unanswered[0] if unanswered else "", "content": value})
         else:
             messages.append({"role": role, "content": value})
     tools = record.get("tools") or None
@@ -225,8 +227,8 @@ def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
     return Row(line, messages, tools or None)
 
 
-def _calls(calls: Any, turn: int) -> list[dict[str, Any]]:
-    """ShareGPT's call or calls, {"name", "arguments"}, as OpenAI's."""
+def _to_openai_calls(calls: Any, turn: int) -> list[dict[str, Any]]:
+    """ShareGPT's call or calls, {"name", "arguments"}, in OpenAI's form."""
     return [
         {
             "id": f"call_{turn}_{number}",
@@ -244,5 +246,5 @@ def _text(record: dict[str, Any], key: str) -> str:
     return value
 
 
-def _given(**entries: Any) -> dict[str, Any]:
+def _without_none(**entries: Any) -> dict[str, Any]:
     return {key: value for key, value in entries.items() if value is not None}

@@ -9,17 +9,19 @@ Message = dict[str, Any]
 
 
 class Row(NamedTuple):
+    """One conversation of a training file, and what its assistant could call."""
+
     line: int
     """Physical line in its file, from 1; in a JSON array or a table the number of the element."""
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     """Functions that the assistant could call, in OpenAI's form."""
     parallel_tool_calls: bool | None = None
-    """Whether several may be called at once; kept, not trained."""
+    """Whether several may be called at once; it stays with the row, but is not trained."""
 
 
 def row_from_openai(line: int, record: dict[str, Any]) -> Row:
-    """A checked record in OpenAI's format; functions of 2023 become tools."""
+    """The row of a checked record in OpenAI's format; functions of 2023 become tools."""
     tools = record.get("tools")
     if "functions" in record:
         tools = [*(tools or []), *({"type": "function", "function": function} for function in record["functions"])]
@@ -81,5 +83,5 @@ def is_trained(message: Message) -> bool:
 
 def shared_system_message(rows: Iterable[Row]) -> str | None:
     """The system message that every row begins with; None where they differ or have none."""
-    found = {text_of(row.messages[0]) if row.messages[0]["role"] == "system" else None for row in rows}
-    return found.pop() if len(found) == 1 else None
+    texts = {text_of(row.messages[0]) if row.messages[0]["role"] == "system" else None for row in rows}
+    return texts.pop() if len(texts) == 1 else None

@@ -1,4 +1,4 @@
-"""What makes a row right, said twice: as a type that a parser checks at full speed, and in words for what it refuses.
+"""What makes a row valid, said twice: as a type that a parser checks at full speed, and in words for what it refuses.
 
 The rules are those of OpenAI's fine-tuning files, FineTuneChatRequestInput (openai-openapi, 2025-03-21); where OpenAI
 publishes nothing the stricter reading holds, so that a file which passes here passes there. tests/test_rules.py holds
@@ -22,6 +22,8 @@ FUNCTION_NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 class Problem(NamedTuple):
+    """What is wrong with a file of rows, or looks wrong."""
+
     line: int
     """Physical line, from 1; 0 for the file as a whole."""
     kind: str
@@ -35,41 +37,41 @@ class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True,
 Content = str | Annotated[list[TextPart], Meta(min_length=1)]
 
 
-class Turn(Struct, tag_field="role", forbid_unknown_fields=True, gc=False):
+class PlainMessage(Struct, tag_field="role", forbid_unknown_fields=True, gc=False):
     content: Content
     name: str | UnsetType = UNSET
 
 
-class System(Turn, tag="system"):
+class SystemMessage(PlainMessage, tag="system"):
     pass
 
 
-class Developer(Turn, tag="developer"):
+class DeveloperMessage(PlainMessage, tag="developer"):
     pass
 
 
-class User(Turn, tag="user"):
+class UserMessage(PlainMessage, tag="user"):
     pass
 
 
-class Assistant(Turn, tag="assistant"):
+class AssistantMessage(PlainMessage, tag="assistant"):
     weight: Literal[0, 1] = 1
 
 
 class PlainRow(Struct, forbid_unknown_fields=True, gc=False):
-    """A row without tools, which nearly all are; `row_problems` judges the rest."""
+    """A row without tools, as nearly all are; `row_problems` judges the others."""
 
-    messages: Annotated[list[System | Developer | User | Assistant], Meta(min_length=1)]
+    messages: Annotated[list[SystemMessage | DeveloperMessage | UserMessage | AssistantMessage], Meta(min_length=1)]
 
 
-def is_right(row: PlainRow) -> bool:
-    """What the type cannot say: ends on an answer, has something to learn, no empty answer."""
+def is_valid(row: PlainRow) -> bool:
+    """Whether a parsed row fulfils what its type cannot say: it ends on an answer, trains one, and none is empty."""
     last = row.messages[-1]
-    if type(last) is not Assistant:
+    if type(last) is not AssistantMessage:
         return False
     trained = False
     for message in row.messages:
-        if type(message) is Assistant:
+        if type(message) is AssistantMessage:
             content = message.content
             if not isinstance(content, str):
                 content = "".join(part.text for part in content)
@@ -80,12 +82,12 @@ def is_right(row: PlainRow) -> bool:
 
 
 def row_problems(line: int, row: Any) -> Iterator[Problem]:
-    """Every problem of one parsed row."""
+    """Every problem of one row, which may be any JSON value."""
     if not isinstance(row, dict):
         yield Problem(line, "not_an_object", f'expected an object {{"messages": […]}}, found {json_kind(row)}')
         return
     if "messages" not in row:
-        yield Problem(line, "missing_messages", f"no `messages`{_other_format(row)}")
+        yield Problem(line, "missing_messages", f"no `messages`{_format_hint(row)}")
         return
     for key in sorted(row.keys() - ROW_KEYS):
         yield Problem(line, "extra_key", f"unknown key {key!r} beside `messages`: remove it")
@@ -97,28 +99,28 @@ def row_problems(line: int, row: Any) -> Iterator[Problem]:
     if not messages:
         yield Problem(line, "empty_messages", "`messages` is empty")
         return
-    sound = True
+    all_valid = True
     for index, message in enumerate(messages, 1):
         for kind, text in _check_message(message):
-            sound = False
+            all_valid = False
             yield Problem(line, kind, f"message {index}: {text}")
-    if sound:
+    if all_valid:
         yield from _check_turns(line, messages)
 
 
 def turn_warnings(roles: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(kind, message) of what is allowed, but seldom meant, in the order of the turns."""
-    found = []
+    """(kind, message) of every warning about the order of the turns: it is allowed, but seldom meant."""
+    warnings = []
     if "user" not in roles:
-        found.append(("no_user_message", "no user message"))
+        warnings.append(("no_user_message", "no user message"))
     if {"system", "developer"} & set(roles[1:]):
-        found.append(("system_not_first", "a system message after the first: many chat templates refuse it"))
+        warnings.append(("system_not_first", "a system message after the first: many chat templates refuse it"))
     if ("user", "user") in pairwise(roles):
-        found.append(("repeated_user", "two user messages in a row: many chat templates refuse them"))
-    return found
+        warnings.append(("repeated_user", "two user messages in a row: many chat templates refuse them"))
+    return warnings
 
 
-def format_of(record: dict[str, Any]) -> list[str]:
+def matching_formats(record: dict[str, Any]) -> list[str]:
     """The formats whose keys the record has; several where it fits more than one."""
     return [name for name, keys in FORMATS.items() if keys <= record.keys()]
 
@@ -130,16 +132,17 @@ FORMATS = {
     "prompt-completion": {"prompt", "completion"},
     "query-response": {"query", "response"},
 }
-"""Format → the keys that tell it."""
+"""Format → the keys by which it is recognised."""
 
 
 def json_kind(value: Any) -> str:
+    """What a JSON value is, for people: `an object`, `a list`, `text`, …"""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def _other_format(row: dict[str, Any]) -> str:
-    names = format_of(row)
+def _format_hint(row: dict[str, Any]) -> str:
+    names = matching_formats(row)
     if names:
         return f": this is a row in {names[0]} format; govor convert FILE --to openai -o rows.jsonl"
     return f"; found {', '.join(map(repr, list(row)[:8])) or 'no keys'}"
@@ -195,7 +198,7 @@ def _check_message(message: Any) -> Iterator[tuple[str, str]]:
 
 
 def _check_calls(message: Message, role: Any) -> Iterator[tuple[str, str]]:
-    """Tool calls and answers to them, each by itself."""
+    """(kind, message) of every problem with a message's tool calls, or with what makes it an answer to one."""
     if role == "tool" and not isinstance(message.get("tool_call_id"), str):
         yield "unmatched_tool_call_id", "a tool's answer needs `tool_call_id`"
     elif role != "tool" and "tool_call_id" in message:
@@ -216,7 +219,7 @@ def _check_calls(message: Message, role: Any) -> Iterator[tuple[str, str]]:
 
 
 def _check_call(function: Any) -> Iterator[tuple[str, str]]:
-    """The function that an assistant calls: its name and arguments."""
+    """(kind, message) of what is wrong with the function that an assistant calls: its name, its arguments."""
     if not isinstance(function, dict):
         text = 'a call is {"id": …, "type": "function", "function": {"name": …, "arguments": …}}, by the assistant'
         yield "invalid_tool_call", text
@@ -234,7 +237,7 @@ def _is_json_object(text: Any) -> bool:
 
 
 def _check_turns(line: int, messages: list[Message]) -> Iterator[Problem]:
-    """What only the whole conversation shows."""
+    """Problems that only the whole conversation shows; its messages are valid by themselves."""
     if not any(message["role"] == "assistant" for message in messages):
         yield Problem(line, "no_assistant_message", "no assistant message: there is nothing to learn")
     elif messages[-1]["role"] != "assistant":
@@ -242,22 +245,22 @@ def _check_turns(line: int, messages: list[Message]) -> Iterator[Problem]:
         yield Problem(line, "last_message_not_assistant", text)
     elif not any(map(is_trained, messages)):
         yield Problem(line, "no_trainable_message", "every assistant message has weight 0: there is nothing to learn")
-    waiting: set[str] = set()
+    unanswered: set[str] = set()
     for index, message in enumerate(messages, 1):
         if message["role"] == "tool":
-            if message["tool_call_id"] not in waiting:
+            if message["tool_call_id"] not in unanswered:
                 text = f"message {index}: tool_call_id {message['tool_call_id']!r} answers no earlier call"
                 yield Problem(line, "unmatched_tool_call_id", text)
-            waiting.discard(message["tool_call_id"])
-        elif waiting:
-            text = f"message {index}: the call {min(waiting)!r} before it has no answer of role tool"
+            unanswered.discard(message["tool_call_id"])
+        elif unanswered:
+            text = f"message {index}: the call {min(unanswered)!r} before it has no answer of role tool"
             yield Problem(line, "unmatched_tool_call_id", text)
-            waiting.clear()
-        waiting |= {call["id"] for call in message.get("tool_calls", ())}
+            unanswered.clear()
+        unanswered |= {call["id"] for call in message.get("tool_calls", ())}
 
 
 def _is_content(content: Any, role: Any) -> bool:
-    """Text, or a list of text parts; an assistant's may also be refusals."""
+    """Whether it is text, or a list of text parts; an assistant's may also be refusals."""
     if isinstance(content, str):
         return True
     kinds = ("text", "refusal") if role == "assistant" else ("text",)

@@ -1,11 +1,31 @@
-"""Personal data in every part of a row replaced by placeholders."""
+"""Replaces personal data in every part of a row by placeholders, and in files of rows."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from train.chats.privacy.scrub import PLACEHOLDER, Scrubber
-from train.chats.rows import Message, Row
+from train.chats.privacy.scrub import PLACEHOLDER, Scrubber, replacement_table_path, write_replacement_table
+from train.chats.readers import read_rows
+from train.chats.rows import Message, Row, row_to_json
+from train.core.files import require_new, write_whole
+
+
+def scrub_file(file: Path, output: Path | None, *, names: Iterable[str], keep: Iterable[str], force: bool) -> None:
+    """Write the file's rows with placeholders, and beside them the private table of what was replaced.
+
+    Forms of `names` are replaced, forms of `keep` stay; `output` is by default FILE_scrubbed.jsonl.
+    """
+    target = output or file.with_name(f"{file.name.split('.')[0]}_scrubbed.jsonl")
+    for path in (target, replacement_table_path(target)):
+        require_new(path, force)
+    scrubber = Scrubber(names, keep)
+    rows = [scrub_row(row, scrubber) for row in read_rows(file)]
+    write_whole(target, (row_to_json(row) + "\n" for row in rows), replace=force)
+    table = write_replacement_table(scrubber, target, force=force)
+    count = sum(replacement.times for replacement in scrubber.replaced)
+    print(f"{target}: {len(rows)} rows, {count} places replaced\n{table}: what was replaced, for your eyes only")
 
 
 def scrub_row(row: Row, scrubber: Scrubber) -> Row:
@@ -37,15 +57,15 @@ def _scrub_call(call: dict[str, Any], scrubber: Scrubber) -> dict[str, Any]:
     function = call["function"]
     try:
         arguments = msgspec.json.decode(function["arguments"])
-        clean = _scrub_values(arguments, scrubber)
-        written = function["arguments"] if clean == arguments else msgspec.json.encode(clean).decode()
+        scrubbed = _scrub_values(arguments, scrubber)
+        text = function["arguments"] if scrubbed == arguments else msgspec.json.encode(scrubbed).decode()
     except (msgspec.DecodeError, RecursionError, UnicodeError):
-        written = scrubber.scrub(function["arguments"])
-    return {**call, "function": {**function, "arguments": written}}
+        text = scrubber.scrub(function["arguments"])
+    return {**call, "function": {**function, "arguments": text}}
 
 
 def _scrub_values(value: Any, scrubber: Scrubber) -> Any:
-    """Every text in a JSON value, and whole numbers as long as a phone's; the keys stay."""
+    """The JSON value with its texts scrubbed, and whole numbers as long as a phone's; keys stay."""
     if isinstance(value, str):
         return scrubber.scrub(value)
     if isinstance(value, int) and value >= 10**10:

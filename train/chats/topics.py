@@ -16,22 +16,24 @@ from msgspec import Struct
 from train.chats.rows import Message, text_of
 from train.core.errors import GovorError
 
-SHIPPED = Path(__file__).with_name("topics.yaml")
+DEFAULT_TOPICS = Path(__file__).with_name("topics.yaml")
 NO_TOPIC = "без темы"
-CONTENT = {"NOUN", "VERB", "INFN", "ADJF", "ADJS", "PRTF", "PRTS", "GRND"}
-EMPTY_VERBS = {"быть", "есть", "мочь", "стать"}  # content by their form, grammar by their use
+CONTENT_PARTS = {"NOUN", "VERB", "INFN", "ADJF", "ADJS", "PRTF", "PRTS", "GRND"}
+AUXILIARY_VERBS = {"быть", "есть", "мочь", "стать"}  # content by their form, grammar by their use
 RUSSIAN = re.compile("[а-яё-]{1,40}")
 RATIO_WORDS = 10_000  # the type/token ratio falls as a text grows, so that only equal lengths compare
-FREQUENT = 50  # content lemmas listed
+TOP_LEMMAS = 50  # content lemmas listed
 
 
 class Word(NamedTuple):
+    """A word of a text, as written and in its dictionary form."""
+
     form: str
-    """As written, in lower case."""
+    """The word as written, in lower case."""
     lemma: str
     """Dictionary form, with е for ё; the form itself where the word is not Russian."""
     is_content: bool
-    """Russian noun, verb, adjective or participle; pronouns, ordinals and auxiliary verbs are none."""
+    """Whether it is a Russian noun, verb, adjective or participle, but no pronoun, ordinal or auxiliary verb."""
 
 
 Phrase = tuple[str, ...]
@@ -39,24 +41,25 @@ Phrase = tuple[str, ...]
 
 
 class Vocabulary(Struct, frozen=True):
-    """Of the assistant's messages."""
+    """The vocabulary of the assistant's messages."""
 
     words: int
+    """Number of words."""
     distinct_lemmas: int
     ratio_words: int
-    """Words, from the first on, that the ratio below was measured on."""
+    """How many of the first words the ratio below was measured on."""
     type_token_ratio: float | None
-    """Distinct word forms to words."""
+    """Ratio of distinct word forms to words."""
     content_lemmas: list[tuple[str, int]]
     """The most frequent Russian nouns, verbs and adjectives with their counts."""
 
 
 @dataclass(frozen=True)
 class Topics:
-    """What `load_topics` read."""
+    """Topics, and the words that point to them, as `load_topics` reads them."""
 
     phrases: dict[str, list[Phrase]]
-    """Topic → what points to it."""
+    """Topic → the phrases that point to it."""
     min_hits: int
     """Words that must point to a topic before a row has it: one met twice counts twice, a phrase counts its words."""
 
@@ -68,8 +71,8 @@ class Topics:
                 index[phrase[0]].append((phrase, topic))
         return dict(index)
 
-    def of(self, lemmas: Sequence[str]) -> list[str]:
-        """Topics of a text, in the order of the file; none may be found."""
+    def matching(self, lemmas: Sequence[str]) -> list[str]:
+        """The topics of a text, in the order of the file; there may be none."""
         hits: Counter[str] = Counter()
         for at, lemma in enumerate(lemmas):
             for phrase, topic in self._by_first_lemma.get(lemma, ()):
@@ -78,8 +81,8 @@ class Topics:
         return [topic for topic in self.phrases if hits[topic] >= self.min_hits]
 
 
-def words(text: str) -> list[Word]:
-    """The text's words; numbers, punctuation and emoji are none."""
+def split_words(text: str) -> list[Word]:
+    """The text's words, without numbers, punctuation and emoji."""
     from razdel import tokenize
 
     tokens = tokenize(normalize("NFC", text))  # else й may be и and a mark
@@ -93,7 +96,7 @@ def _word(form: str) -> Word:
     parse = _morphology().parse(form)[0]
     lemma = parse.normal_form.replace("ё", "е")
     tag = parse.tag
-    is_content = tag.POS in CONTENT and not {"Apro", "Anum"} & tag.grammemes and lemma not in EMPTY_VERBS
+    is_content = tag.POS in CONTENT_PARTS and not {"Apro", "Anum"} & tag.grammemes and lemma not in AUXILIARY_VERBS
     return Word(form, lemma, is_content)
 
 
@@ -105,11 +108,11 @@ def _morphology() -> Any:
 
 
 def load_topics(path: Path | None = None) -> Topics:
-    """Topics of a YAML file, by default the shipped one; GovorError with every problem and its line."""
-    path = path or SHIPPED
+    """Read the topics of a YAML file, by default the shipped one; GovorError with every problem and its line."""
+    path = path or DEFAULT_TOPICS
     root = _compose(path)
     if not isinstance(root, yaml.MappingNode):
-        raise GovorError(f"{path}:1: expected `min_hits: 2` and `topics:`, see {SHIPPED}")
+        raise GovorError(f"{path}:1: expected `min_hits: 2` and `topics:`, see {DEFAULT_TOPICS}")
     problems: list[str] = []
     phrases: dict[str, list[Phrase]] = {}
     min_hits = 2
@@ -154,7 +157,7 @@ def _compose(path: Path) -> yaml.Node | None:
 def _add_topic(
     phrases: dict[str, list[Phrase]], path: Path, name: yaml.Node, entries: yaml.Node, problems: list[str]
 ) -> None:
-    """Read one topic into `phrases`, or say what is wrong with it."""
+    """Read one topic into `phrases`, or add what is wrong with it to `problems`."""
     place = f"{path}:{name.start_mark.line + 1}"
     if not isinstance(name, yaml.ScalarNode) or not name.value.strip() or not name.value.isprintable():
         problems.append(f"{place}: expected a topic's name, on one line")
@@ -165,40 +168,40 @@ def _add_topic(
     elif not isinstance(entries, yaml.SequenceNode) or not entries.value:
         problems.append(f"{place}: topic {name.value!r}: expected a list of words")
     else:
-        found = phrases[name.value] = []
+        topic_phrases: list[Phrase] = []
         for entry in entries.value:
-            phrase = tuple(word.lemma for word in words(entry.value)) if isinstance(entry, yaml.ScalarNode) else ()
-            if phrase:
-                found.append(phrase)
+            words = split_words(entry.value) if isinstance(entry, yaml.ScalarNode) else []
+            if words:
+                topic_phrases.append(tuple(word.lemma for word in words))
             else:
                 line = f"{path}:{entry.start_mark.line + 1}"
                 problems.append(f"{line}: topic {name.value!r}: expected a word or a phrase, in quotes where needed")
-        phrases[name.value] = list(dict.fromkeys(found))
+        phrases[name.value] = list(dict.fromkeys(topic_phrases))
 
 
-def topics_and_vocabulary(talk: Iterable[list[Message]], topics: Topics) -> tuple[dict[str, int], Vocabulary]:
+def topics_and_vocabulary(conversations: Iterable[list[Message]], topics: Topics) -> tuple[dict[str, int], Vocabulary]:
     """(rows by topic, the assistant's vocabulary): one pass, because reading words is what costs time here."""
     by_topic = dict.fromkeys([*topics.phrases, NO_TOPIC], 0)
-    known: Counter[Word] = Counter()
-    first: list[str] = []
-    for messages in talk:
+    word_counts: Counter[Word] = Counter()
+    first_forms: list[str] = []
+    for messages in conversations:
         lemmas: list[str] = []
         for message in messages:
             if message["role"] in ("user", "assistant"):
-                found = words(text_of(message))
-                lemmas += (word.lemma for word in found)
+                words = split_words(text_of(message))
+                lemmas += (word.lemma for word in words)
                 if message["role"] == "assistant":
-                    known.update(found)
-                    first += (word.form for word in islice(found, RATIO_WORDS - len(first)))
-        for topic in topics.of(lemmas) or [NO_TOPIC]:
+                    word_counts.update(words)
+                    first_forms += (word.form for word in islice(words, RATIO_WORDS - len(first_forms)))
+        for topic in topics.matching(lemmas) or [NO_TOPIC]:
             by_topic[topic] += 1
     content: Counter[str] = Counter()
-    for word, count in known.items():
+    for word, count in word_counts.items():
         content[word.lemma] += count * word.is_content
     return by_topic, Vocabulary(
-        words=known.total(),
+        words=word_counts.total(),
         distinct_lemmas=len(content),
-        ratio_words=len(first),
-        type_token_ratio=len(set(first)) / len(first) if first else None,
-        content_lemmas=[(lemma, count) for lemma, count in content.most_common(FREQUENT) if count],
+        ratio_words=len(first_forms),
+        type_token_ratio=len(set(first_forms)) / len(first_forms) if first_forms else None,
+        content_lemmas=[(lemma, count) for lemma, count in content.most_common(TOP_LEMMAS) if count],
     )

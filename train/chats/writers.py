@@ -1,26 +1,34 @@
-"""Writes rows in the formats of other tools. What a target cannot say is refused, or given up by an explicit choice."""
+"""Writes rows in the formats of other tools. What a format cannot hold is refused, or left out if so told."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.chats.rows import Message, Row, is_trained, text_of, to_object
+from train.chats.readers import read_records
+from train.chats.rows import Message, Row, is_trained, row_to_object, text_of
+from train.core.errors import DataError
+from train.core.files import require_new, write_whole
+
+MAX_REFUSED = 100  # rows named in an error; all are counted
 
 
 class Converted(NamedTuple):
+    """Rows in a target's format, and what could not be written in it."""
+
     records: list[dict[str, Any]]
     lost: Counter[str]
-    """What was given up → rows that had it."""
+    """What was left out → number of rows that had it."""
     refused: list[tuple[int, str]]
-    """(line, why) of the rows that the target cannot say."""
+    """(line, reason) of the rows that the format cannot hold."""
 
 
-def convert(rows: Iterable[Row], target: str, when_lossy: str = "refuse") -> Converted:
-    """The rows as the target's records.
+def convert_rows(rows: Iterable[Row], target: str, when_lossy: str = "refuse") -> Converted:
+    """The rows as records of the target: openai, alpaca, sharegpt or gemini. `when_lossy` is one of
 
-    refuse: a row that would lose anything is not written but named. drop: weights, names, tools and the like are left
-    out and counted. split: a row with untrained answers becomes one row for each trained answer, the rest is refused.
+    refuse: a row that would lose anything is not written but named; drop: weights, names, tools and the like are left
+    out and counted; split: a row with untrained answers becomes one row for each trained answer, the rest is refused.
     """
     result = Converted([], Counter(), [])
     for row in rows:
@@ -39,6 +47,24 @@ def convert(rows: Iterable[Row], target: str, when_lossy: str = "refuse") -> Con
     return result
 
 
+def convert_file(file: Path, target: str, output: Path, *, when_lossy: str, force: bool) -> None:
+    """Write the file's rows in the target's format to `output`, and print what was read, written and left out.
+
+    DataError where the target has no place for something and `when_lossy` does not allow for it.
+    """
+    require_new(output, force)
+    source, rows = read_records(file)
+    result = convert_rows(rows, target, when_lossy)
+    if result.refused:
+        reasons = [f"{file}:{line}: {target} has no place for: {why}" for line, why in result.refused[:MAX_REFUSED]]
+        hint = "" if when_lossy == "drop" else "; --when-lossy drop or split says what to do"
+        raise DataError("\n  ".join([f"{len(result.refused)} rows cannot be written{hint}:", *reasons]))
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
+    write_whole(output, lines, replace=force)
+    lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(result.lost.items()))
+    print(f"{output}: {len(result.records)} rows, read as {source}, written as {target}{lost}")
+
+
 def _split(row: Row) -> Iterator[Row]:
     """One row for each trained answer, with what went before it as context; the row itself where all are trained."""
     answers = [index for index, message in enumerate(row.messages) if message["role"] == "assistant"]
@@ -52,7 +78,7 @@ def _split(row: Row) -> Iterator[Row]:
 
 
 def _losses(row: Row, target: str) -> Iterator[str]:
-    """What the target has no place for, apart from the order of the turns."""
+    """What the row has and the target has no place for, apart from the order of the turns."""
     if target == "openai":
         return
     for message in row.messages:
@@ -74,7 +100,7 @@ def _losses(row: Row, target: str) -> Iterator[str]:
         yield "parallel_tool_calls"
 
 
-def _plain(row: Row) -> tuple[str, list[Message]]:
+def _split_system(row: Row) -> tuple[str, list[Message]]:
     """(system text, the other messages); ValueError where a system message stands later than the first."""
     system, rest = "", row.messages
     if rest[0]["role"] in ("system", "developer"):
@@ -86,7 +112,7 @@ def _plain(row: Row) -> tuple[str, list[Message]]:
 
 def _to_alpaca(row: Row) -> dict[str, Any]:
     """history + instruction → output. LLaMA-Factory learns the answers in `history` too."""
-    system, rest = _plain(row)
+    system, rest = _split_system(row)
     rest = [message for message in rest if message["role"] in ("user", "assistant") and text_of(message)]
     if [message["role"] for message in rest] != ["user", "assistant"] * (len(rest) // 2):
         raise ValueError("turns that do not go user, assistant, user, …")
@@ -101,11 +127,11 @@ def _to_alpaca(row: Row) -> dict[str, Any]:
 
 def _to_sharegpt(row: Row) -> dict[str, Any]:
     """Speakers as LLaMA-Factory names them: human, gpt, function_call, observation."""
-    system, rest = _plain(row)
+    system, rest = _split_system(row)
     turns = []
     for message in rest:
         if "tool_calls" in message:
-            calls = [_call(call) for call in message["tool_calls"]]
+            calls = [_parsed_call(call) for call in message["tool_calls"]]
             value = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
             turns.append({"from": "function_call", "value": value})
         else:
@@ -144,19 +170,22 @@ def _to_gemini(row: Row) -> dict[str, Any]:
 
 def _parts(message: Message, names: dict[str, str]) -> list[dict[str, Any]]:
     if message["role"] == "tool":
-        return [{"functionResponse": {"name": names[message["tool_call_id"]], "response": _object(text_of(message))}}]
+        return [
+            {"functionResponse": {"name": names[message["tool_call_id"]], "response": _to_object(text_of(message))}}
+        ]
     parts: list[dict[str, Any]] = [{"text": text_of(message)}] if text_of(message) else []
     for call in message.get("tool_calls", ()):
-        parts.append({"functionCall": {"name": (found := _call(call))["name"], "args": found["arguments"]}})
+        function = _parsed_call(call)
+        parts.append({"functionCall": {"name": function["name"], "args": function["arguments"]}})
     return parts or [{"text": ""}]
 
 
-def _call(call: dict[str, Any]) -> dict[str, Any]:
+def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     return {"name": function["name"], "arguments": json.loads(function["arguments"])}
 
 
-def _object(text: str) -> dict[str, Any]:
+def _to_object(text: str) -> dict[str, Any]:
     """A tool's answer as an object: parsed where it is one, else {"result": text}."""
     try:
         value = json.loads(text)
@@ -172,4 +201,4 @@ def _without_additional(schema: Any) -> Any:
     return [_without_additional(item) for item in schema] if isinstance(schema, list) else schema
 
 
-_WRITERS = {"openai": to_object, "alpaca": _to_alpaca, "sharegpt": _to_sharegpt, "gemini": _to_gemini}
+_WRITERS = {"openai": row_to_object, "alpaca": _to_alpaca, "sharegpt": _to_sharegpt, "gemini": _to_gemini}

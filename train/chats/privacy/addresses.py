@@ -7,7 +7,7 @@ unit, month, time or other noun follows it (`на проспекте Мира 12
 import re
 from collections.abc import Iterator
 
-from train.chats.privacy.morphology import analyse, reads
+from train.chats.privacy.morphology import analyse, is_part_of_speech
 
 UPPER, LETTER = "[А-ЯЁ]", "[А-Яа-яЁё]"
 STREET = re.compile(
@@ -20,7 +20,7 @@ STREET = re.compile(
 PLAIN = re.compile(r"(?:ул|просп|пр-|пер(?:\.|еул)|б-р|бул|жк|наб\.|мкр|микрор|снт|днп)", re.IGNORECASE)
 """Markers that make a street of a name in lower case too; `ш`, `линия`, `площадь` … need a capital letter."""
 VILLAGE = re.compile(r"(?:дер|сел|пос|станиц|хутор|[сдп]\.)", re.IGNORECASE)
-"""Needs a capital letter and `д.` before the number."""
+"""Markers of a village or settlement: they need a capital letter, and `д.` before the number."""
 NOT_IN_A_NAME = (
     r"(?!(?:в|на|и|а|но|не|с|со|у|к|до|от|по|за|из|о|об|же|бы|ли|есть|где|как|что|там|тут|уже|это|опять|снова|был[аио]?|"
     r"(?:пере|за|от)кры\w+|стоит|стоят|идёт|идет|всего|почти|около|теперь|больше|через|после|часов|ровно)(?!\w))"
@@ -94,7 +94,7 @@ def find_addresses(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _street_first(text: str, street: re.Match[str]) -> tuple[int, int] | None:
-    """`ул. Ленина, д. 5`"""
+    """Span of an address whose street marker comes first: `ул. Ленина, д. 5`."""
     match = AFTER_STREET.match(text, street.end())
     if not match:
         return None
@@ -104,35 +104,36 @@ def _street_first(text: str, street: re.Match[str]) -> tuple[int, int] | None:
     else:
         named = capital or (PLAIN.match(street[0]) and _is_street_name(match["name"].split()[-1]))
         sure = bool(match["marker"] or match["tail"] or named)
-    return (street.start(), match.end()) if sure and not _counts(text, match) else None
+    return (street.start(), match.end()) if sure and not _counts_things(text, match) else None
 
 
 def _name_first(text: str, street: re.Match[str]) -> tuple[int, int] | None:
-    """`Невский пр., 88`"""
+    """Span of an address whose street name comes first: `Невский пр., 88`."""
     match = AFTER_NAME.match(text, street.end())
     window = text[max(0, street.start() - 60) : street.start()]
     name = NAME_BEFORE.search(window) if match else None
     if not match or not name:
         return None
     sure = match["marker"] or match["tail"] or re.search(UPPER, name[0])
-    if not sure or _counts(text, match):
+    if not sure or _counts_things(text, match):
         return None
     return street.start() - len(window) + name.start(), match.end()
 
 
-def _counts(text: str, match: re.Match[str]) -> bool:
-    """Whether the number is of something: `на проспекте Мира 12 минут`, `с улицы Ленина 2 автобуса`."""
+def _counts_things(text: str, match: re.Match[str]) -> bool:
+    """Whether the number counts something after it: `на проспекте Мира 12 минут`, `с улицы Ленина 2 автобуса`."""
     after = text[match.end() : match.end() + 24]
     if match["tail"]:
         return False
     if NOT_A_HOUSE.match(after.lower()):
         return True
     noun = re.match(r" ([а-яё]{3,})", after)
-    return noun is not None and not match["marker"] and match["house"].isdigit() and reads(noun[1], {"NOUN"})
+    bare_number = not match["marker"] and match["house"].isdigit()
+    return noun is not None and bare_number and is_part_of_speech(noun[1], {"NOUN"})
 
 
 def _is_street_name(word: str | None) -> bool:
-    """`Ленина` in `Ленина 5, кв. 12`: capitalised, or what a street is named: a person, a place, `лесная`, `победы`."""
+    """Whether a street can have this name: capitalised, a person, a place, an adjective, a genitive (`победы`)."""
     if not word:
         return False
     if word[0].isupper() or any({"Surn", "Name", "Geox"} & parse.tag.grammemes for parse in analyse(word)):
@@ -155,11 +156,11 @@ def _with_places(text: str, start: int) -> int:
 
 
 def _is_place(word: str, place: str) -> bool:
-    """`г. Самара`, `Казань`; but not `с работы`, `с Машей`, `Привет`."""
+    """Whether it is a town: `г. Самара`, `Казань`; but not `с работы`, `с Машей`, `Привет`."""
     if place[0].isupper() and ("." in word or len(word) > 2 or word.lower() == "г "):
         return True
     if place.lower() in ("мск", "спб", "екб", "нск"):
         return True
     *first, last = place.split()
     town = any({"Geox", "nomn"} <= parse.tag.grammemes for parse in analyse(place) + analyse(last))
-    return town and (not first or first[0] == "Санкт" or reads(first[0], {"ADJF"}))
+    return town and (not first or first[0] == "Санкт" or is_part_of_speech(first[0], {"ADJF"}))

@@ -43,7 +43,7 @@ ISLAND = re.compile(r"[+(]?[0-9](?:[^0-9\n]{0,12}[0-9]){5,}")
 
 
 class Number:
-    """A number in its text, and what stands beside it (looked at only when asked)."""
+    """A number in its text, and what stands beside it (computed at each access)."""
 
     def __init__(self, text: str, match: re.Match[str]) -> None:
         self.text, self.match = text, match
@@ -84,18 +84,20 @@ class Number:
 
 
 class Rule(NamedTuple):
+    """How numbers of one kind are written, and what else a number must fulfil."""
+
     kind: str
     pattern: re.Pattern[str]
     accept: Callable[[Number], bool]
 
 
-def luhn(digits: str) -> bool:
-    """The check digit of payment cards."""
+def luhn_valid(digits: str) -> bool:
+    """Whether the check digit of a payment card is right (Luhn's formula)."""
     return sum(sum(divmod(int(d) * (1 + n % 2), 10)) for n, d in enumerate(digits[::-1])) % 10 == 0
 
 
-def inn(digits: str) -> bool:
-    """The check digits of a tax number: one of a company (10 digits), two of a person (12 digits)."""
+def inn_valid(digits: str) -> bool:
+    """Whether the check digits of a tax number are right: one of a company (10 digits), two of a person (12)."""
     if len(digits) not in (10, 12) or digits.startswith("00"):
         return False
     weights = (3, 7, 2, 4, 10, 3, 5, 9, 4, 6, 8)
@@ -105,22 +107,22 @@ def inn(digits: str) -> bool:
     )
 
 
-def snils(digits: str) -> bool:
-    """The two check digits of a pension insurance number; numbers up to 001-001-998 have none."""
+def snils_valid(digits: str) -> bool:
+    """Whether the two check digits of a pension insurance number are right; up to 001-001-998 there are none."""
     if len(digits) != 11 or digits[:9] <= "001001998":
         return False
     return sum((9 - n) * int(d) for n, d in enumerate(digits[:9])) % 101 % 100 == int(digits[9:])
 
 
-def ogrn(digits: str) -> bool:
-    """The check digit of a registration number: 13 digits of a company, 15 of a sole trader."""
+def ogrn_valid(digits: str) -> bool:
+    """Whether the check digit of a registration number is right: 13 digits of a company, 15 of a sole trader."""
     first = {13: "15", 15: "34"}.get(len(digits), "")
     return bool(first) and digits[0] in first and int(digits[:-1]) % (len(digits) - 2) % 10 == int(digits[-1])
 
 
 def _is_card(number: Number) -> bool:
-    """Luhn, and a prefix that cards of this length have; others only after the word `карта`."""
-    if not luhn(number.digits) or not number.digits.strip("0"):
+    """Whether Luhn's formula and the prefix fit a card of this length; other prefixes only after the word `карта`."""
+    if not luhn_valid(number.digits) or not number.digits.strip("0"):
         return False
     prefixes = {
         14: "30[0-5]|3[689]",
@@ -140,7 +142,10 @@ def _is_long_card(number: Number) -> bool:
 
 
 def _is_passport(number: Number) -> bool:
-    """Series and number; without the word `паспорт` only spaced as in the document, with the year of a real form."""
+    """Whether it is series and number of a passport.
+
+    Without the word `паспорт` it must be spaced as in the document, with the year of a real form.
+    """
     label = number.label
     if label == "passport":
         return True
@@ -154,7 +159,7 @@ def _is_foreign_passport(number: Number) -> bool:
 
 
 def _is_issuer(number: Number) -> bool:
-    """The office that issued a passport: by its name, or as a `код` after the passport's number."""
+    """Whether it is the code of the office that issued a passport: so named, or a `код` after the passport's number."""
     if re.search(r"код\w* подр|к/п|подразделен", number.before):
         return True
     start = number.match.start()
@@ -163,28 +168,31 @@ def _is_issuer(number: Number) -> bool:
 
 
 def _is_inn(number: Number) -> bool:
-    label = number.label if inn(number.digits) else "other"
+    label = number.label if inn_valid(number.digits) else "other"
     return label == "inn" or (label != "other" and len(number.groups) == 1 and not number.has_unit)
 
 
 def _is_snils(number: Number) -> bool:
-    label = number.label if snils(number.digits) else "other"
+    label = number.label if snils_valid(number.digits) else "other"
     return label == "snils" or (label != "other" and len(number.groups) == 4 and not number.has_unit)
 
 
 def _is_ogrn(number: Number) -> bool:
-    label = number.label if ogrn(number.digits) else "other"
+    label = number.label if ogrn_valid(number.digits) else "other"
     return label == "ogrn" or (label != "other" and len(number.groups) == 1)
 
 
 def _is_account(number: Number) -> bool:
-    """The digits after the fifth are the currency: rouble, dollar, euro, yuan, …"""
+    """Whether digits six to eight are a currency: rouble, dollar, euro, yuan, …"""
     currencies = "810 643 840 978 156 826 756 392 398 933 974 784 949 051 417 860 944 972 981 036 124 344 702 356"
     return number.digits[5:8] in currencies.split()
 
 
 def _is_phone(number: Number) -> bool:
-    """+7, 8 or 7 and ten digits. An amount is grouped otherwise (80 000 000 000) or has its unit after it."""
+    """Whether +7, 8 or 7 and ten digits are a phone.
+
+    An amount is grouped otherwise (80 000 000 000) or has its unit after it.
+    """
     digits, groups = number.digits, number.groups
     plus = number.raw.startswith("+")
     if digits[1] not in "3489" and not (digits[1] in "67" and (plus or len(groups) > 2)):
@@ -204,7 +212,7 @@ def _is_foreign_phone(number: Number) -> bool:
 
 
 def _is_short_phone(number: Number) -> bool:
-    """Ten digits without 8: with brackets or grouped 3-3-2-2; written in one only where words say so."""
+    """Whether ten digits without 8 are a phone: in brackets, grouped 3-3-2-2, or in one where words say so."""
     label = number.label
     if label == "other" or number.has_unit:
         return False
@@ -243,11 +251,11 @@ RULES = [
     _rule("passport", rf"[0-9]{{2}}(?:{SPACE}?|{SIGN})[0-9]{{7}}", _is_foreign_passport),
     _rule("passport", f"[0-9]{{3}}{DASH}[0-9]{{3}}", _is_issuer),
 ]
-"""In the order in which they win where two fit; but first those whose kind the text names."""
+"""Where several fit, the first in this list wins; but before it any whose kind the text names."""
 
 
 def find_numbers(text: str) -> Iterator[tuple[int, int, int, str]]:
-    """(rank, start, end, kind); they may overlap, then the lowest rank is right."""
+    """(rank, start, end, kind) of every number; where two overlap, the lower rank is right."""
     for island in ISLAND.finditer(text):
         end = min(len(text), island.end() + 2)  # what may not follow a number is one or two characters
         for rank, rule in enumerate(RULES):

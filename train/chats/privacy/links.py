@@ -46,8 +46,8 @@ LINK = re.compile(
 )
 
 
-def find_handles(text: str) -> Iterator[tuple[int, int, int, str]]:
-    """(rank, start, end, kind); they may overlap, then the lowest rank is right."""
+def find_contacts(text: str) -> Iterator[tuple[int, int, int, str]]:
+    """(rank, start, end, kind) of every e-mail address, link and nick; where two overlap, the lower rank is right."""
     for match in LINK.finditer(text):
         if match[1] is None or _is_profile(match[1], match[2]):
             yield 0, match.start(), match.start() + len(match[0].rstrip(".,:?!*~-")), "link"

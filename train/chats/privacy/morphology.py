@@ -8,11 +8,12 @@ from typing import Any
 NAME_TAGS = {"Name", "Surn", "Patr"}
 
 
-def words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as text."""
     return frozenset(text.split())
 
 
-ORDINARY = words(
+ORDINARY = word_set(
     """
     вера надежда любовь роман лев левый марка маркий свет слава роза лилия виктория май поле пол полый рай том тот
     милый миля ген ад жена женить кость петь лук лука март август рад рада сани дань тьма колея коли коль валить
@@ -20,7 +21,7 @@ ORDINARY = words(
     тихоня софа мир кот сей лад лада златой заря воля эра мина сон мечта радость ангел
     """
 )
-"""Everyday words, in their dictionary form, that some form of a given name is spelled like."""
+"""Everyday words, in their dictionary form, that are spelled like some form of a given name."""
 
 
 @cache
@@ -41,18 +42,20 @@ def is_known(word: str) -> bool:
     return bool(_morph().word_is_known(word.lower()))
 
 
-def reads(word: str, parts: set[str]) -> bool:
+def is_part_of_speech(word: str, parts: set[str]) -> bool:
     """Whether the likeliest reading of the word is one of these parts of speech."""
     return str(analyse(word)[0].tag.POS) in parts
 
 
-def key(word: str) -> str:
-    """Words are compared in lower case, with е for ё."""
+def normalize_word(word: str) -> str:
+    """The word as words are compared: in lower case, with е for ё."""
     return word.lower().replace("ё", "е")
 
 
 def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
-    """Every form of one word of a display name, with ё and without: whether it is an ordinary word too, and its cases.
+    """Every form of one word of a display name → whether it is an ordinary word too, and the cases it can be.
+
+    Forms stand with ё and without. `first`: the word is the first of the display name.
 
     The first word of a display name is a name where the dictionary can read it as one or has only oblique cases of
     something else (Толик: of `толика`); a later one (`Саша из работы`) is then an ordinary word.
@@ -66,7 +69,7 @@ def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
     names = [p for p in base if NAME_TAGS & p.tag.grammemes]
     given = [p for p in names if "Name" in p.tag]
     known = is_known(word)
-    if known and not names and not reads(word, {"NOUN", "ADJF"}):
+    if known and not names and not is_part_of_speech(word, {"NOUN", "ADJF"}):
         return {}  # `из`, `мой`
     chosen = given or names or [p for p in base if known and p.tag.POS in ("NOUN", "ADJF")]
     cases: dict[str, set[str]] = {word: {"nomn"}}
@@ -78,14 +81,14 @@ def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
     for ending, case in _endings(word, possessive=bool(given), whole=not chosen):
         cases.setdefault(ending, set()).add(case)
     for spelled in [form for form in cases if "ё" in form]:
-        cases.setdefault(key(spelled), set()).update(cases[spelled])
+        cases.setdefault(normalize_word(spelled), set()).update(cases[spelled])
     common = known and not names and (bool(chosen) or not first)
     surname = bool(names) and not given
     return {form: (common or _is_ordinary(form, of, surname), frozenset(of)) for form, of in cases.items()}
 
 
 def _is_ordinary(form: str, cases: set[str], surname: bool) -> bool:
-    """Whether the form of a name is an everyday word too: of a given name by the list, of others if it is any word."""
+    """Whether a form of a name is an everyday word too: for a given name by the list, for others by the dictionary."""
     if not is_known(form):
         return False
     other = [p for p in analyse(form) if not (NAME_TAGS | {"Geox", "Poss", "Abbr", "ADJS"}) & p.tag.grammemes]
@@ -95,7 +98,7 @@ def _is_ordinary(form: str, cases: set[str], surname: bool) -> bool:
 
 
 def _endings(word: str, possessive: bool, whole: bool) -> Iterator[tuple[str, str]]:
-    """Forms that the dictionary lacks: `Светин …` of a given name; all forms of a name that it does not know."""
+    """(form, case) that the dictionary lacks: `Светин …` of a given name; all forms of a name that it does not know."""
     stem, last = word[:-1], word[-1]
     if last in "ая" and (possessive or whole):
         for ending in ("", "а", "о", "ы", "у", "ого", "ому", "ым", "ом", "ой", "ых", "ыми"):

@@ -15,19 +15,19 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
-from train.chats.privacy.morphology import analyse, inflect, is_known, key, reads, words
+from train.chats.privacy.morphology import analyse, inflect, is_known, is_part_of_speech, normalize_word, word_set
 
 WORD = re.compile(r"(?<![^\W_])[^\W\d_]+(?![^\W_])")
 PLACEHOLDER_FILL = "\ue000"
 """Stands in for the characters of a placeholder while a text is searched."""
-KIN = words(
+KIN_AND_TRADES = word_set(
     """
     тётя дядя баба бабушка дед дедушка сестра сестрёнка брат подруга подружка друг муж жена дочь дочка сын сынок
     коллега мама папа мать отец начальник начальница сосед соседка врач доктор тренер учитель учительница няня внук
     внучка племянник племянница кум кума свекровь тёща зять невестка одноклассник одноклассница менеджер мастер
     """
 )
-ACTS = words(
+ACTION_VERBS = word_set(
     """
     сказать говорить писать написать звонить позвонить перезвонить приехать уехать спросить спрашивать ответить
     отвечать думать просить попросить обещать пообещать хотеть забрать купить прислать скинуть забыть обидеться
@@ -36,86 +36,90 @@ ACTS = words(
     шутить пошутить придумать
     """
 )
-"""What people do and love, faith or a novel seldom does."""
-SPEAKS = words(
+"""Verbs whose subject is a person: love (любовь), faith (вера) or a novel (роман) seldom does any of this."""
+SPEECH_VERBS = word_set(
     """
     сказать говорить звонить позвонить перезвонить приехать уехать спросить ответить зайти заехать
     """
 )
-"""Acts without an object: the name may follow them (`сказала вера`, not `написал роман`)."""
-TELLS = words(
+"""Action verbs without an object: the name may follow them (`сказала вера`, not `написал роман`)."""
+TELLING_VERBS = word_set(
     """
     позвонить звонить написать писать передать сказать отдать ответить скинуть отправить напомнить перезвонить
     подарить объяснить рассказать переслать вернуть помочь
     """
 )
-GREETINGS = words(
+GREETINGS = word_set(
     """
     привет приветик здравствуй здравствуйте спасибо спс пасиб пока алло эй хай салют дорогая дорогой милая милый
     уважаемая уважаемый благодарю извини прости слушай зовут звать
     """
 )
-NOT_AFTER_ADDRESS = words(
+NOT_AFTER_ADDRESS = word_set(
     """
     что чтобы как и но или это то она он оно они ведь потому
     """
 )
 
 
-class Form(NamedTuple):
+class NameForm(NamedTuple):
+    """One way in which an inflected word can name a person."""
+
     person: int
-    """Index of the display name."""
+    """Index of the display name in `NameFinder.persons`."""
     ordinary: bool
-    """Whether it is an everyday word too."""
+    """Whether the form is an everyday word too."""
     cases: frozenset[str]
-    """The cases it can be, as pymorphy3 names them."""
+    """Grammatical cases that the form can be, as pymorphy3 names them."""
 
 
 class NameSpan(NamedTuple):
+    """Where a name stands in a text, and the index of its person."""
+
     start: int
     end: int
     person: int
 
 
-class Names:
-    """The persons' names in all their forms; forms of a name in `keep` are nobody's."""
+class NameFinder:
+    """Finds the persons' names in all their forms, apart from the forms of the names in `keep`."""
 
     def __init__(self, names: Iterable[str], keep: Iterable[str]) -> None:
         self.persons = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-        self.forms: dict[str, list[Form]] = {}
-        kept = {form for name in keep for word in WORD.findall(name) for form in inflect(word, first=True)}
+        self.forms: dict[str, list[NameForm]] = {}
+        kept_forms = {form for name in keep for word in WORD.findall(name) for form in inflect(word, first=True)}
         for person, name in enumerate(self.persons):
             for position, word in enumerate(WORD.findall(name)):
                 for form, (ordinary, cases) in inflect(word, first=position == 0).items():
-                    if form not in kept:
-                        self.forms.setdefault(form, []).append(Form(person, ordinary, cases))
+                    if form not in kept_forms:
+                        self.forms.setdefault(form, []).append(NameForm(person, ordinary, cases))
 
     def find(self, text: str) -> list[NameSpan]:
         """Names in the order of the text; neighbouring words of one person are one name."""
         if not self.forms:
             return []
-        found = [match for match in WORD.finditer(text) if self._of(match[0])]
-        found = [match for match in found if not _is_half_of_a_word(text, match)]
-        sure = {match.start() for match in found if not all(form.ordinary for form in self._of(match[0]))}
-        ends = {match.end() for match in found if match.start() in sure}
-        unsure = [Context(text, match, self._of(match[0])) for match in found if match.start() not in sure]
+        matches = [match for match in WORD.finditer(text) if self._forms_of(match[0])]
+        matches = [match for match in matches if not _is_half_of_a_word(text, match)]
+        sure = {match.start() for match in matches if not all(form.ordinary for form in self._forms_of(match[0]))}
+        ends = {match.end() for match in matches if match.start() in sure}
+        unsure = [Context(text, match, self._forms_of(match[0])) for match in matches if match.start() not in sure]
         for context in [*unsure, *reversed(unsure)]:  # and back: `Вера и Надежда` is decided by its second word
             if context.match.start() not in sure and (
                 context.follows(ends) or context.precedes(sure) or context.shows_a_person
             ):
                 sure.add(context.match.start())
                 ends.add(context.match.end())
-        return self._joined(text, [match for match in found if match.start() in sure])
+        return self._joined(text, [match for match in matches if match.start() in sure])
 
-    def _of(self, word: str) -> list[Form]:
-        """Whose the word can be: as it is spelled, else with е for ё."""
+    def _forms_of(self, word: str) -> list[NameForm]:
+        """The name forms that the word can be: as it is spelled, else with е for ё."""
         word = word.lower()
-        return self.forms.get(word) or (self.forms.get(key(word), []) if "ё" in word else [])
+        return self.forms.get(word) or (self.forms.get(normalize_word(word), []) if "ё" in word else [])
 
-    def _joined(self, text: str, found: list[re.Match[str]]) -> list[NameSpan]:
+    def _joined(self, text: str, matches: list[re.Match[str]]) -> list[NameSpan]:
         spans: list[tuple[int, int, list[int]]] = []
-        for match in found:
-            persons = list(dict.fromkeys(form.person for form in self._of(match[0])))
+        for match in matches:
+            persons = list(dict.fromkeys(form.person for form in self._forms_of(match[0])))
             if spans and re.fullmatch("[ \u00a0_-]", text[spans[-1][1] : match.start()]):
                 start, _, before = spans[-1]
                 both = [person for person in before if person in persons]
@@ -129,7 +133,7 @@ class Names:
 class Context:
     """What stands around a word that may be a name."""
 
-    def __init__(self, text: str, match: re.Match[str], forms: list[Form]) -> None:
+    def __init__(self, text: str, match: re.Match[str], forms: list[NameForm]) -> None:
         self.text, self.match = text, match
         self.cases = frozenset().union(*(form.cases for form in forms))
         before = text[max(0, match.start() - 60) : match.start()].replace(PLACEHOLDER_FILL, "x")
@@ -142,17 +146,19 @@ class Context:
         self.gap_after = re.split(r"\w", after, maxsplit=1)[0]
 
     def follows(self, ends: set[int]) -> bool:
-        """A participant's name stands directly before it, or before `и`: `Оля и вера`."""
+        """Whether a participant's name (one of the `ends`) stands directly before it, or before `и`: `Оля и вера`."""
         start = self.match.start()
         link = re.search(r"(?:\s| (?:и|с|со) )$", self.text[max(0, start - 4) : start])
         return link is not None and start - len(link[0]) in ends
 
     def precedes(self, starts: set[int]) -> bool:
+        """Whether a participant's name (one of the `starts`) stands directly after it, or after `и`."""
         link = re.match(r" (?:(?:и|с|со) )?", self.text[self.match.end() : self.match.end() + 4])
         return link is not None and self.match.end() + len(link[0]) in starts
 
     @cached_property
     def shows_a_person(self) -> bool:
+        """Whether the text around the word shows that it names a person."""
         capital = self._is_capitalised()
         return (
             (capital and not self._begins_sentence())
@@ -164,7 +170,7 @@ class Context:
         )
 
     def _is_capitalised(self) -> bool:
-        """In a text all in capitals they say nothing."""
+        """Whether it has a capital letter that means something: in a text all in capitals none does."""
         word = self.match[0]
         if not word[0].isupper() or not word.isupper() or len(word) == 1:
             return word[0].isupper()
@@ -193,24 +199,24 @@ class Context:
             and not self._begins_sentence()
             and ends
             and word.lower() != "о"
-            and not reads(word, {"NOUN", "ADJF"})
+            and not is_part_of_speech(word, {"NOUN", "ADJF"})
         )
         return (opens or within) and not self._begins_a_list()
 
     def _begins_a_list(self) -> bool:
-        """`Вера, надежда, любовь`, `роман, который`: what follows the comma is no address."""
+        """Whether the comma after it is no sign of an address: `Вера, надежда, любовь`, `роман, который`."""
         if not self.gap_after.startswith(",") or not self.after:
             return False
         word = self.after[0][1]
         if word.lower().startswith("котор") or word.lower() in NOT_AFTER_ADDRESS:
             return True
         next_gap = self.after[1][0] if len(self.after) > 1 else ""
-        return reads(word, {"NOUN"}) and word.lower() not in GREETINGS and next_gap != " "
+        return is_part_of_speech(word, {"NOUN"}) and word.lower() not in GREETINGS and next_gap != " "
 
     def _is_named_in_full(self) -> bool:
-        """`тётя надежда`, `вера павловна`."""
+        """Whether kin, a trade, a surname or a patronymic is next to it: `тётя надежда`, `вера павловна`."""
         if self.before and self.gap_before == " ":
-            kin = [parse for parse in analyse(self.before[0][0]) if parse.normal_form in KIN]
+            kin = [parse for parse in analyse(self.before[0][0]) if parse.normal_form in KIN_AND_TRADES]
             if any(parse.tag.case in self.cases for parse in kin):
                 return True
         if self.after and self.gap_after == " ":
@@ -219,41 +225,43 @@ class Context:
         return False
 
     def _acts(self) -> bool:
+        """Whether it is the subject of an action verb: `Роман сказал`, `сказала вера`."""
         if "nomn" not in self.cases:
             return False
         free = self._begins_sentence() or "," in (self.gap_before or "")
-        if free or reads(self.before[0][0], {"CONJ", "ADVB", "PRCL", "INTJ"}):
+        if free or is_part_of_speech(self.before[0][0], {"CONJ", "ADVB", "PRCL", "INTJ"}):
             after = [word for gap, word in self.after[:2] if gap == " "]
-            if len(after) == 2 and not _does(after[0], ACTS) and reads(after[0], {"ADVB", "PRCL", "NPRO"}):
+            is_between = len(after) == 2 and is_part_of_speech(after[0], {"ADVB", "PRCL", "NPRO"})
+            if is_between and not _is_predicate(after[0], ACTION_VERBS):
                 after = after[1:]
-            if after and _does(after[0], ACTS):
+            if after and _is_predicate(after[0], ACTION_VERBS):
                 return True
-        return bool(self.before) and self.gap_before == " " and _does(self.before[0][0], SPEAKS)
+        return bool(self.before) and self.gap_before == " " and _is_predicate(self.before[0][0], SPEECH_VERBS)
 
     def _is_told(self) -> bool:
-        """A verb of telling or giving is next to it, a pronoun or adverb may be between: `передай свете`."""
+        """Whether a verb of telling or giving is next to it, a pronoun or adverb may be between: `передай свете`."""
         if "datv" not in self.cases:
             return False
         if self.after and self.gap_after == " ":
-            asked = [parse for parse in analyse(self.after[0][1]) if {"impr", "INFN"} & parse.tag.grammemes]
-            if any(parse.normal_form in TELLS for parse in asked):
+            requests = [parse for parse in analyse(self.after[0][1]) if {"impr", "INFN"} & parse.tag.grammemes]
+            if any(parse.normal_form in TELLING_VERBS for parse in requests):
                 return True
         if self.gap_before != " ":
             return False
         before = [word for word, gap in self.before[:2] if gap == " "]
-        if len(before) == 2 and reads(before[0], {"NPRO", "ADVB", "PRCL"}):
+        if len(before) == 2 and is_part_of_speech(before[0], {"NPRO", "ADVB", "PRCL"}):
             before = before[1:]
-        return any(parse.normal_form in TELLS for parse in analyse(before[0]))
+        return any(parse.normal_form in TELLING_VERBS for parse in analyse(before[0]))
 
 
-def _does(word: str, verbs: frozenset[str]) -> bool:
+def _is_predicate(word: str, verbs: frozenset[str]) -> bool:
     """Whether the word is a verb that a name can be the subject of: `пишет`, `писал`, not `пишу`."""
     verbs_read = [parse for parse in analyse(word) if parse.tag.POS == "VERB" and parse.normal_form in verbs]
     return any(parse.tag.tense == "past" or parse.tag.person == "3per" for parse in verbs_read)
 
 
 def _is_half_of_a_word(text: str, match: re.Match[str]) -> bool:
-    """`иван-чай`"""
+    """Whether the match is a part of a hyphenated word of the dictionary: `иван-чай`."""
     start, end = match.span()
     if text[start - 1 : start] != "-" and text[end : end + 1] != "-":
         return False

@@ -1,6 +1,6 @@
 """Replaces personal data in Russian chats by placeholders that stay the same for the same value.
 
-Regular expressions and check digits (identifiers.py, handles.py, addresses.py) and the participants' names in all their
+Regular expressions and check digits (id_numbers.py, links.py, addresses.py) and the participants' names in all their
 forms (names.py): no model, no network. What has no form of its own, such as a stranger's name, stays.
 """
 
@@ -14,11 +14,9 @@ from typing import NamedTuple
 
 from train.chats.privacy.addresses import find_addresses
 from train.chats.privacy.id_numbers import find_numbers
-from train.chats.privacy.links import find_handles
-from train.chats.privacy.names import PLACEHOLDER_FILL, Names
-from train.chats.scrub_rows import scrub_row
-
-__all__ = ["KINDS", "Found", "Replacement", "Scrubber", "find", "scrub_row", "table", "table_beside"]
+from train.chats.privacy.links import find_contacts
+from train.chats.privacy.names import PLACEHOLDER_FILL, NameFinder
+from train.core.files import write_whole
 
 KINDS = {
     "phone": "ТЕЛЕФОН",
@@ -34,36 +32,40 @@ KINDS = {
     "address": "АДРЕС",
     "name": "ИМЯ",
 }
-"""Kind and the word of its placeholders."""
+"""Kind of personal data → the word of its placeholders."""
 PLACEHOLDER = re.compile(f"<(?:{'|'.join(KINDS.values())})_[0-9]+>")
 
 
-class Found(NamedTuple):
+class PersonalSpan(NamedTuple):
+    """Where personal data stands in a text."""
+
     kind: str
     start: int
     end: int
 
 
 class Replacement(NamedTuple):
+    """A placeholder and what it stands for."""
+
     placeholder: str
     kind: str
     original: str
-    """As it was written first; of a name, the display name."""
+    """The value as it was written first; for a name, the display name."""
     times: int
     """How often it was replaced."""
 
 
-def find(text: str) -> list[Found]:
+def find_personal_data(text: str) -> list[PersonalSpan]:
     """Personal data in the text, names apart, in order and without overlaps."""
     return Scrubber().find(text)
 
 
 class Scrubber:
-    """Replaces personal data; knows every value that it has replaced."""
+    """Replaces personal data and remembers every value that it has replaced."""
 
     def __init__(self, names: Iterable[str] = (), keep: Iterable[str] = ()) -> None:
         """`names`: display names of the participants, diminutives too; `keep`: the persona's, which stay."""
-        self._names = Names(names, keep)
+        self._names = NameFinder(names, keep)
         self._placeholders: dict[tuple[str, str], str] = {}
         self._originals: dict[str, tuple[str, str]] = {}
         self._values: Counter[str] = Counter()
@@ -74,7 +76,7 @@ class Scrubber:
         """Everything replaced so far, in the order of first appearance."""
         return [Replacement(p, *self._originals[p], count) for p, count in self._counts.items()]
 
-    def find(self, text: str) -> list[Found]:
+    def find(self, text: str) -> list[PersonalSpan]:
         """What `scrub` would replace, in order and without overlaps."""
         return [found for found, _ in self._find(text)]
 
@@ -88,15 +90,15 @@ class Scrubber:
             text = "".join([*parts, text[end:]])
         return text
 
-    def _find(self, text: str) -> list[tuple[Found, int | None]]:
-        """With each name the person's index."""
+    def _find(self, text: str) -> list[tuple[PersonalSpan, int | None]]:
+        """Each span, with the person's index where it is a name."""
         if "<" in text:
             text = PLACEHOLDER.sub(lambda match: PLACEHOLDER_FILL * len(match[0]), text)
         persons = {(start, end): person for start, end, person in self._names.find(text)}
         found = _without_overlaps(
             len(text),
             [
-                *((0, *candidate) for candidate in find_handles(text)),
+                *((0, *candidate) for candidate in find_contacts(text)),
                 *((1, *candidate) for candidate in find_numbers(text)),
                 *((2, 0, start, end, "address") for start, end in find_addresses(text)),
                 *((3, 0, start, end, "name") for start, end in persons),
@@ -115,19 +117,19 @@ class Scrubber:
         return placeholder
 
 
-def _without_overlaps(length: int, candidates: list[tuple[int, int, int, int, str]]) -> list[Found]:
+def _without_overlaps(length: int, candidates: list[tuple[int, int, int, int, str]]) -> list[PersonalSpan]:
     """The first by rank, then whatever leaves them alone; in the order of the text."""
     taken = bytearray(length)
     found = []
     for *_, start, end, kind in sorted(candidates):
         if not any(taken[start:end]):
             taken[start:end] = b"x" * (end - start)
-            found.append(Found(kind, start, end))
+            found.append(PersonalSpan(kind, start, end))
     return sorted(found, key=lambda entry: entry.start)
 
 
-def table(scrubber: Scrubber, written: Iterable[str]) -> str:
-    """CSV: placeholder, kind, original, times, and the lines of the written file where the placeholder stands.
+def replacement_table(scrubber: Scrubber, written: Iterable[str]) -> str:
+    """The replacements as CSV: placeholder, kind, original, times, and the lines of `written` where the placeholder is.
 
     It holds what was removed: for the owner's eyes alone.
     """
@@ -143,13 +145,21 @@ def table(scrubber: Scrubber, written: Iterable[str]) -> str:
     return text.getvalue()
 
 
-def table_beside(rows: Path) -> Path:
-    """Where the table of a file of rows is kept."""
+def replacement_table_path(rows: Path) -> Path:
+    """Where the table of replacements in a file of rows is kept: beside it."""
     return rows.with_name(f"{rows.stem}_replaced.csv")
 
 
+def write_replacement_table(scrubber: Scrubber, rows: Path, *, force: bool) -> Path:
+    """Write the table of what was replaced in a file of rows, readable by its owner alone; return its path."""
+    path = replacement_table_path(rows)
+    with rows.open(encoding="utf-8", newline="\n") as lines:
+        write_whole(path, [replacement_table(scrubber, lines)], mode=0o600, replace=force)
+    return path
+
+
 def _identity(kind: str, value: str) -> str:
-    """Equal for two spellings of one value."""
+    """The value in a form that is equal for two spellings of it."""
     if kind in ("email", "nick"):
         return value.lower()
     if kind == "link":

@@ -1,7 +1,7 @@
-"""What must not leave the machine by accident: secrets, personal data, folders of this machine.
+"""Searches files for what must not leave the machine by accident: secrets, personal data, folders of this machine.
 
-Every text is read: text files whole, JSON value by value, the words that safetensors and GGUF files carry beside their
-numbers. Of a vocabulary only what can be nobody's word piece is looked for. No finding is ever shown whole.
+All text in a file is searched: text files whole, JSON value by value, the metadata of safetensors and GGUF files. In a
+vocabulary, only what cannot be a word piece by chance is looked for. No finding is ever shown whole.
 """
 
 import json
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from train.chats.privacy.scrub import find
+from train.chats.privacy.scrub import find_personal_data
 
-Kind = Literal["secret", "personal-data", "path"]
+FindingKind = Literal["secret", "personal-data", "path"]
 SECRETS = {
     "Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b",
     "OpenAI or Anthropic key": r"\bsk-(?:[a-z]+[0-9]*-)*[A-Za-z0-9_-]{20,}",
@@ -35,62 +35,66 @@ SECRETS = {
 }
 SECRET = re.compile("|".join(f"(?P<s{number}>{pattern})" for number, pattern in enumerate(SECRETS.values())))
 OWN_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD)$")
-"""Variables of the environment whose value must not go out, whatever it looks like."""
+"""How the names of environment variables end whose values must not go out, whatever they look like."""
 HOME = re.compile(r"(?<![\w.%-])(?:(?:/home|/Users|/mnt/[a-z]/Users|/root)/|[A-Za-z]:[\\/]+Users[\\/]+)[^\s\"'<>|:*?]+")
 NEVER_A_WORD_PIECE = ("phone", "card", "email", "snils")
-"""Kinds of personal data that are looked for in a vocabulary too; word pieces look like the others by chance."""
+"""Kinds of personal data that are looked for in a vocabulary too; word pieces can look like other kinds by chance."""
 
 
 class Finding(NamedTuple):
-    kind: Kind
-    place: str
-    """Of a JSON value its keys, a.b.0; empty in other files."""
-    what: str
+    """Something in a file that must not go out."""
+
+    kind: FindingKind
+    location: str
+    """The keys of a JSON value, as in a.b.0; empty in other files."""
+    description: str
     """For people: the line, what it is, and how it begins."""
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what}" if self.place else self.what
+        return f"{self.location}: {self.description}" if self.location else self.description
 
 
-class Guard(NamedTuple):
-    """What belongs to this machine and its owner."""
+class LocalSecrets(NamedTuple):
+    """Texts by which a file gives away this machine or its owner."""
 
-    secrets: tuple[str, ...]
-    places: tuple[str, ...]
+    values: tuple[str, ...]
+    """Tokens and keys."""
+    folders: tuple[str, ...]
 
 
-def guard(token: str | None, places: Iterable[Path]) -> Guard:
-    """`token`: the one that is used for pushing; `places`: folders whose names say something of the owner."""
+def local_secrets(token: str | None, folders: Iterable[Path]) -> LocalSecrets:
+    """The `token` that is used for pushing, what the environment holds, the `folders` and the home folder."""
     values = [value for name, value in os.environ.items() if OWN_SECRET.search(name.upper())]
     secrets = {value for value in (*values, token or "") if len(value) >= 12}
     home = str(Path.home())
-    folders = {str(path.absolute()) for path in places if len(path.absolute().parts) > 2} | ({home} - {"/", "/root"})
-    return Guard(tuple(sorted(secrets)), tuple(sorted(folders, key=len, reverse=True)))
+    paths = {str(path.absolute()) for path in folders if len(path.absolute().parts) > 2} | ({home} - {"/", "/root"})
+    return LocalSecrets(tuple(sorted(secrets)), tuple(sorted(paths, key=len, reverse=True)))
 
 
-def scan(name: str, content: Path | bytes, guarded: Guard, *, published: bool = False) -> list[Finding]:
+def scan_file(name: str, content: Path | bytes, local: LocalSecrets, *, published: bool = False) -> list[Finding]:
     """Findings in one file that is to go out under `name`.
 
-    `published`: it is a file of the base as the Hub has it; nobody's data can have come into it here.
+    With `published` personal data is not looked for: it is a file of the base as the Hub has it, so nothing of this
+    machine's chats can have come into it.
     """
     findings: list[Finding] = []
-    for place, text, is_piece in _texts(name, content):
-        found: list[tuple[Kind, str]] = [("secret", what) for what in _secrets(text, guarded)]
+    for location, text, is_piece in _texts(name, content):
+        in_text: list[tuple[FindingKind, str]] = [("secret", secret) for secret in _secrets(text, local)]
         if not published:
-            found += [("personal-data", what) for what in _personal(text, is_piece=is_piece)]
+            in_text += [("personal-data", data) for data in _personal(text, is_piece=is_piece)]
         if not is_piece:
-            found += [("path", what) for what in _paths(text, guarded)]
-        findings += [Finding(kind, place, what) for kind, what in found]
+            in_text += [("path", path) for path in _paths(text, local)]
+        findings += [Finding(kind, location, description) for kind, description in in_text]
     return list(dict.fromkeys(findings))
 
 
-def _secrets(text: str, guarded: Guard) -> Iterator[str]:
+def _secrets(text: str, local: LocalSecrets) -> Iterator[str]:
     if len(text) < 12:
         return
     for match in SECRET.finditer(text):
         label = list(SECRETS)[int((match.lastgroup or "s0")[1:])]
         yield f"{_line(text, match.start())}{label} {match[0][:4]}…"
-    for secret in guarded.secrets:
+    for secret in local.values:
         if secret in text:
             yield f"{_line(text, text.index(secret))}a token or key of this machine's environment, {secret[:3]}…"
 
@@ -98,17 +102,17 @@ def _secrets(text: str, guarded: Guard) -> Iterator[str]:
 def _personal(text: str, *, is_piece: bool) -> Iterator[str]:
     if is_piece and "@" not in text and sum(map(str.isdigit, text)) < 10:
         return
-    for found in find(text):
-        if not is_piece or found.kind in NEVER_A_WORD_PIECE:
-            yield f"{_line(text, found.start)}{found.kind} {text[found.start : found.start + 2]}…"
+    for span in find_personal_data(text):
+        if not is_piece or span.kind in NEVER_A_WORD_PIECE:
+            yield f"{_line(text, span.start)}{span.kind} {text[span.start : span.start + 2]}…"
 
 
-def _paths(text: str, guarded: Guard) -> Iterator[str]:
-    found = {match[0]: match.start() for match in HOME.finditer(text)}
-    for place in guarded.places:
-        if place in text and not any(place in known or known in place for known in found):
-            found[place] = text.index(place)
-    for path, start in found.items():
+def _paths(text: str, local: LocalSecrets) -> Iterator[str]:
+    starts = {match[0]: match.start() for match in HOME.finditer(text)}
+    for folder in local.folders:
+        if folder in text and not any(folder in path or path in folder for path in starts):
+            starts[folder] = text.index(folder)
+    for path, start in starts.items():
         yield f"{_line(text, start)}folder of this machine {path}"
 
 
@@ -118,7 +122,7 @@ def _line(text: str, start: int) -> str:
 
 
 def _texts(name: str, content: Path | bytes) -> Iterator[tuple[str, str, bool]]:
-    """(place in the file, text, whether it is a piece of a vocabulary)."""
+    """(location in the file, text, whether it is a piece of a vocabulary)."""
     if name.endswith((".safetensors", ".gguf")):
         for key, text in _header(name, content):
             yield key, text, False
@@ -148,25 +152,25 @@ def _texts(name: str, content: Path | bytes) -> Iterator[tuple[str, str, bool]]:
         model.pop("merges", None)  # what they make stands in the vocabulary
         for piece in vocabulary:  # {piece: id}, or [[piece, score], …]
             yield "vocab", piece if isinstance(piece, str) else str(piece[0]), True
-    yield from ((place, value, False) for place, value in _strings(tree, ""))
+    yield from ((location, value, False) for location, value in _strings(tree, ""))
 
 
-def _strings(tree: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every text in a JSON value, keys too, with its place: `a.b.0`. A value with a telling key is read with it."""
+def _strings(tree: Any, location: str) -> Iterator[tuple[str, str]]:
+    """Every text in a JSON value, keys too, with its location: `a.b.0`. A value with a telling key is read with it."""
     if isinstance(tree, dict):
         for key, value in tree.items():
-            here = f"{place}.{key}" if place else str(key)
+            here = f"{location}.{key}" if location else str(key)
             yield here, str(key)
             yield from ([(here, f"{key}: {value}")] if isinstance(value, str) else _strings(value, here))
     elif isinstance(tree, list):
         for number, value in enumerate(tree):
-            yield from _strings(value, f"{place}.{number}")
+            yield from _strings(value, f"{location}.{number}")
     elif isinstance(tree, str):
-        yield place, tree
+        yield location, tree
 
 
 def _header(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
-    """(key, text) of what a file of weights says in words; nothing where it is not such a file."""
+    """(key, text) of the metadata in a safetensors or GGUF file; nothing where it is not such a file."""
     if isinstance(content, bytes):
         return
     with content.open("rb") as file:
@@ -181,7 +185,7 @@ def _header(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
 
 
 GGUF_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a number by its type in GGUF; 8 is a string, 9 an array."""
+"""Type of a number in GGUF → its size in bytes; 8 is a string, 9 an array."""
 
 
 def _gguf_strings(file: BinaryIO) -> Iterator[tuple[str, str]]:

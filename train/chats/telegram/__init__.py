@@ -1,0 +1,1 @@
+"""From a Telegram Desktop export to one person's dialogues and training rows."""

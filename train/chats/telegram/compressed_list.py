@@ -1,4 +1,4 @@
-"""A list whose items wait as bytes."""
+"""A list that holds its items as compressed bytes."""
 
 import zlib
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import msgspec
 T = TypeVar("T")
 
 
-class Packed(Sequence[T]):
-    """Items of one type, each made anew when it is asked for: about a tenth of the memory that they take as objects."""
+class CompressedList(Sequence[T]):
+    """Items of one type, decoded at each access: they take about a tenth of the memory of the objects."""
 
     def __init__(self, kind: type[T]) -> None:
         self._items: list[bytes] = []

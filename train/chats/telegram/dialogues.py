@@ -3,29 +3,21 @@
 A session in which the persona answers somebody is a dialogue; a dialogue is a row, or several where it is long.
 """
 
-import csv
-import io
-import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.privacy.scrub import table_beside
-from train.chats.rows import Message as RowMessage
-from train.chats.rows import Row, to_json
-from train.chats.telegram.compressed_list import Packed
-from train.chats.telegram.export import Chat, read_export
-from train.chats.telegram.participants import Participant, Survey
-from train.chats.telegram.participants import survey as survey_export
-from train.chats.telegram.sessions import Said, Sessions
+from train.chats.rows import Message, Row
+from train.chats.telegram.compressed_list import CompressedList
+from train.chats.telegram.export import TelegramChat, read_export
+from train.chats.telegram.participants import Participant, Survey, survey_export
+from train.chats.telegram.sessions import SessionMessage, Sessions
 from train.core.errors import GovorError
-from train.core.files import require_new, write_whole
 
 GAP_HOURS = 6.0
 MAX_TURNS = 40  # messages of a row, its system message not counted
@@ -33,7 +25,7 @@ MAX_CHARS = 4000  # of a row: about 1,500 tokens of Russian; also of what others
 
 Scrub = Callable[[str], str]
 Pair = tuple[str, str]
-"""What the others say, what the persona answers."""
+"""(what the others say, what the persona answers)."""
 
 
 class Turn(NamedTuple):
@@ -41,21 +33,23 @@ class Turn(NamedTuple):
 
     speaker: str
     role: str
-    """assistant: the persona; user: anybody else."""
+    """`assistant` for the persona, `user` for anybody else."""
     text: str
     time: str
     """ISO date with the zone of the computer that made the export."""
 
 
 class Speaker(NamedTuple):
+    """A participant of one dialogue."""
+
     label: str
     role: str
-    """persona or other."""
+    """`persona` or `other`."""
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """It begins with somebody else's message and ends with an answer of the persona."""
+    """A conversation that begins with somebody else's message and ends with an answer of the persona."""
 
     channel: str
     chat_type: str
@@ -65,12 +59,12 @@ class Dialogue:
 
 
 @dataclass
-class Account:
-    """What became of every message: read == kept + sum(dropped)."""
+class CollectReport:
+    """What became of every message: messages_read == messages_kept + sum(dropped)."""
 
     channels: int = 0
-    read: int = 0
-    kept: int = 0
+    messages_read: int = 0
+    messages_kept: int = 0
     dialogues: int = 0
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -83,17 +77,17 @@ class Account:
 
     @property
     def share_kept(self) -> float:
-        return self.kept / self.read if self.read else 0.0
+        return self.messages_kept / self.messages_read if self.messages_read else 0.0
 
 
 class Collected(NamedTuple):
     rows: Sequence[Row]
-    """With line numbers from 1. Rows and dialogues are packed: a list of either takes as much memory as the export."""
+    """Rows with line numbers from 1. They and the dialogues are compressed: a list would take as much as the export."""
     dialogues: Sequence[Dialogue]
-    account: Account
+    report: CollectReport
 
 
-def collect(
+def collect_dialogues(
     path: Path,
     persona: Participant,
     *,
@@ -104,27 +98,27 @@ def collect(
 ) -> Collected:
     """The persona's dialogues in the export, and the rows that teach them.
 
-    `survey` spares a pass over the file where the caller has made one. `scrub` is applied to every message and to the
-    names of groups; with it people get labels (persona, other-7) that are the same in all dialogues of the export.
+    `survey` spares a pass over the file where the caller has one. `scrub` is applied to every message and to the names
+    of groups; with it people get labels (persona, other-7) that are the same in all dialogues of the export.
     `system` is the first message of every row.
     """
     if not gap_hours > 0:
         raise GovorError(f"a gap of {gap_hours:g} hours: it must be above 0")
     survey = survey or survey_export(path)
-    maker = _Maker(persona.id, _labels(survey, persona, named=scrub is None), scrub, system)
+    builder = _DialogueBuilder(persona.id, _labels(survey, persona, named=scrub is None), scrub, system)
     bots = survey.bots - {persona.id}
-    account = maker.account
+    report = builder.report
     sessions = Sessions(gap_hours * 3600)
     for item in read_export(path):
-        if isinstance(item, Chat):
-            account.channels += 1
-            maker.add_chat(item, sessions.sessions)
+        if isinstance(item, TelegramChat):
+            report.channels += 1
+            builder.add_chat(item, sessions.sessions)
             sessions = Sessions(gap_hours * 3600)
             continue
-        account.read += 1
+        report.messages_read += 1
         by_person = item.sender is not None and item.sender not in bots
-        reason = item.left_out or (None if by_person else "bot")
-        if account.channels not in persona.chats:
+        reason = item.drop_reason or (None if by_person else "bot")
+        if report.channels not in persona.chats:
             reason = reason or "persona_silent"
         elif item.opens_topic and item.id is not None:
             sessions.open_topic(item.id)
@@ -132,46 +126,46 @@ def collect(
             new = sessions.add(item, by_person=by_person, keep=reason is None)
             reason = reason if new else "duplicate"
         if reason is not None:
-            account.dropped[reason] += 1
-    account.dialogues, account.rows = len(maker.dialogues), len(maker.rows)
-    return Collected(maker.rows, maker.dialogues, account)
+            report.dropped[reason] += 1
+    report.dialogues, report.rows = len(builder.dialogues), len(builder.rows)
+    return Collected(builder.rows, builder.dialogues, report)
 
 
-class _Maker:
-    """Makes dialogues and rows of a chat's sessions and accounts for what it leaves out."""
+class _DialogueBuilder:
+    """Makes dialogues and rows of a chat's sessions and counts what it leaves out."""
 
     def __init__(self, persona: str, labels: dict[str, str], scrub: Scrub | None, system: str | None) -> None:
-        self.account = Account()
-        self.dialogues = Packed(Dialogue)
-        self.rows = Packed(Row)
+        self.report = CollectReport()
+        self.dialogues = CompressedList(Dialogue)
+        self.rows = CompressedList(Row)
         self._persona = persona
         self._labels = labels
         self._scrub = scrub
         self._system = system
 
-    def add_chat(self, chat: Chat, sessions: list[list[Said]]) -> None:
+    def add_chat(self, chat: TelegramChat, sessions: list[list[SessionMessage]]) -> None:
         partner = self._labels.get(f"user{chat.id}") if chat.type in ("personal_chat", "bot_chat") else None
         channel = chat.name or chat.type
         if self._scrub is not None:
             channel = partner or self._scrub(channel)
         for session in sessions:
-            said = self._trim(session)
-            if said and self._scrub is not None:
-                for message in said:
+            messages = self._trim(session)
+            if messages and self._scrub is not None:
+                for message in messages:
                     message.utf8 = self._scrub(message.text).strip().encode()
-                left = [message for message in said if message.utf8]
-                self.account.dropped["empty"] += len(said) - len(left)
-                said = self._trim(left)
-            if said:
-                self.account.kept += len(said)
-                dialogue = self._dialogue(channel, chat.type, said)
+                left = [message for message in messages if message.utf8]
+                self.report.dropped["empty"] += len(messages) - len(left)
+                messages = self._trim(left)
+            if messages:
+                self.report.messages_kept += len(messages)
+                dialogue = self._dialogue(channel, chat.type, messages)
                 self.dialogues.append(dialogue)
-                for messages in _rows(dialogue, self._system):
-                    self.rows.append(Row(len(self.rows) + 1, messages))
+                for row_messages in _rows(dialogue, self._system):
+                    self.rows.append(Row(len(self.rows) + 1, row_messages))
 
-    def _trim(self, session: list[Said]) -> list[Said]:
+    def _trim(self, session: list[SessionMessage]) -> list[SessionMessage]:
         """From somebody's first message to the persona's last answer, without what was said long before an answer."""
-        dropped = self.account.dropped
+        dropped = self.report.dropped
         answers = [at for at, message in enumerate(session) if message.sender == self._persona]
         if not answers:
             dropped["persona_silent"] += len(session)
@@ -180,7 +174,7 @@ class _Maker:
         start = min(end, next((at for at, message in enumerate(session) if message.sender != self._persona), end))
         dropped["after_last_answer"] += len(session) - end
         dropped["nothing_to_answer"] += start
-        kept = []
+        trimmed = []
         size = 0
         for message in reversed(session[start:end]):
             before = size
@@ -188,12 +182,12 @@ class _Maker:
             if before and size > MAX_CHARS:
                 dropped["long_before_answer"] += 1
             else:
-                kept.append(message)
-        return kept[::-1]
+                trimmed.append(message)
+        return trimmed[::-1]
 
-    def _dialogue(self, channel: str, chat_type: str, said: list[Said]) -> Dialogue:
+    def _dialogue(self, channel: str, chat_type: str, messages: list[SessionMessage]) -> Dialogue:
         turns = []
-        for message in said:
+        for message in messages:
             role = "assistant" if message.sender == self._persona else "user"
             time = datetime.fromtimestamp(message.time, _zone(message.zone)).isoformat()
             turns.append(Turn(self._labels[message.sender], role, message.text, time))
@@ -207,24 +201,24 @@ def _zone(seconds: int) -> timezone:
 
 
 def _labels(survey: Survey, persona: Participant, *, named: bool) -> dict[str, str]:
-    """What each id is called in the dialogues: its name, with the id where others bear it too, or a label."""
+    """Id → its label in the dialogues: its name, with the id where others have the same name, or other-1, other-2, …"""
     if not named:
         labels = {who.id: f"other-{number}" for number, who in enumerate(survey.participants, 1)}
         return {**labels, persona.id: "persona"}
     names = {who.id: who.names[0] if who.names else who.id for who in survey.participants}
-    bearers = Counter(names.values())
-    return {id_: name if bearers[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
+    name_counts = Counter(names.values())
+    return {id_: name if name_counts[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
 
 
-def _rows(dialogue: Dialogue, system: str | None) -> Iterator[list[RowMessage]]:
+def _rows(dialogue: Dialogue, system: str | None) -> Iterator[list[Message]]:
     """The dialogue as the messages of one row, or of several where it is long.
 
     A part after the first repeats the last two turns of the part before, the answer with weight 0, so that nothing is
     trained twice; they are left out where the row would pass MAX_CHARS with them.
     """
-    said = ["\n".join(turn.text for turn in turns) for _, turns in groupby(dialogue.turns, key=lambda turn: turn.role)]
-    for context, pairs in _parts(list(zip(said[::2], said[1::2], strict=True))):
-        messages: list[RowMessage] = [{"role": "system", "content": system}] if system else []
+    texts = ["\n".join(turn.text for turn in turns) for _, turns in groupby(dialogue.turns, key=lambda turn: turn.role)]
+    for context, pairs in _parts(list(zip(texts[::2], texts[1::2], strict=True))):
+        messages: list[Message] = [{"role": "system", "content": system}] if system else []
         for question, answer in context + pairs:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         if context:
@@ -233,7 +227,7 @@ def _rows(dialogue: Dialogue, system: str | None) -> Iterator[list[RowMessage]]:
 
 
 def _parts(pairs: list[Pair]) -> Iterator[tuple[list[Pair], list[Pair]]]:
-    """(the last pair of the part before, a part's own pairs), within MAX_TURNS and, if a pair alone is, MAX_CHARS."""
+    """(last pair of the part before, own pairs) of parts within MAX_TURNS and, unless one pair is longer, MAX_CHARS."""
     context: list[Pair] = []
     part: list[Pair] = []
     for pair in pairs:
@@ -249,57 +243,3 @@ def _parts(pairs: list[Pair]) -> Iterator[tuple[list[Pair], list[Pair]]]:
 
 def _size(pairs: list[Pair]) -> int:
     return sum(len(question) + len(answer) for question, answer in pairs)
-
-
-def write_collected(
-    collected: Collected, folder: Path, name: str, *, force: bool, scrubbed: bool = False
-) -> list[Path]:
-    """The rows as JSONL, the dialogues as JSON and as a table for Excel; a GovorError if one is there already.
-
-    `scrubbed`: the table of what was replaced will be written too, and may not be there either.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise GovorError(f"{name!r}: a file's name may hold letters, digits, `_`, `-` and `.`")
-    today = date.today().isoformat()
-    files = {
-        folder / f"{name}_finetuning_{today}.jsonl": (f"{to_json(row)}\n" for row in collected.rows),
-        folder / f"{name}_dialogs_dataset_{today}.json": _as_json(collected.dialogues),
-        folder / f"{name}_dialogs_{today}.csv": _as_csv(collected.dialogues),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in [*files, table_beside(next(iter(files)))] if scrubbed else files:
-        require_new(path, force)
-    for path, chunks in files.items():
-        write_whole(path, chunks, replace=force)
-    return list(files)
-
-
-def _as_json(dialogues: Iterable[Dialogue]) -> Iterator[str]:
-    """A JSON list, one dialogue a line."""
-    before = "[\n"
-    for dialogue in dialogues:
-        entry = {
-            "channel": dialogue.channel,
-            "chat_type": dialogue.chat_type,
-            "date": dialogue.date,
-            "participants": [speaker._asdict() for speaker in dialogue.participants],
-            "turns": [turn._asdict() for turn in dialogue.turns],
-        }
-        yield before + json.dumps(entry, ensure_ascii=False)
-        before = ",\n"
-    yield "[]\n" if before == "[\n" else "\n]\n"
-
-
-def _as_csv(dialogues: Iterable[Dialogue]) -> Iterator[str]:
-    """One line a message, behind a byte order mark, by which Excel knows UTF-8."""
-    line = io.StringIO()
-    table = csv.writer(line)
-    line.write("\ufeff")
-    table.writerow(("dialogue", "channel", "date", "speaker", "role", "text"))
-    for number, dialogue in enumerate(dialogues, 1):
-        for turn in dialogue.turns:
-            table.writerow((number, dialogue.channel, turn.time, turn.speaker, turn.role, turn.text))
-        yield line.getvalue()
-        line.seek(0)
-        line.truncate()
-    yield line.getvalue()

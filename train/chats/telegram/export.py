@@ -29,34 +29,39 @@ PLAIN_KEYS = {
 LAST_SECOND = 253402214400  # 9999-12-31, less a day for the zone
 
 
-class Message(NamedTuple):
+class TelegramMessage(NamedTuple):
+    """One message of an export, service messages included."""
+
     id: int | None
     time: int
     """Seconds since 1970, UTC. A message without a date has that of the one before."""
     zone: int
     """Seconds by which the clock of the exporting computer was ahead of UTC."""
     sender: str | None
-    """user123, channel123, chat123. For a service message, its actor."""
+    """The sender's id: user123, channel123 or chat123. For a service message, its actor's."""
     name: str | None
     """The sender's display name: None for a deleted account."""
     reply_to: int | None
     """Id of the message of the same chat that this one answers."""
     edited: int
-    """When it was edited last, seconds since 1970; 0 if never."""
+    """Time of the last edit, seconds since 1970; 0 if never edited."""
     text: str
-    left_out: str | None
-    """Why it can be no turn of a dialogue, as far as the message alone tells; None: it can."""
+    drop_reason: str | None
+    """Why the message cannot be a turn of a dialogue, as far as it alone tells; None if it can."""
     opens_topic: bool
+    """Whether it is the service message that opens a topic of a forum."""
     from_bot: bool
-    """Only bots send messages with buttons under them."""
+    """Whether it has buttons under it, which only bots send."""
 
 
-class Chat(NamedTuple):
+class TelegramChat(NamedTuple):
+    """What an export says of a chat, apart from its messages."""
+
     name: str | None
     type: str
     id: int | None
     messages: int
-    """Of every kind."""
+    """Number of messages of every kind."""
 
 
 class _ValidJson:
@@ -81,8 +86,11 @@ class _ValidJson:
         return self._escape.sub(lambda m: b"\\u00" if m[0] == b"\\x" else m[0], data)
 
 
-def read_export(path: Path) -> Iterator[Message | Chat]:
-    """Each chat's messages in the order of the file, and after them the chat itself."""
+def read_export(path: Path) -> Iterator[TelegramMessage | TelegramChat]:
+    """Each chat's messages in the order of the file, and after them the chat itself.
+
+    GovorError where the file is not a whole Telegram export.
+    """
     header: dict[str, Any] = {}
     builder: ObjectBuilder | None = None
     count = chats = time = 0
@@ -107,8 +115,8 @@ def read_export(path: Path) -> Iterator[Message | Chat]:
         raise GovorError(f"{path}: not a Telegram export: no chats in it ({HOW_TO})")
 
 
-def plain(name: str) -> str:
-    """A name as two keyboards would both write it: composed letters, single spaces."""
+def normalize_name(name: str) -> str:
+    """The name with composed letters (NFC) and single spaces, as any keyboard would write it."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
@@ -146,18 +154,18 @@ def _no_file(path: Path) -> str:
     return f"{path}: not a file, expected the result.json of a Telegram export ({HOW_TO})"
 
 
-def _chat(header: dict[str, Any], messages: int) -> Chat:
+def _chat(header: dict[str, Any], messages: int) -> TelegramChat:
     """The chat from whatever its header holds."""
     name, kind, id_ = header.get("name"), header.get("type"), header.get("id")
-    return Chat(
-        plain(name) or None if isinstance(name, str) else None,
+    return TelegramChat(
+        normalize_name(name) or None if isinstance(name, str) else None,
         kind if isinstance(kind, str) else "",
         id_ if isinstance(id_, int) else None,
         messages,
     )
 
 
-def _message(raw: Any, chat_id: Any, last_time: int) -> Message:
+def _message(raw: Any, chat_id: Any, last_time: int) -> TelegramMessage:
     """The message from what the export holds, which need not be of the expected types."""
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
     service = fields.get("type") == "service"
@@ -168,18 +176,18 @@ def _message(raw: Any, chat_id: Any, last_time: int) -> Message:
     elsewhere = fields.get("reply_to_peer_id")
     if elsewhere is not None and re.sub(r"^[a-z]+", "", str(elsewhere)) != str(chat_id):
         reply_to = None
-    sender = _peer(fields.get(f"{who}_id"))
+    sender = _peer_id(fields.get(f"{who}_id"))
     text = _text(fields)
-    return Message(
+    return TelegramMessage(
         id=id_ if isinstance(id_, int) else None,
         time=last_time if time is None else time,
         zone=zone,
         sender=sender,
-        name=plain(name) or None if isinstance(name, str) else None,
+        name=normalize_name(name) or None if isinstance(name, str) else None,
         reply_to=reply_to if isinstance(reply_to, int) else None,
         edited=_seconds(fields.get("edited_unixtime")) or 0,
         text=text,
-        left_out=_left_out(fields, sender, text),
+        drop_reason=_drop_reason(fields, sender, text),
         opens_topic=service and fields.get("action") == "topic_created",
         from_bot="inline_bot_buttons" in fields
         and (sender or "").startswith("user")
@@ -187,7 +195,8 @@ def _message(raw: Any, chat_id: Any, last_time: int) -> Message:
     )
 
 
-def _left_out(fields: dict[str, Any], sender: str | None, text: str) -> str | None:
+def _drop_reason(fields: dict[str, Any], sender: str | None, text: str) -> str | None:
+    """The value of `TelegramMessage.drop_reason`."""
     if fields.get("type") == "service":
         return "service"
     if fields.get("type") != "message":
@@ -217,8 +226,8 @@ def _text(fields: dict[str, Any]) -> str:
     return ""
 
 
-def _peer(value: Any) -> str | None:
-    """user123, channel123 or chat123; exports before 2021 hold the bare number of a user."""
+def _peer_id(value: Any) -> str | None:
+    """The id user123, channel123 or chat123; exports before 2021 hold the bare number of a user."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"user{value}"
     return value if isinstance(value, str) and value else None

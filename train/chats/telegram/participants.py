@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.telegram.export import Chat, plain, read_export
+from train.chats.telegram.export import TelegramChat, normalize_name, read_export
 from train.core.errors import GovorError
 
 BOT_NAME = re.compile(r"(?:^|[\W_])(?i:bot|бот)$|[a-z0-9]Bot$")
-SHOWN = 10  # people named in an error
+MAX_LISTED = 10  # people named in an error
 
 
 class Participant(NamedTuple):
+    """A sender of messages in an export, or the partner of a personal chat."""
+
     id: str
     names: tuple[str, ...]
-    """Every display name that this id bore, the most frequent first; empty for a deleted account."""
+    """Every display name that this id had, the most frequent first; empty for a deleted account."""
     messages: int
-    """Of every kind but service messages."""
+    """Number of messages of every kind but service messages."""
     chats: frozenset[int]
-    """Numbers, from 0, of the chats that it wrote in."""
+    """Numbers, from 0, of the chats with messages of this sender."""
 
     def __str__(self) -> str:
         return f"{self.names[0] if self.names else 'no name'}: {self.id}, {self.messages} messages"
@@ -29,25 +31,25 @@ class Participant(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """Who and what an export holds."""
+    """The participants and chats of an export."""
 
     path: Path
     participants: list[Participant]
     """In the order in which they first appear."""
-    chats: list[Chat]
+    chats: list[TelegramChat]
     bots: frozenset[str]
     """Ids of the accounts that are evidently bots."""
 
 
-def survey(path: Path) -> Survey:
-    """Who takes part in the export, under which names, and its chats."""
+def survey_export(path: Path) -> Survey:
+    """Read the whole export once for its participants, their names, and its chats."""
     names: dict[str, Counter[str]] = {}
-    written: Counter[str] = Counter()
-    places: dict[str, list[int]] = {}
-    chats: list[Chat] = []
+    message_counts: Counter[str] = Counter()
+    chat_numbers: dict[str, list[int]] = {}
+    chats: list[TelegramChat] = []
     bots = set()
     for item in read_export(path):
-        if isinstance(item, Chat):
+        if isinstance(item, TelegramChat):
             partner = f"user{item.id}"
             if item.type in ("personal_chat", "bot_chat") and item.name:
                 names.setdefault(partner, Counter())[item.name] += 0
@@ -55,44 +57,44 @@ def survey(path: Path) -> Survey:
                 bots.add(partner)
             chats.append(item)
         elif item.sender is not None:
-            known = names.setdefault(item.sender, Counter())
+            sender_names = names.setdefault(item.sender, Counter())
             if item.name is not None:
-                known[item.name] += 1
-            if item.left_out != "service":
-                written[item.sender] += 1
-                where = places.setdefault(item.sender, [])
-                if not where or where[-1] != len(chats):
-                    where.append(len(chats))
+                sender_names[item.name] += 1
+            if item.drop_reason != "service":
+                message_counts[item.sender] += 1
+                numbers = chat_numbers.setdefault(item.sender, [])
+                if not numbers or numbers[-1] != len(chats):
+                    numbers.append(len(chats))
             if item.from_bot:
                 bots.add(item.sender)
     participants = []
-    for id_, seen in names.items():
-        own = tuple(name for name, _ in seen.most_common())
-        participants.append(Participant(id_, own, written[id_], frozenset(places.get(id_, ()))))
+    for id_, name_counts in names.items():
+        own = tuple(name for name, _ in name_counts.most_common())
+        participants.append(Participant(id_, own, message_counts[id_], frozenset(chat_numbers.get(id_, ()))))
         if id_.startswith("user") and any(map(BOT_NAME.search, own)):
             bots.add(id_)
     return Survey(path, participants, chats, frozenset(bots))
 
 
-def find_persona(survey: Survey, wanted: str) -> Participant:
-    """The participant with this id (user123 or 123), or the only one who bears this display name."""
-    wanted = plain(wanted)
+def find_persona(survey: Survey, name_or_id: str) -> Participant:
+    """The participant with this id (user123 or 123), or the only one with this display name; else GovorError."""
+    name_or_id = normalize_name(name_or_id)
     people = {participant.id: participant for participant in survey.participants}
-    ids = (wanted, f"user{wanted}", f"channel{wanted}", f"chat{wanted}")
+    ids = (name_or_id, f"user{name_or_id}", f"channel{name_or_id}", f"chat{name_or_id}")
     by_id = [people[id_] for id_ in ids if id_ in people]
-    found = by_id[:1] or [participant for participant in survey.participants if wanted in participant.names]
-    writers = [participant for participant in found if participant.messages]
+    matches = by_id[:1] or [participant for participant in survey.participants if name_or_id in participant.names]
+    writers = [participant for participant in matches if participant.messages]
     if len(writers) == 1:
         return writers[0]
     if writers:
-        text = f"{len(writers)} people are called {wanted!r}: give the id instead"
+        text = f"{len(writers)} people are called {name_or_id!r}: give the id instead"
         raise GovorError(f"{survey.path}: {text}{_listed(writers)}")
-    text = f"{wanted!r} has written nothing" if found else f"nobody is called {wanted!r} or has that id"
+    text = f"{name_or_id!r} has written nothing" if matches else f"nobody is called {name_or_id!r} or has that id"
     raise GovorError(f"{survey.path}: {text}; those who write most{_listed(survey.participants)}")
 
 
 def _listed(participants: Iterable[Participant]) -> str:
     """The most frequent senders, a line each."""
     ranked = sorted((p for p in participants if p.messages), key=lambda p: -p.messages)
-    more = [f"and {len(ranked) - SHOWN} more"] if len(ranked) > SHOWN else []
-    return "\n  ".join([":", *map(str, ranked[:SHOWN]), *more]) if ranked else ": nobody"
+    more = [f"and {len(ranked) - MAX_LISTED} more"] if len(ranked) > MAX_LISTED else []
+    return "\n  ".join([":", *map(str, ranked[:MAX_LISTED]), *more]) if ranked else ": nobody"
