@@ -2,11 +2,13 @@
 # make test   lint, types, tests
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
+# make test-gpu-rehearsal   scripts/gpu_check, which measures on a CUDA card, on the CPU with tiny shapes (5 minutes)
+# make test-all   all of these, each to its end, and a table (40 minutes)
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-engines test-peers
+.PHONY: demo test test-engines test-peers test-gpu-rehearsal test-all
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -58,3 +60,10 @@ test-engines: .venv/installed .engines/installed
 
 test-peers: .venv/installed .peers/installed
 	GOVOR_PEERS=$(CURDIR)/.peers $(BIN)/pytest -m peers
+
+test-gpu-rehearsal: .venv/installed
+	$(BIN)/python scripts/gpu_check --rehearse
+
+# Not through $(MAKE): `make -n` would run it
+test-all:
+	$(PYTHON) scripts/test_all.py

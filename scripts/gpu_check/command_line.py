@@ -43,8 +43,10 @@ def main(
     results = (results or LOGS / ("gpu_rehearsal" if rehearse else "gpu_check")).resolve()
     work = (work or (results / "work" if rehearse else default_work_folder())).resolve()
     for folder in (results, work):
-        claim(folder)
-        if not resume:
+        if resume:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            claim(folder)
             shutil.rmtree(folder)
             claim(folder)
     outcomes = read_outcomes(results)

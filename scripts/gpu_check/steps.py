@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpu_check.report import Report
-from gpu_check.training_speed import ALL_KERNELS, SETUPS, base_folder, step_name
+from gpu_check.training_speed import ALL_KERNELS, SETUPS, is_made, step_name
 
 
 class Step(NamedTuple):
@@ -23,8 +23,8 @@ class Step(NamedTuple):
         getattr(importlib.import_module(f"gpu_check.{module}"), function)(report, work, *self.arguments)
 
     def made(self, work: Path) -> bool:
-        """Whether what later steps need of it is there."""
-        return self.function != MAKE_BASE or base_folder(work, self.arguments[0]).exists()
+        """Whether what it makes for later steps, if anything, is there."""
+        return self.function != MAKE_BASE or is_made(work, self.arguments[0])
 
 
 MAKE_BASE = "training_speed.make_base_and_rows"
@@ -60,8 +60,8 @@ STEPS = (
     training("8b-bf16-kept", "govor", "off"),
     training("8b-bf16-kept", "govor", ALL_KERNELS),
     Step("demo-fp16", 50, "verbs.demo", ("fp16",)),
-    Step("ddp", 60, "verbs.distributed", ("ddp",)),
-    Step("fsdp2", 60, "verbs.distributed", ("fsdp2",)),
+    Step("ddp", 60, "verbs.ddp"),
+    Step("fsdp2", 60, "verbs.fsdp2"),
     training("4b-nf4", "unsloth", limit=90),
     Step("own-tests", 90, "verbs.own_tests"),
 )

@@ -9,10 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from click import ClickException
+
 from gpu_check.machine import GIB, REPOSITORY, has_cuda
 from gpu_check.report import Report
 
 ROWS = REPOSITORY / "data/natasha.jsonl"
+LENGTHS = "lengths.json"
+"""Tokens of each row, and those of them that are trained; written last."""
 ALL_KERNELS = "varlen,head,lora_qkv,lora_mlp,norm"
 STEPS, WARM_STEPS = 10, 3
 REHEARSED_STEPS, REHEARSED_WARM_STEPS = 3, 1
@@ -42,7 +46,7 @@ SETUPS = {
     "4b-nf4-short": Setup("qwen3-4b", True, 8, 1024, checkpointing=True, joined=False),
 }
 """`kept`: no checkpointing. `short`: chats as they are, where padding costs most."""
-REHEARSED = Setup("small", False, 2, 512, checkpointing=True, joined=False)
+REHEARSED = Setup("small", False, 2, 512, checkpointing=True, joined=True)
 
 
 def base_folder(work: Path, base: str) -> Path:
@@ -51,6 +55,11 @@ def base_folder(work: Path, base: str) -> Path:
 
 def rows_folder(work: Path, setup_name: str) -> Path:
     return work / f"rows-{setup_name}"
+
+
+def is_made(work: Path, base: str) -> bool:
+    """Whether the base and the rows of all its setups are there."""
+    return all((rows_folder(work, name) / LENGTHS).exists() for name, setup in SETUPS.items() if setup.base == base)
 
 
 def settle(setup_name: str) -> Setup:
@@ -73,7 +82,6 @@ def make_base_and_rows(report: Report, work: Path, base: str) -> None:
         report.needs("CUDA", f"a base of {base}'s shape (a tiny one is made instead)")
         make_tiny_base(folder, ROWS, vocab_size=600, hidden_size=64, layers=2, replace=folder.exists())
     size = sum(file.stat().st_size for file in folder.iterdir())
-    report.check("the base is there", (folder / "model.safetensors.index.json").exists() or size > 0)
     report.record(gigabytes=round(size / 1e9, 2))
     steps = STEPS if has_cuda() else REHEARSED_STEPS
     for name in [name for name, setup in SETUPS.items() if setup.base == base]:
@@ -82,55 +90,39 @@ def make_base_and_rows(report: Report, work: Path, base: str) -> None:
         rows.mkdir()
         options = {"batch": setup.batch, "length": setup.max_length, "order": "file", "fill": setup.joined}
         tokens, trained = make_rows(rows, folder, ROWS, count=steps * setup.batch, **options)
-        (rows / "lengths.json").write_text(json.dumps({"tokens": tokens, "trained": trained}), encoding="utf-8")
+        (rows / LENGTHS).write_text(json.dumps({"tokens": tokens, "trained": trained}), encoding="utf-8")
         report.record(**{f"mean tokens a row, {name}": round(sum(tokens) / len(tokens))})
+    report.check("the base and its rows are there", is_made(work, base))
 
 
 def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) -> None:
     """One tool's steps: seconds, tokens a second, memory; for govor also the plan beside what was measured."""
-    from bench_train import Job, run, speeds
+    from bench_train import run, speeds
 
-    if tool == "unsloth" and (not has_cuda() or find_spec("unsloth") is None):
-        report.needs("CUDA and unsloth", "Unsloth's steps")
+    if not can_run(report, tool):
         return
-    if tool == "liger" and has_cuda() and find_spec("liger_kernel") is None:
-        report.needs("liger-kernel", "TRL with Liger's kernels")
-        return
-    if tool == "liger" and not has_cuda():
-        report.needs("CUDA", "Liger's kernels (plain TRL runs instead)")
-    setup, rows, base = settle(setup_name), rows_folder(work, setup_name), base_folder(work, SETUPS[setup_name].base)
-    steps, warm = (STEPS, WARM_STEPS) if has_cuda() else (REHEARSED_STEPS, REHEARSED_WARM_STEPS)
-    out = work / report.name
+    base, rows = base_folder(work, SETUPS[setup_name].base), rows_folder(work, setup_name)
+    job = job_of(settle(setup_name), base, rows, liger=tool == "liger" and has_cuda())
+    out, runner = work / report.name, "trl" if tool == "liger" else tool
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    job = Job(
-        base=str(base),
-        tokenized=str(rows / "tokenized"),
-        rows=str(rows / "rows.jsonl"),
-        cpu=not has_cuda(),
-        steps=steps,
-        batch=setup.batch,
-        max_length=setup.max_length,
-        load_in_4bit=setup.load_in_4bit,
-        checkpointing=setup.checkpointing,
-        use_liger_kernel=tool == "liger" and has_cuda(),
-    )
-    tool_folder = "trl" if tool == "liger" else tool
     try:
-        measured = run(tool_folder, Path(sys.executable), job, out, kernels or "off", threads=None)
-    finally:
-        log = out / tool_folder / "output.txt"
-        if log.exists():
-            shutil.copy(log, report.folder / f"{report.name}.output.log")
-    rates = json.loads((rows / "lengths.json").read_bytes())
-    timed = speeds([measured], rates, job, warm - 1)  # speeds() leaves out the first step by itself
-    logs = json.loads((out / tool_folder / "report.json").read_bytes())["logs"]
+        measured = run(runner, Path(sys.executable), job, out, kernels or "off", threads=None)
+    except ClickException as error:
+        printed = (out / runner / "output.txt").read_text(encoding="utf-8", errors="replace")
+        (report.folder / f"{report.name}.output.log").write_text(printed, encoding="utf-8")
+        report.check("the training ends well", False, f"{error.message}: {' | '.join(printed.splitlines()[-3:])}")
+        return
+    lengths = json.loads((rows / LENGTHS).read_bytes())
+    warm = WARM_STEPS if has_cuda() else REHEARSED_WARM_STEPS
+    timed = speeds([measured], lengths, job, warm - 1)  # it leaves out the first step by itself
+    logs = json.loads((out / runner / "report.json").read_bytes())["logs"]
     losses = [entry["loss"] for entry in logs if "loss" in entry]
     report.record(
         step_s=round(timed["step"], 4),
         tokens_per_s=round(timed["tokens"]),
         trained_tokens_per_s=round(timed["trained"]),
-        model_flops_used=flops_used(base, rates["tokens"], timed["tokens"], measured.device, job.r),
+        model_flops_used=flops_used(base, lengths["tokens"], timed["tokens"], measured.device, job.r),
         first_loss=measured.loss,
         last_loss=losses[-1],
         first_grad_norm=measured.grad_norm,
@@ -140,7 +132,38 @@ def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) 
     )
     report.check("the losses are finite", all(math.isfinite(loss) and loss < 1e3 for loss in losses), str(losses[-1]))
     if tool == "govor":
-        compare_with_plan(report, out / "govor", base, rates["tokens"], kernels)
+        compare_with_plan(report, out / "govor", base, lengths["tokens"], kernels)
+
+
+def can_run(report: Report, tool: str) -> bool:
+    """Whether the tool is here; what is not, and what runs in its place, is noted."""
+    if tool == "unsloth" and not (has_cuda() and find_spec("unsloth")):
+        report.needs("CUDA and unsloth", "Unsloth's steps")
+        return False
+    if tool == "liger" and not has_cuda():
+        report.needs("CUDA", "Liger's kernels (plain TRL runs instead)")
+    elif tool == "liger" and not find_spec("liger_kernel"):
+        report.needs("liger-kernel", "TRL with Liger's kernels")
+        return False
+    return True
+
+
+def job_of(setup: Setup, base: Path, rows: Path, *, liger: bool) -> Any:
+    """The setup as bench_train's Job."""
+    from bench_train import Job
+
+    return Job(
+        base=str(base),
+        tokenized=str(rows / "tokenized"),
+        rows=str(rows / "rows.jsonl"),
+        cpu=not has_cuda(),
+        steps=STEPS if has_cuda() else REHEARSED_STEPS,
+        batch=setup.batch,
+        max_length=setup.max_length,
+        load_in_4bit=setup.load_in_4bit,
+        checkpointing=setup.checkpointing,
+        use_liger_kernel=liger,
+    )
 
 
 def flops_used(base: Path, lengths: list[int], tokens_per_s: float, card: str | None, r: int) -> float | None:

@@ -18,6 +18,7 @@ from gpu_check.training_speed import ALL_KERNELS, base_folder
 SFT = [sys.executable, str(REPOSITORY / "train/sft.py")]
 GOVOR = [sys.executable, "-m", "train.cli"]
 ROWS = REPOSITORY / "data/natasha.jsonl"
+TINY_BASE = REPOSITORY / "data/tiny-ru"
 SMALL_CARD_GIB = 7.4
 """What an 8 GB card has left beside CUDA's context."""
 LAYERS = "lora.target_modules=all-linear"
@@ -37,7 +38,7 @@ FSDP2 = {
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     "FSDP_ACTIVATION_CHECKPOINTING": "false",
 }
-"""What configs/accelerate/fsdp2.yaml sets; `accelerate launch` itself starts no group of one process."""
+"""What configs/accelerate/fsdp2.yaml sets, for torch's own launcher."""
 
 
 class Output(NamedTuple):
@@ -107,7 +108,7 @@ def demo(report: Report, work: Path, kind: str) -> None:
     steps = 40 if has_cuda() else 4
     overrides = [
         *few_steps(run, 40, 4),
-        f"model.name_or_path={REPOSITORY / 'data/tiny-ru'}",
+        f"model.name_or_path={TINY_BASE}",
         "model.dtype=auto",
         "training.eval_strategy=steps",
         f"training.eval_steps={steps}",
@@ -197,27 +198,43 @@ def answer_speed(work: Path, run: Path) -> float:
     return tokens / seconds
 
 
-def distributed(report: Report, work: Path, kind: str) -> None:
-    """One process under torch's launcher: DDP and FSDP2 as far as one card can show them."""
-    run = new_run(work, kind)
-    sharded = kind == "fsdp2"
-    overrides = [
-        *few_steps(run, 6, 2),
-        *without_evaluation(),
-        f"model.name_or_path={REPOSITORY / 'data/tiny-ru'}",
-        "model.dtype=auto",
-        LAYERS,
-    ]
-    if sharded and has_cuda():
-        overrides.append("model.load_in_4bit=true")
-    if sharded and not has_cuda():
-        report.needs("CUDA", "FSDP2 over NF4 (bases of 32 bits are spread over CPUs instead)")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
-    command = [*launcher, SFT[1], REPOSITORY / "configs/tiny.yaml", *overrides]
-    environment = FSDP2 if sharded else {}
-    output = run_command(report, f"train under {kind}", command, work=work, limit=55, environment=environment)
+def ddp(report: Report, work: Path) -> None:
+    """One process under torch's launcher, as far as one card can show it."""
+    run = new_run(work, "ddp")
+    output = run_command(report, "train under ddp", launched(run, 1), work=work, limit=55)
     if output.exit_code == 0:
         report.check("an adapter is saved", (run / "adapter/adapter_model.safetensors").exists())
+
+
+def fsdp2(report: Report, work: Path) -> None:
+    """Two cards share an NF4 base; with fewer govor refuses FSDP in one line."""
+    run = new_run(work, "fsdp2")
+    if cards() < 2:
+        report.needs("two CUDA cards", "FSDP2 over NF4 (FSDP is refused instead)")
+        refused = launched(run, 1)
+        output = run_command(
+            report, "FSDP is refused", refused, work=work, limit=55, good_codes=(1,), environment=FSDP2
+        )
+        line = next((line for line in output.lines if line.startswith("error:")), "")
+        report.check("the line names FSDP", "FSDP needs GPUs" in line, line)
+        return
+    command = launched(run, 2, "model.load_in_4bit=true")
+    output = run_command(report, "train under fsdp2", command, work=work, limit=55, environment=FSDP2)
+    if output.exit_code == 0:
+        report.check("an adapter is saved", (run / "adapter/adapter_model.safetensors").exists())
+
+
+def cards() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def launched(run: Path, processes: int, *more: str) -> list[object]:
+    """A few steps of configs/tiny.yaml under torch's launcher, which makes a group of even one process."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    overrides = [*few_steps(run, 6, 2), *without_evaluation(), f"model.name_or_path={TINY_BASE}", "model.dtype=auto"]
+    return [*launcher, SFT[1], REPOSITORY / "configs/tiny.yaml", *overrides, LAYERS, *more]
 
 
 def own_tests(report: Report, work: Path) -> None:
