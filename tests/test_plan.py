@@ -122,7 +122,7 @@ MEASURED = [
 @pytest.mark.parametrize("sections, optim", MEASURED)
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 def test_bytes_equal_what_torch_allocates(sections, optim, wide_base, write_config):
-    """Base and adapter as model.py builds them, the optimizer as transformers does, one step: within 5 %."""
+    """Base and adapter as models/load.py builds them, the optimizer as transformers does, one step: within 5 %."""
     import torch
     from peft import get_peft_model
     from transformers import Trainer, TrainingArguments

@@ -10,7 +10,7 @@ runs/NAME/
     merged/          the whole model: written by `govor merge`, or by full tuning itself
     samples.md  report.html
 
-runs/.tokens/ has the ids of rows, see token_cache.py.
+runs/.tokens/ has the ids of rows, see encoding/cache.py.
 """
 
 import json
@@ -233,7 +233,7 @@ def discard_run(run: Run) -> list[Path]:
 
 
 def forget_tokens(folder: Path) -> None:
-    """Remove the ids of rows that token_cache.py has kept in a folder."""
+    """Remove the ids of rows that encoding/cache.py has kept in a folder."""
     for path in folder.glob("*") if folder.is_dir() else ():
         if TOKEN_FILE.fullmatch(path.name):
             path.unlink(missing_ok=True)

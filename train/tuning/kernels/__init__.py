@@ -6,7 +6,7 @@
     lora_mlp   LoRA of a SwiGLU block in one function that keeps less                        lora.py
     norm       RMSNorm that keeps its input alone                                            norm.py
 
-Each is tried on the model before the first step (trial.py): two short rows must come out as without it, gradients too,
+Each is tried on the model before the first step (self_check.py): two short rows must come out as without it, gradients too,
 or it is taken off again and named.
 """
 
