@@ -31,6 +31,8 @@ class Problem(NamedTuple):
 
 
 class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True, gc=False):
+    """{"type": "text", "text": …}."""
+
     text: str
 
 
@@ -38,6 +40,8 @@ Content = str | Annotated[list[TextPart], Meta(min_length=1)]
 
 
 class PlainMessage(Struct, tag_field="role", forbid_unknown_fields=True, gc=False):
+    """A message without tool calls; its role decides which of the subclasses it is."""
+
     content: Content
     name: str | UnsetType = UNSET
 

@@ -61,6 +61,7 @@ class Number:
 
     @property
     def after(self) -> str:
+        """Up to 32 characters after the number, in lower case."""
         return self.text[self.match.end() : self.match.end() + 32].lower()
 
     @property
@@ -68,14 +69,15 @@ class Number:
         """The kind that the nearest word before it names, or one right after it; `other` for an order, an article, …"""
         if NEAR_OTHER.search(self.before):
             return "other"
-        found = [match.lastgroup for match in LABEL.finditer(self.before)]
-        if found:
-            return found[-1]
+        labels = [match.lastgroup for match in LABEL.finditer(self.before)]
+        if labels:
+            return labels[-1]
         after = LABEL_AFTER.match(self.after)
         return after.lastgroup if after else None
 
     @property
     def has_unit(self) -> bool:
+        """Whether a unit follows: roubles, kilometres, people, …"""
         return bool(UNIT.match(self.after))
 
     @property

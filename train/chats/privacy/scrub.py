@@ -78,13 +78,13 @@ class Scrubber:
 
     def find(self, text: str) -> list[PersonalSpan]:
         """What `scrub` would replace, in order and without overlaps."""
-        return [found for found, _ in self._find(text)]
+        return [span for span, _ in self._find(text)]
 
     def scrub(self, text: str) -> str:
         """The text with placeholders; once more over the result would change nothing."""
-        while found := self._find(text):
+        while spans := self._find(text):
             parts, end = [], 0
-            for (kind, start, stop), person in found:
+            for (kind, start, stop), person in spans:
                 parts += [text[end:start], self._placeholder(kind, text[start:stop], person)]
                 end = stop
             text = "".join([*parts, text[end:]])
@@ -95,7 +95,7 @@ class Scrubber:
         if "<" in text:
             text = PLACEHOLDER.sub(lambda match: PLACEHOLDER_FILL * len(match[0]), text)
         persons = {(start, end): person for start, end, person in self._names.find(text)}
-        found = _without_overlaps(
+        spans = _without_overlaps(
             len(text),
             [
                 *((0, *candidate) for candidate in find_contacts(text)),
@@ -104,7 +104,7 @@ class Scrubber:
                 *((3, 0, start, end, "name") for start, end in persons),
             ],
         )
-        return [(entry, persons[entry.start, entry.end] if entry.kind == "name" else None) for entry in found]
+        return [(span, persons[span.start, span.end] if span.kind == "name" else None) for span in spans]
 
     def _placeholder(self, kind: str, value: str, person: int | None) -> str:
         identity = (kind, str(person) if person is not None else _identity(kind, value))
@@ -120,12 +120,12 @@ class Scrubber:
 def _without_overlaps(length: int, candidates: list[tuple[int, int, int, int, str]]) -> list[PersonalSpan]:
     """The first by rank, then whatever leaves them alone; in the order of the text."""
     taken = bytearray(length)
-    found = []
+    spans = []
     for *_, start, end, kind in sorted(candidates):
         if not any(taken[start:end]):
             taken[start:end] = b"x" * (end - start)
-            found.append(PersonalSpan(kind, start, end))
-    return sorted(found, key=lambda entry: entry.start)
+            spans.append(PersonalSpan(kind, start, end))
+    return sorted(spans, key=lambda span: span.start)
 
 
 def replacement_table(scrubber: Scrubber, written: Iterable[str]) -> str:

@@ -81,6 +81,8 @@ class CollectReport:
 
 
 class Collected(NamedTuple):
+    """What `collect_dialogues` makes of an export."""
+
     rows: Sequence[Row]
     """Rows with line numbers from 1. They and the dialogues are compressed: a list would take as much as the export."""
     dialogues: Sequence[Dialogue]
@@ -144,6 +146,7 @@ class _DialogueBuilder:
         self._system = system
 
     def add_chat(self, chat: TelegramChat, sessions: list[list[SessionMessage]]) -> None:
+        """Add the dialogues and rows of one chat."""
         partner = self._labels.get(f"user{chat.id}") if chat.type in ("personal_chat", "bot_chat") else None
         channel = chat.name or chat.type
         if self._scrub is not None:

@@ -41,6 +41,7 @@ class Sessions:
         self._people: set[str | None] = set()
 
     def open_topic(self, id_: int) -> None:
+        """From here on the messages that answer this one belong to a topic of their own."""
         self._topics.add(id_)
 
     def add(self, message: TelegramMessage, *, by_person: bool, keep: bool) -> bool:
