@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
-from finetuning.asked import LOCATION, Asked, again, check_options, check_steps
+from finetuning.arguments import LOCATION, Arguments, check_options, check_steps, script_command
 from finetuning.estimate import estimate
 from finetuning.offline import print_estimate, rehearse, rehearse_vertex, validate, write_configs
 from finetuning.providers import PROVIDERS, Job, Provider, Service, find_key, find_provider
@@ -31,8 +31,8 @@ from train.core.errors import GovorError, MachineError, one_line_errors
 
 PROMPTS = Path(__file__).resolve().parents[1] / "configs/natasha.yaml"
 """The five questions for a tuned model are those of this config."""
-LIVE, HOSTED = 1.5, 60.0
-"""Seconds between two looks at a job: one's own server, somebody else's."""
+LOCAL_INTERVAL, HOSTED_INTERVAL = 1.5, 60.0
+"""Seconds between two looks at a job: on one's own server, on somebody else's."""
 PATH = click.Path(path_type=Path)
 POSITIVE = click.FloatRange(0, min_open=True)
 
@@ -72,64 +72,64 @@ def main(**options: object) -> None:
     for stream in (sys.stdout, sys.stderr):  # the terminal's own encoding may lack Cyrillic and ✅
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     with one_line_errors():
-        run(Asked(**options))  # type: ignore[arg-type]
+        run(Arguments(**options))  # type: ignore[arg-type]
 
 
-def run(asked: Asked) -> None:
+def run(arguments: Arguments) -> None:
     """Do what the command line says; all that can be refused without a request is refused before the first."""
-    provider = find_provider(asked.provider, asked.base_url)
-    check_options(asked, provider)
-    if asked.validate_only:
-        validate(asked, provider)
-    elif asked.estimate:
-        print_estimate(asked, provider)
-    elif asked.write_config:
-        write_configs(asked, provider)
+    provider = find_provider(arguments.provider, arguments.base_url)
+    check_options(arguments, provider)
+    if arguments.validate_only:
+        validate(arguments, provider)
+    elif arguments.estimate:
+        print_estimate(arguments, provider)
+    elif arguments.write_config:
+        write_configs(arguments, provider)
     else:
-        check_steps(asked, provider)
-        if asked.trains or asked.upload_only:
-            validate(asked, provider)
-        if asked.dry_run and provider.name == "vertex":
-            rehearse_vertex(asked, provider)
+        check_steps(arguments, provider)
+        if arguments.trains or arguments.upload_only:
+            validate(arguments, provider)
+        if arguments.dry_run and provider.name == "vertex":
+            rehearse_vertex(arguments, provider)
             return
-        with closing(connect(asked, provider)) as service:
-            (rehearse if asked.dry_run else act)(asked, provider, service)
+        with closing(connect(arguments, provider)) as service:
+            (rehearse if arguments.dry_run else act)(arguments, provider, service)
 
 
-def connect(asked: Asked, provider: Provider) -> Service:
-    """The provider; ConfigError without a key."""
+def connect(arguments: Arguments, provider: Provider) -> Service:
+    """The provider's service; ConfigError without a key."""
     if provider.name == "vertex":
-        place = asked.place()
-        place.require("--project-id", *(["--bucket"] if asked.trains or asked.upload_only else []))
-        return VertexService(place, asked.when_lossy)
+        project = arguments.google_project()
+        project.require("--project-id", *(["--bucket"] if arguments.trains or arguments.upload_only else []))
+        return VertexService(project, arguments.when_lossy)
     try:
         from finetuning.openai_api import OpenAiService
     except ModuleNotFoundError as error:
         raise MachineError(f"{error.name} is not installed: pip install -c constraints.txt openai") from None
     key, name = find_key(provider, Path.cwd())
     assert provider.base_url is not None
-    return OpenAiService(provider, asked.base_url or provider.base_url, key, name, dry=asked.dry_run)
+    return OpenAiService(provider, arguments.base_url or provider.base_url, key, name, dry_run=arguments.dry_run)
 
 
-def act(asked: Asked, provider: Provider, service: Service) -> None:
-    """What the provider is needed for, with a log."""
-    if asked.list_jobs:
-        print("\n".join(map(line, service.jobs())) or "no jobs yet")
+def act(arguments: Arguments, provider: Provider, service: Service) -> None:
+    """Do what needs the provider, and keep a log."""
+    if arguments.list_jobs:
+        print("\n".join(map(job_line, service.jobs())) or "no jobs yet")
         return
     log = Log(Path("logs"))
-    log.note(f"provider {provider.name}, {asked.base_url or provider.base_url or asked.location}")
+    log.note(f"provider {provider.name}, {arguments.base_url or provider.base_url or arguments.location}")
     try:
-        if asked.cancel:
-            job = service.cancel(asked.cancel)
+        if arguments.cancel:
+            job = service.cancel(arguments.cancel)
             log.say(f"Job ID: {job.id}")
             log.say(f"Status: {job.status}")
-        elif asked.test:
-            ask(asked, service, asked.test, log)
-        elif asked.monitor:
-            with goes_on(asked, provider, log, asked.monitor):
-                follow(asked, provider, service, asked.monitor, log, tokens=None)
+        elif arguments.test:
+            ask_prompts(arguments, service, arguments.test, log)
+        elif arguments.monitor:
+            with job_goes_on(arguments, provider, log, arguments.monitor):
+                follow(arguments, provider, service, arguments.monitor, log, tokens=None)
         else:
-            finetune(asked, provider, service, log)
+            finetune(arguments, provider, service, log)
     except GovorError as error:
         log.note(f"ended: {type(error).__name__}")  # its words may quote a row
         raise
@@ -137,58 +137,68 @@ def act(asked: Asked, provider: Provider, service: Service) -> None:
         print(f"Log: {log.path}", flush=True)
 
 
-def finetune(asked: Asked, provider: Provider, service: Service, log: Log) -> None:
+def finetune(arguments: Arguments, provider: Provider, service: Service, log: Log) -> None:
     """Upload → create → watch → ask."""
-    assert asked.file is not None
-    request = asked.request(provider)
-    tokens = estimate(asked.file, provider, request.model, asked.epochs).tokens
-    log.note(f"training file {asked.file.name}, {asked.file.stat().st_size} bytes")
-    training_file, validation_file = service.upload(asked.file), None
+    assert arguments.file is not None
+    request = arguments.job_request(provider)
+    tokens = estimate(arguments.file, provider, request.model, arguments.epochs).tokens
+    log.note(f"training file {arguments.file.name}, {arguments.file.stat().st_size} bytes")
+    training_file, validation_file = service.upload(arguments.file), None
     log.say(f"File ID: {training_file}")
-    if asked.validation_file is not None:
-        validation_file = service.upload(asked.validation_file)
+    if arguments.validation_file is not None:
+        validation_file = service.upload(arguments.validation_file)
         log.say(f"Validation file ID: {validation_file}")
-    if asked.upload_only:
+    if arguments.upload_only:
         return
-    with goes_on(asked, provider, log) as known:
+    with job_goes_on(arguments, provider, log) as job_ids:
         job = service.create(request, training_file, validation_file)
-        known.append(job.id)
+        job_ids.append(job.id)
         log.say(f"Job ID: {job.id}")
         if job.model and job.model != request.model:
             log.say(f"Model: {request.model} stands for {job.model} there")
-        job = follow(asked, provider, service, job.id, log, tokens=tokens)
+        job = follow(arguments, provider, service, job.id, log, tokens=tokens)
     assert job.tuned is not None
-    ask(asked, service, job.tuned, log)
+    ask_prompts(arguments, service, job.tuned, log)
 
 
 @contextmanager
-def goes_on(asked: Asked, provider: Provider, log: Log, *ids: str) -> Iterator[list[str]]:
-    """Ctrl-C ends the watching and not the job: say how to go on. The block adds the id of a job that it creates."""
-    known = [*ids]
+def job_goes_on(arguments: Arguments, provider: Provider, log: Log, *ids: str) -> Iterator[list[str]]:
+    """Say at Ctrl-C, which ends only the watching, how to go on. The block adds the id of a job that it creates."""
+    job_ids = [*ids]
     try:
-        yield known
+        yield job_ids
     except KeyboardInterrupt:
-        if known:
-            log.say(f"\nJob {known[0]} goes on. To watch it again:\n  {again(asked, provider, '--monitor', known[0])}")
+        if job_ids:
+            command = script_command(arguments, provider, "--monitor", job_ids[0])
+            log.say(f"\nJob {job_ids[0]} goes on. To watch it again:\n  {command}")
         else:
-            command = again(asked, provider, "--list-jobs")
+            command = script_command(arguments, provider, "--list-jobs")
             log.say(f"\nWhether the job was created is not known. To see it:\n  {command}")
         raise SystemExit(130) from None
 
 
-def follow(asked: Asked, provider: Provider, service: Service, id_: str, log: Log, *, tokens: int | None) -> Job:
-    """Watch a job to its end."""
-    command = again(asked, provider, "--monitor", id_)
-    job = watch(service, id_, log, every=LIVE if provider.name == "local" else HOSTED, tokens=tokens, again=command)
+def follow(
+    arguments: Arguments, provider: Provider, service: Service, id_: str, log: Log, *, tokens: int | None
+) -> Job:
+    """Watch a job to its end and print the model's name."""
+    command = script_command(arguments, provider, "--monitor", id_)
+    job = watch(
+        service,
+        id_,
+        log,
+        interval=LOCAL_INTERVAL if provider.name == "local" else HOSTED_INTERVAL,
+        tokens=tokens,
+        resume_command=command,
+    )
     log.say(f"✅ Fine-tuned model: {job.tuned}")
     if job.tokens is not None:
         log.say(f"Trained tokens: {job.tokens:,}")
     return job
 
 
-def ask(asked: Asked, service: Service, model: str, log: Log) -> None:
-    """The five questions, after the system message that the rows share; the log has their number."""
-    system = shared_system_message(read_rows(asked.file)) if asked.file else None
+def ask_prompts(arguments: Arguments, service: Service, model: str, log: Log) -> None:
+    """Ask the five questions after the system message that the rows share; the log has only their numbers."""
+    system = shared_system_message(read_rows(arguments.file)) if arguments.file else None
     log.note(f"asks {model}")
     for number, prompt in enumerate(load_config(PROMPTS).prompts, 1):
         messages = [{"role": message.role, "content": message.content} for message in prompt]
@@ -200,8 +210,8 @@ def ask(asked: Asked, service: Service, model: str, log: Log) -> None:
     print()
 
 
-def line(job: Job) -> str:
-    """One job for a list."""
+def job_line(job: Job) -> str:
+    """The job as one line of a list."""
     return f"{job.id}  {job.status:<16}  {job.model}  {job.tuned or ''}".rstrip()
 
 

@@ -1,4 +1,4 @@
-"""An HTTP server on loopback in place of a service that cannot be reached: it keeps what it was asked."""
+"""An HTTP server on loopback in place of a service that cannot be reached: it keeps the requests."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     method: str
     path: str
     headers: dict[str, str]
@@ -25,22 +25,22 @@ Answer = tuple[int, dict | str]
 class StandIn:
     """Answers as `answer` says: (status, JSON or text) for each request."""
 
-    def __init__(self, answer: Callable[[Asked], Answer]):
-        self.asked: list[Asked] = []
+    def __init__(self, answer: Callable[[Request], Answer]):
+        self.requests: list[Request] = []
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                content = self.rfile.read(int(self.headers.get("content-length") or 0))
+                sent = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked = Asked(self.command, self.path, headers, content)
-                stand_in.asked.append(asked)
-                status, found = answer(asked)
-                body = found.encode() if isinstance(found, str) else json.dumps(found).encode()
+                request = Request(self.command, self.path, headers, sent)
+                stand_in.requests.append(request)
+                status, content = answer(request)
+                body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
                 self.send_response(status)
-                self.send_header("content-type", "text/html" if isinstance(found, str) else "application/json")
+                self.send_header("content-type", "text/html" if isinstance(content, str) else "application/json")
                 self.send_header("content-length", str(len(body)))
                 with suppress(ConnectionError):  # the client did not wait for it
                     self.end_headers()

@@ -19,7 +19,7 @@ from conftest import REPOSITORY
 from finetuning import providers
 from finetuning.providers import PROVIDERS, read_env
 from jobs_server import Server, rows
-from stand_in import Asked, StandIn
+from stand_in import Request, StandIn
 
 KEYS = ("OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY", "GOVOR_API_KEY")
 KEY = "sk-secret-1234567890"
@@ -32,7 +32,7 @@ def clean(monkeypatch):
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(providers, "today", lambda: date(2026, 11, 21))
-    monkeypatch.setattr(upload_and_finetune, "HOSTED", 0.02)
+    monkeypatch.setattr(upload_and_finetune, "HOSTED_INTERVAL", 0.02)
 
 
 def call(*words: object, exit_code: int = 0):
@@ -81,12 +81,12 @@ class OpenAi(StandIn):
         start = next((at + 1 for at, event in enumerate(found) if event["id"] == after), 0)
         return {"object": "list", "data": found[start : start + 100], "has_more": start + 100 < len(found)}
 
-    def answer(self, asked: Asked):
-        path, _, query = asked.path.partition("?")
+    def answer(self, request: Request):
+        path, _, query = request.path.partition("?")
         if path == "/v1/files":
             return 200, {"object": "file", "id": "file-1", "status": "processed"}
         if path == "/v1/fine_tuning/jobs":
-            return 200, self.job() if asked.method == "POST" else {"object": "list", "data": [self.job()]}
+            return 200, self.job() if request.method == "POST" else {"object": "list", "data": [self.job()]}
         if path.endswith("/events"):
             after = re.search(r"after=([\w-]+)", query)
             return 200, self.events(after and after[1])
@@ -94,7 +94,7 @@ class OpenAi(StandIn):
             self.looks += 1
             return 200, self.job()
         if path == "/v1/chat/completions":
-            content = f"Ответ на: {asked.json()['messages'][-1]['content'][:9]}"
+            content = f"Ответ на: {request.json()['messages'][-1]['content'][:9]}"
             return 200, {"object": "chat.completion", "choices": [{"index": 0, "message": {"content": content}}]}
         return 404, {"error": {"message": "Unknown request URL", "type": "x", "param": None, "code": None}}
 
@@ -337,12 +337,12 @@ def test_the_environment_counts_before_the_env_file(openai_stand_in, monkeypatch
     Path(".env").write_text("OPENAI_API_KEY=from-the-file\nMOONSHOT_API_KEY=moon\n", encoding="utf-8")
     url = f"{openai_stand_in.url}/v1"
     call("--provider", "openai", "--list-jobs", "--base-url", url)
-    assert openai_stand_in.asked[-1].headers["authorization"] == f"Bearer {KEY}"
+    assert openai_stand_in.requests[-1].headers["authorization"] == f"Bearer {KEY}"
     monkeypatch.delenv("OPENAI_API_KEY")
     call("--provider", "openai", "--list-jobs", "--base-url", url)
-    assert openai_stand_in.asked[-1].headers["authorization"] == "Bearer from-the-file"
+    assert openai_stand_in.requests[-1].headers["authorization"] == "Bearer from-the-file"
     call("--provider", "kimi", "--test", "kimi-k2.6", "--base-url", url)
-    assert openai_stand_in.asked[-1].headers["authorization"] == "Bearer moon"
+    assert openai_stand_in.requests[-1].headers["authorization"] == "Bearer moon"
     monkeypatch.setenv("OPENAI_API_KEY", "ключ")
     assert "no key has" in call("--provider", "openai", "--list-jobs", "--base-url", url, exit_code=2).stderr
 
@@ -360,12 +360,12 @@ def test_openai_the_whole_way(openai_stand_in, rows_file):
     assert steps == [110, 220, 250], "the newest of each look; pages are followed to what is known"
     assert re.search(r"^step 220/250  loss 1\.120  ≈[\d,]+ tokens  30 s left", printed, re.MULTILINE)
     assert printed.count("Ответ на: ") == 5 and "Ответ на" not in logs() and KEY not in logs()
-    upload, create, *_ = openai_stand_in.asked
+    upload, create, *_ = openai_stand_in.requests
     assert b'name="purpose"\r\n\r\nfine-tune' in upload.content and rows_file.read_bytes() in upload.content
     assert create.json()["training_file"] == "file-1" and "govor" not in create.json()
     system = json.loads(rows_file.read_text(encoding="utf-8").split("\n")[0])["messages"][0]
     assert system["role"] == "system"
-    chats = [asked.json() for asked in openai_stand_in.asked if asked.path == "/v1/chat/completions"]
+    chats = [request.json() for request in openai_stand_in.requests if request.path == "/v1/chat/completions"]
     assert [chat["messages"][0] for chat in chats] == [system] * 5
     assert {chat["model"] for chat in chats} == {MODEL}
 
@@ -375,7 +375,7 @@ def test_upload_only(openai_stand_in, rows_file):
         "--provider", "openai", "--base-url", f"{openai_stand_in.url}/v1", "--file", rows_file, "--upload-only"
     )
     assert "File ID: file-1" in printed.stdout
-    assert [asked.path for asked in openai_stand_in.asked] == ["/v1/files"]
+    assert [request.path for request in openai_stand_in.requests] == ["/v1/files"]
 
 
 def test_a_failed_job_ends_with_the_servers_words(openai_stand_in):
@@ -397,23 +397,23 @@ def test_a_server_that_is_gone_for_a_while(openai_stand_in):
     """Watching goes on; a new job is asked for once, as hosted services do not know a repeated request."""
     failing, answer = [2], openai_stand_in.answer
 
-    def sometimes(asked: Asked):
-        if asked.method == "GET" and asked.path.endswith("ftjob-1") and failing[0]:
+    def sometimes(request: Request):
+        if request.method == "GET" and request.path.endswith("ftjob-1") and failing[0]:
             failing[0] -= 1
             return 400 if failing[0] < 0 else 503, {"error": {"message": "overloaded", "code": None}}
-        return answer(asked)
+        return answer(request)
 
     gone = StandIn(sometimes)
     there = ("--provider", "openai", "--base-url", f"{gone.url}/v1")
     assert "Status: succeeded" in call(*there, "--monitor", "ftjob-1").stdout
     gone.close()
-    refusing = StandIn(lambda asked: (500, {"error": {"message": f"no: {KEY}", "code": None}}) if "jobs" in asked.path
-                       else answer(asked))  # fmt: skip
+    error = {"error": {"message": f"no: {KEY}", "code": None}}
+    refusing = StandIn(lambda request: (500, error) if "jobs" in request.path else answer(request))
     Path("rows.jsonl").write_bytes(rows(12))
     there = ("--provider", "openai", "--base-url", f"{refusing.url}/v1")
     said = call(*there, "--file", "rows.jsonl", exit_code=2).stderr
     assert "whether the job was created is not known: --list-jobs" in said and KEY not in said
-    assert [asked.method for asked in refusing.asked if asked.path == "/v1/fine_tuning/jobs"] == ["POST"]
+    assert [request.method for request in refusing.requests if request.path == "/v1/fine_tuning/jobs"] == ["POST"]
     refusing.close()
 
 
@@ -448,11 +448,11 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(openai_stand_in, me
     """In the first question after the job was created, and before that is known."""
     at = threading.Event()
 
-    def slowly(asked: Asked):
-        if asked.method == method and "/fine_tuning/jobs" in asked.path:
+    def slowly(request: Request):
+        if request.method == method and "/fine_tuning/jobs" in request.path:
             at.set()
             time.sleep(2)
-        return openai_stand_in.answer(asked)
+        return openai_stand_in.answer(request)
 
     slow, script = StandIn(slowly), REPOSITORY / "scripts/upload_and_finetune.py"
     there = ["--provider", "openai", "--base-url", f"{slow.url}/v1"]
@@ -468,7 +468,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(openai_stand_in, me
     printed, errors = process.communicate(timeout=20)
     assert process.returncode == 130 and "error" not in errors, errors
     assert said in printed and f"python {script} {' '.join(there)} {command}" in printed
-    assert not any(asked.path.endswith("cancel") for asked in slow.asked)
+    assert not any(request.path.endswith("cancel") for request in slow.requests)
     slow.close()
 
 

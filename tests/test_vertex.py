@@ -13,7 +13,7 @@ pytest.importorskip("google.cloud.storage", reason="needs pip install -c constra
 
 import upload_and_finetune  # noqa: E402
 from jobs_server import rows  # noqa: E402
-from stand_in import Asked, StandIn  # noqa: E402
+from stand_in import Request, StandIn  # noqa: E402
 from test_upload_script import call, logs  # noqa: E402
 
 PARENT = "projects/p-1/locations/europe-west4"
@@ -40,14 +40,14 @@ class Google(StandIn):
             **({"tuningDataStats": stats} if done else {}),
         } | self.changes  # fmt: skip
 
-    def answer(self, asked: Asked):
-        path = urlsplit(asked.path).path
-        query = parse_qs(urlsplit(asked.path).query)
+    def answer(self, request: Request):
+        path = urlsplit(request.path).path
+        query = parse_qs(urlsplit(request.path).query)
         if path == "/token":
             return 200, {"access_token": "google-token", "expires_in": 3600, "token_type": "Bearer"}
         if path == "/upload/storage/v1/b/my-bucket/o":
-            boundary = re.search(r'boundary="?([^";]+)', asked.headers["content-type"])[1]
-            _, head, content, _ = asked.content.split(f"--{boundary}".encode())
+            boundary = re.search(r'boundary="?([^";]+)', request.headers["content-type"])[1]
+            _, head, content, _ = request.content.split(f"--{boundary}".encode())
             name = json.loads(head.partition(b"\r\n\r\n")[2])["name"]
             if query["ifGenerationMatch"] == ["0"] and name in self.objects:
                 return 412, {"error": {"code": 412, "message": "conditionNotMet"}}
@@ -56,7 +56,7 @@ class Google(StandIn):
         if path.startswith("/upload/storage/"):
             return 404, {"error": {"code": 404, "message": "The specified bucket does not exist."}}
         if path == f"/v1beta1/{PARENT}/tuningJobs":
-            return 200, self.job() if asked.method == "POST" else {"tuningJobs": [self.job()]}
+            return 200, self.job() if request.method == "POST" else {"tuningJobs": [self.job()]}
         if path == f"/v1beta1/{JOB}":
             self.looks += 1
             return 200, self.job()
@@ -64,7 +64,7 @@ class Google(StandIn):
             self.changes = {"state": "JOB_STATE_CANCELLED"}
             return 200, {}
         if path == f"/v1beta1/{ENDPOINT}:generateContent":
-            said = asked.json()["contents"][-1]["parts"][0]["text"]
+            said = request.json()["contents"][-1]["parts"][0]["text"]
             return 200, {"candidates": [{"content": {"role": "model", "parts": [{"text": f"Ответ на {said[:5]}"}]}}]}
         return 404, {"error": {"code": 404, "message": f"no {path}", "status": "NOT_FOUND"}}
 
@@ -88,7 +88,7 @@ def google(monkeypatch, service_account, working_folder):
     file.write_text(json.dumps({**service_account, "token_uri": f"{stand_in.url}/token"}), encoding="utf-8")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", stand_in.url)
-    monkeypatch.setattr(upload_and_finetune, "HOSTED", 0.02)
+    monkeypatch.setattr(upload_and_finetune, "HOSTED_INTERVAL", 0.02)
     yield stand_in
     stand_in.close()
 
@@ -100,11 +100,12 @@ def words(google: Google) -> tuple[str, ...]:
 
 def test_the_whole_way(google, rows_file):
     Path("held_out.jsonl").write_bytes(rows(6, start=500))
-    asked = (*words(google), "--file", rows_file, "--validation-file", "held_out.jsonl", "--model", "gemini-2.5-flash",
-             "--epochs", "3", "--learning-rate-multiplier", "0.5", "--suffix", "Наташа")  # fmt: skip
-    rehearsed = call(*asked, "--dry-run").stdout
-    assert google.asked == []
-    printed = call(*asked).stdout
+    options = (*words(google), "--file", rows_file, "--validation-file", "held_out.jsonl", "--model",
+               "gemini-2.5-flash", "--epochs", "3", "--learning-rate-multiplier", "0.5",
+               "--suffix", "Наташа")  # fmt: skip
+    rehearsed = call(*options, "--dry-run").stdout
+    assert google.requests == []
+    printed = call(*options).stdout
     for line in (f"Job ID: {JOB}", "Status: running", "Status: succeeded", f"✅ Fine-tuned model: {ENDPOINT}",
                  "Trained tokens: 9,876"):  # fmt: skip
         assert line in printed
@@ -118,7 +119,7 @@ def test_the_whole_way(google, rows_file):
     assert sent[0]["systemInstruction"]["parts"] == [{"text": given[0][0]["content"]}]
     assert [turn["role"] for turn in sent[0]["contents"]][:2] == ["user", "model"]
 
-    [created] = [a for a in google.asked if a.method == "POST" and a.path.endswith("tuningJobs")]
+    [created] = [a for a in google.requests if a.method == "POST" and a.path.endswith("tuningJobs")]
     assert created.headers["authorization"] == "Bearer google-token"
     assert created.json() == {
         "baseModel": "gemini-2.5-flash", "tunedModelDisplayName": "Наташа",
@@ -129,7 +130,7 @@ def test_the_whole_way(google, rows_file):
     }  # fmt: skip
     assert f"POST {google.url}{created.path}" in rehearsed
     assert json.loads(rehearsed[rehearsed.index("\n{") :]) == created.json(), "--dry-run shows what the SDK sends"
-    chats = [a.json() for a in google.asked if a.path.endswith(":generateContent")]
+    chats = [a.json() for a in google.requests if a.path.endswith(":generateContent")]
     assert {chat["systemInstruction"]["parts"][0]["text"] for chat in chats} == {given[0][0]["content"]}
     assert [turn["role"] for turn in chats[-1]["contents"]] == ["user", "model", "user"]
 
@@ -137,7 +138,7 @@ def test_the_whole_way(google, rows_file):
 def test_the_written_configs_are_what_the_sdk_takes_and_sends(google):
     """google_… as arguments of the SDK makes the request that vertex_… is."""
     Path("rows.jsonl").write_bytes(rows(12))
-    asked = (
+    options = (
         "--write-config",
         "--file",
         "rows.jsonl",
@@ -148,7 +149,7 @@ def test_the_written_configs_are_what_the_sdk_takes_and_sends(google):
         "--suffix",
         "x",
     )
-    call(*words(google), *asked)
+    call(*words(google), *options)
     made = {name: json.loads(Path(f"{name}_finetune_config.json").read_bytes()) for name in ("google", "vertex")}
     client = genai.Client(
         enterprise=True, project="p-1", location="europe-west4", http_options={"base_url": google.url}
@@ -158,7 +159,7 @@ def test_the_written_configs_are_what_the_sdk_takes_and_sends(google):
         config = genai.types.CreateTuningJobConfig(**made["google"].pop("config"))
         client.tunings.tune(**made["google"], config=config)
     client.close()
-    assert google.asked[-1].json() == made["vertex"]
+    assert google.requests[-1].json() == made["vertex"]
     assert made["vertex"]["supervisedTuningSpec"]["validationDatasetUri"] == "gs://my-bucket/rows-gemini.jsonl"
 
 
@@ -187,11 +188,11 @@ def test_what_gemini_cannot_say_is_refused_or_given_up_by_choice(google):
     turns = [{"role": "user", "content": "а"}, {"role": "assistant", "content": "б", "weight": 0},
              {"role": "user", "content": "в"}, {"role": "assistant", "content": "г"}]  # fmt: skip
     Path("rows.jsonl").write_text(rows(12).decode() + json.dumps({"messages": turns}) + "\n", encoding="utf-8")
-    asked = (*words(google), "--file", "rows.jsonl", "--upload-only")
-    result = call(*asked, exit_code=1)
+    options = (*words(google), "--file", "rows.jsonl", "--upload-only")
+    result = call(*options, exit_code=1)
     assert "rows.jsonl:13: gemini has no place for: weights" in result.stderr and "--when-lossy" in result.stderr
     assert google.objects == {}
-    call(*asked, "--when-lossy", "split")
+    call(*options, "--when-lossy", "split")
     [stored] = google.objects.values()
     assert len(stored.splitlines()) == 13
 

@@ -1,6 +1,6 @@
 """What upload_and_finetune.py is made of.
 
-    asked.py        the command line, and what is wrong with it before anything is sent
+    arguments.py    the command line, and what is wrong with it before anything is sent
     providers.py    what each provider can do, where it is, which key it takes
     offline.py      what is done without sending anything: check, estimate, rehearse, write request bodies
     estimate.py     tokens and price
@@ -8,5 +8,5 @@
     vertex.py       Google, through its own SDKs
     watch.py        the screen and the log while a job runs
 
-All of it runs on `Provider`, `Request`, `Job` and `Event` of providers.py; nothing else knows whose words are whose.
+All of it runs on `Provider`, `JobRequest`, `Job` and `Event` of providers.py; no other file knows a provider's terms.
 """

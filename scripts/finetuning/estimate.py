@@ -16,9 +16,11 @@ from .providers import Provider
 
 
 class Estimate(NamedTuple):
+    """The size of a training file."""
+
     rows: int
     tokens: int
-    """Of one epoch."""
+    """Tokens of one epoch."""
     epochs: int
     how: str
     """How the tokens were counted."""
@@ -28,7 +30,7 @@ def estimate(path: Path, provider: Provider, model: str, epochs: int | None) -> 
     """Tokens of the file, counted where the base's tokenizer is on this disk; DataError where a row is bad."""
     rows = read_rows(path)
     tree = {"name": "x", "data": {"train_file": str(path)}, "model": {"name_or_path": model},
-            "training": {"max_length": provider.context}}  # fmt: skip
+            "training": {"max_length": provider.max_length}}  # fmt: skip
     folder = None
     if provider.name == "local" and (base := load_catalogue().find(model)):
         tree = merge_sections(base.tree, {"name": "x", "data": {"train_file": str(path)}})
@@ -42,31 +44,33 @@ def estimate(path: Path, provider: Provider, model: str, epochs: int | None) -> 
     return Estimate(len(rows), tokens.total, epochs or auto_epochs(len(rows)), tokens.how)
 
 
-def show(found: Estimate, provider: Provider, model: str, epochs_given: bool) -> str:
-    """Tokens and price, in lines."""
-    total = found.tokens * found.epochs
-    auto = "" if epochs_given else ", as `auto` would choose"
+def describe(result: Estimate, provider: Provider, model: str, epochs_chosen: bool) -> str:
+    """Tokens and price, in lines of text. `epochs_chosen`: the user gave the number of epochs."""
+    total = result.tokens * result.epochs
+    auto = "" if epochs_chosen else ", as `auto` would choose"
     lines = [
-        f"Training examples: {found.rows:,}",
-        f"Tokens: {found.tokens:,} an epoch × {found.epochs} epochs{auto} = {total:,}",
-        f"        {found.how}",
+        f"Training examples: {result.rows:,}",
+        f"Tokens: {result.tokens:,} an epoch × {result.epochs} epochs{auto} = {total:,}",
+        f"        {result.how}",
     ]
     table = prices(total)
     if provider.name == "local":
         lines.append("Price: none, it is your own machine; the same tokens at hosted services:")
         return "\n".join([*lines, *(f"  {_line(price)}" for price in table)])
     of_provider = [price for price in table if price.service == provider.service]
-    ours = [price for price in of_provider if price.model and _plain(model).startswith(_plain(price.model))]
-    if ours:
-        lines.append(f"Price: {_line(max(ours, key=lambda price: len(price.model or '')))}")
+    matches = [
+        price for price in of_provider if price.model and _normalized(model).startswith(_normalized(price.model))
+    ]
+    if matches:
+        lines.append(f"Price: {_line(max(matches, key=lambda price: len(price.model or '')))}")
     else:
         lines.append(f"Price: none is known for {model}; the table (train/plan/prices.yaml) has:")
         lines += [f"  {_line(price)}" for price in of_provider]
     return "\n".join(lines)
 
 
-def _plain(model: str) -> str:
-    """Names differ between tables and APIs by case, spaces and dashes."""
+def _normalized(model: str) -> str:
+    """The name without the differences of case, spaces and dashes between tables and APIs."""
     return model.lower().replace(" ", "-").rpartition("/")[2]
 
 

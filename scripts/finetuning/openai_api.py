@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from train.core.errors import ConfigError, GovorError, MachineError
 
-from .providers import BusyError, Event, Job, Provider, Request, UnreachableError, body, without_keys
+from .providers import BusyError, Event, Job, JobRequest, Provider, UnreachableError, openai_body, without_keys
 
 T = TypeVar("T", bound=BaseModel)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -25,15 +25,17 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class OpenAiService:
     """Files, jobs and chat of one provider."""
 
-    def __init__(self, provider: Provider, base_url: str, key: str | None, key_name: str, *, dry: bool = False) -> None:
-        if key is None and provider.name != "local" and not dry:
+    def __init__(
+        self, provider: Provider, base_url: str, key: str | None, key_name: str, *, dry_run: bool = False
+    ) -> None:
+        if key is None and provider.name != "local" and not dry_run:
             raise ConfigError(f"no key for {provider.title}: set {key_name} in the environment or in .env")
         self.provider = provider
         self.url = base_url.rstrip("/")
         self.key = key
         self.key_name = key_name
         host = urlsplit(base_url).hostname or ""
-        transport: dict[str, Any] = {"transport": Rehearsal()} if dry else {}
+        transport: dict[str, Any] = {"transport": Rehearsal()} if dry_run else {}
         self.client = openai.OpenAI(
             base_url=self.url,
             api_key=key or "none",  # the SDK insists on one; a local server without a key takes any
@@ -45,108 +47,108 @@ class OpenAiService:
 
     def upload(self, path: Path) -> str:
         with path.open("rb") as rows:  # a path would be read into memory whole
-            file = self._ask(lambda: self.client.files.create(file=(path.name, rows), purpose="fine-tune"))
+            file = self._call(lambda: self.client.files.create(file=(path.name, rows), purpose="fine-tune"))
         if file.status == "uploaded":
-            file = self._ask(lambda: self.client.files.wait_for_processing(file.id))
+            file = self._call(lambda: self.client.files.wait_for_processing(file.id))
         if file.status == "error":
-            why = self._safe(file.status_details or "")
+            why = self._without_key(file.status_details or "")
             raise GovorError(f"{path}: {self.provider.title} could not read it: {why}")
         return file.id
 
-    def create(self, request: Request, training_file: str, validation_file: str | None) -> Job:
-        """The new job. Only our own server is asked again where no answer came: it knows what it has had."""
-        client, more = self.client, None
+    def create(self, request: JobRequest, training_file: str, validation_file: str | None) -> Job:
+        """Create the job. Where no answer came, only our own server is asked again: it notices a repeated request."""
+        client, extra = self.client, None
         if self.provider.name != "local":
             client = client.with_options(max_retries=0)
         if request.learning_rate is not None:
-            more = {"govor": {"training": {"learning_rate": request.learning_rate}}}
-        asked = body(request, training_file, validation_file)
+            extra = {"govor": {"training": {"learning_rate": request.learning_rate}}}
+        body = openai_body(request, training_file, validation_file)
         try:
-            return _job(self._ask(lambda: client.fine_tuning.jobs.create(**asked, extra_body=more)))
+            return _job(self._call(lambda: client.fine_tuning.jobs.create(**body, extra_body=extra)))
         except BusyError:
             raise
         except UnreachableError as error:
             raise UnreachableError(f"{error}; whether the job was created is not known: --list-jobs shows it") from None
 
     def job(self, id_: str) -> Job:
-        return _job(self._ask(lambda: self.client.fine_tuning.jobs.retrieve(id_)))
+        return _job(self._call(lambda: self.client.fine_tuning.jobs.retrieve(id_)))
 
-    def news(self, id_: str, seen: set[str]) -> list[Event]:
-        found: list[Event] = []
+    def new_events(self, id_: str, seen: set[str]) -> list[Event]:
+        events: list[Event] = []
         page = self._events(id_)
         while True:
             new = [event for event in page.data if event.id not in seen]
             for event in new:
                 step = event.data if event.type == "metrics" and isinstance(event.data, dict) else None
-                found.append(Event(event.id, event.created_at, event.level, event.message, step))
+                events.append(Event(event.id, event.created_at, event.level, event.message, step))
             if not page.has_more or len(new) < len(page.data):
                 break
             page = self._events(id_, after=page.data[-1].id)
-        seen.update(event.id for event in found)
-        return found[::-1]
+        seen.update(event.id for event in events)
+        return events[::-1]
 
     def _events(self, id_: str, after: str | openai.Omit = openai.omit) -> SyncCursorPage[FineTuningJobEvent]:
-        """A page of them, newest first."""
-        return self._ask(lambda: self.client.fine_tuning.jobs.list_events(id_, limit=100, after=after))
+        """A page of a job's events, newest first."""
+        return self._call(lambda: self.client.fine_tuning.jobs.list_events(id_, limit=100, after=after))
 
     def jobs(self) -> list[Job]:
-        return [_job(job) for job in self._ask(lambda: self.client.fine_tuning.jobs.list(limit=20)).data]
+        return [_job(job) for job in self._call(lambda: self.client.fine_tuning.jobs.list(limit=20)).data]
 
     def cancel(self, id_: str) -> Job:
-        return _job(self._ask(lambda: self.client.fine_tuning.jobs.cancel(id_)))
+        return _job(self._call(lambda: self.client.fine_tuning.jobs.cancel(id_)))
 
     def chat(self, model: str, messages: list[dict[str, str]]) -> str:
-        asked: Any = messages
-        answer = self._ask(lambda: self.client.chat.completions.create(model=model, messages=asked))
+        untyped: Any = messages
+        answer = self._call(lambda: self.client.chat.completions.create(model=model, messages=untyped))
         return (answer.choices[0].message.content if answer.choices else None) or ""
 
-    def _ask(self, call: Callable[[], T]) -> T:
-        stranger = GovorError(f"{self.url} does not answer as OpenAI's API does: base URLs usually end in /v1")
-        with self._clear():
+    def _call(self, call: Callable[[], T]) -> T:
+        not_openai = GovorError(f"{self.url} does not answer as OpenAI's API does: base URLs usually end in /v1")
+        with self._one_line_errors():
             try:
                 answer = call()
             except (AttributeError, ValueError):  # the SDK trips over a web page where it expects a list
-                raise stranger from None
+                raise not_openai from None
         if not isinstance(answer, BaseModel):  # and hands it on as text elsewhere
-            raise stranger
+            raise not_openai
         return answer
 
     @contextmanager
-    def _clear(self) -> Iterator[None]:
-        """The SDK's errors in one line."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Raise the SDK's errors as GovorError of one line."""
         try:
             yield
         except openai.APITimeoutError:
             raise UnreachableError(f"{self.url} gives no answer") from None
         except openai.APIConnectionError as error:
             hint = "start it: govor jobs serve" if self.provider.name == "local" else "is there a network, a proxy?"
-            why = self._safe(str(error.__cause__ or error))
+            why = self._without_key(str(error.__cause__ or error))
             raise UnreachableError(f"{self.url} cannot be reached ({why}): {hint}") from None
         except openai.AuthenticationError as error:
             what = f"refuses the key in {self.key_name}" if self.key else f"wants a key: set {self.key_name}"
-            other = "; keys of api.moonshot.ai and api.moonshot.cn differ: --base-url" * (self.provider.name == "kimi")
-            raise ConfigError(f"{self.url} {what}: {self._words(error)}{other}") from None
+            hint = "; keys of api.moonshot.ai and api.moonshot.cn differ: --base-url" * (self.provider.name == "kimi")
+            raise ConfigError(f"{self.url} {what}: {self._message(error)}{hint}") from None
         except openai.APIStatusError as error:
             if error.status_code == 404 and error.body == "url.not_found":
                 raise GovorError(f"{self.provider.title} has no {error.request.url.path}") from None
             kind = UnreachableError if error.status_code >= 500 else GovorError
             kind = BusyError if error.status_code == 429 else kind
-            words = self._words(error)
-            if error.status_code == 404 and "/v1" not in self.url and "base URL" not in words:
-                words += " Is the base URL right? It usually ends in /v1"
-            raise kind(f"{self.provider.title} answers {error.status_code}: {words}") from None
+            message = self._message(error)
+            if error.status_code == 404 and "/v1" not in self.url and "base URL" not in message:
+                message += " Is the base URL right? It usually ends in /v1"
+            raise kind(f"{self.provider.title} answers {error.status_code}: {message}") from None
         except openai.OpenAIError as error:
-            raise GovorError(f"{self.provider.title}: {self._safe(str(error))}") from None
+            raise GovorError(f"{self.provider.title}: {self._without_key(str(error))}") from None
         except OSError as error:
             raise MachineError(f"{error.filename or self.url}: {error.strerror or error}") from None
 
-    def _words(self, error: openai.APIStatusError) -> str:
-        found = error.body.get("message") if isinstance(error.body, dict) else None
-        if isinstance(found, str) and found:
-            return self._safe(found)
+    def _message(self, error: openai.APIStatusError) -> str:
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        if isinstance(message, str) and message:
+            return self._without_key(message)
         return "without saying why; is the base URL right? It usually ends in /v1"
 
-    def _safe(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         return without_keys(text, self.key)
 
 
@@ -168,7 +170,7 @@ class Rehearsal(httpx2.BaseTransport):
 
 
 def _parts(content: bytes, boundary: str) -> Iterator[str]:
-    """The fields of a form; of a file no more than name and size."""
+    """The fields of a form as text; of a file its name and size."""
     for part in content.split(f"--{boundary}".encode())[1:-1]:
         head, _, value = part[2:-2].partition(b"\r\n\r\n")
         names = dict(re.findall(r'(name|filename)="([^"]*)"', head.decode()))
@@ -177,6 +179,7 @@ def _parts(content: bytes, boundary: str) -> Iterator[str]:
 
 
 def _answer(path: str) -> dict[str, Any]:
+    """An answer with placeholders in capitals."""
     if path.endswith("/files"):
         return {"id": "FILE_ID", "object": "file", "status": "processed"}
     if path.endswith("/chat/completions"):
@@ -187,7 +190,7 @@ def _answer(path: str) -> dict[str, Any]:
 
 
 def _job(job: FineTuningJob) -> Job:
-    """The job in our words. OpenAI's `error` is {} on healthy jobs, which the SDK makes an object."""
+    """The job as our `Job`. OpenAI's `error` is {} on healthy jobs, which the SDK makes an object."""
     error = job.error if job.error and job.error.message else None
     supervised = job.method.supervised if job.method else None
     epochs = getattr((supervised and supervised.hyperparameters) or job.hyperparameters, "n_epochs", None)

@@ -1,4 +1,4 @@
-"""What each provider can do, where it is, which key it takes; the words in which the script speaks of jobs."""
+"""What each provider can do, where it is, which key it takes; the types in which the script speaks of jobs."""
 
 import os
 import re
@@ -9,37 +9,39 @@ from urllib.parse import urlsplit
 
 from train.core.errors import ConfigError, GovorError
 
-Step = Literal["upload", "create", "jobs", "chat"]
+Capability = Literal["upload", "create", "jobs", "chat"]
 LAST_DAY = date(2027, 1, 6)
 """OpenAI takes new jobs up to this day (developers.openai.com/api/docs/deprecations, read 2026-11-20)."""
 MIB = 1 << 20
 
 
 class Provider(NamedTuple):
+    """A service that tunes models, or only chats."""
+
     name: str
     title: str
     base_url: str | None
-    """None: built from project and location."""
+    """Address of the API; None where it is built from project and location."""
     hosts: tuple[str, ...]
     """A base URL on these hosts means this provider."""
     keys: tuple[str, ...]
-    """Environment variables, the first that is set counts."""
-    can: frozenset[Step]
-    has: str
-    """What it offers, in words."""
+    """Environment variables with its key; the first that is set counts."""
+    capabilities: frozenset[Capability]
+    offers: str
+    """What it offers, for error messages."""
     model: str
-    """Tuned where --model says nothing."""
+    """The model that is tuned where --model names none."""
     family: str
-    """Whose tokenizer estimates of the number of tokens go by (train/plan/tokens.py)."""
-    context: int
-    """Longest row, in tokens; what is beyond is cut off there."""
-    largest: int
-    """Bytes of a training file."""
+    """The model family whose tokenizer estimates the number of tokens (train/plan/tokens.py)."""
+    max_length: int
+    """Tokens of the longest row; the provider cuts off what is beyond."""
+    max_bytes: int
+    """Bytes of the largest training file that it takes."""
     service: str
-    """Name in the price table."""
+    """The provider's name in the price table."""
 
 
-ALL: frozenset[Step] = frozenset({"upload", "create", "jobs", "chat"})
+ALL: frozenset[Capability] = frozenset({"upload", "create", "jobs", "chat"})
 PROVIDERS = {
     provider.name: provider
     for provider in (
@@ -70,7 +72,7 @@ class UnreachableError(GovorError):
 
 
 class BusyError(UnreachableError):
-    """Asked too often, or a quota is used up: nothing was done."""
+    """Too many requests, or a quota is used up: nothing was done."""
 
 
 class JobFailedError(GovorError):
@@ -80,12 +82,14 @@ class JobFailedError(GovorError):
 
 
 class Job(NamedTuple):
+    """A fine-tuning job as every provider has it."""
+
     id: str
     status: str
     """As OpenAI names it: validating_files, queued, running, paused, succeeded, failed, cancelled."""
     model: str
     tuned: str | None
-    """The model's name, once there is one."""
+    """The tuned model's name, once there is one."""
     epochs: int | None
     tokens: int | None
     """Trained tokens, once they are known."""
@@ -93,20 +97,22 @@ class Job(NamedTuple):
     """When it will be done, by the provider's own estimate (unix time)."""
     error: str | None
     code: str | None
-    """Kind of the error."""
+    """The kind of the error, in one word."""
 
 
 class Event(NamedTuple):
+    """A message about a job, or one of its training steps."""
+
     id: str
     at: float
     """Unix time."""
     level: str
     message: str
     step: dict[str, Any] | None
-    """step, total_steps, train_loss, …; None where it is no step."""
+    """step, total_steps, train_loss, … of a training step; None for a message."""
 
 
-class Request(NamedTuple):
+class JobRequest(NamedTuple):
     """A job to create."""
 
     model: str
@@ -123,15 +129,15 @@ class Service(Protocol):
 
     def upload(self, path: Path) -> str: ...
 
-    def create(self, request: Request, training_file: str, validation_file: str | None) -> Job: ...
+    def create(self, request: JobRequest, training_file: str, validation_file: str | None) -> Job: ...
 
     def job(self, id_: str) -> Job: ...
 
-    def news(self, id_: str, seen: set[str]) -> list[Event]:
-        """Events that are not in `seen`, oldest first; they are added to it."""
+    def new_events(self, id_: str, seen: set[str]) -> list[Event]:
+        """The events that are not in `seen`, oldest first; their ids are added to it."""
 
     def jobs(self) -> list[Job]:
-        """The newest ones first."""
+        """The latest jobs, newest first."""
 
     def cancel(self, id_: str) -> Job: ...
 
@@ -139,33 +145,33 @@ class Service(Protocol):
 
 
 def find_provider(name: str | None, base_url: str | None) -> Provider:
-    """The one asked for, or whose host the URL names, or local."""
+    """The provider of that name, else the one whose host the URL names, else local."""
     if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
         raise ConfigError(f"--base-url {base_url}: expected http://… or https://…")
     if name is not None:
         return PROVIDERS[name]
     host = (urlsplit(base_url).hostname or "") if base_url else ""
-    ours = (p for p in PROVIDERS.values() if any(host == known or host.endswith(f".{known}") for known in p.hosts))
-    return next(ours, PROVIDERS["local"])
+    matches = (p for p in PROVIDERS.values() if any(host == known or host.endswith(f".{known}") for known in p.hosts))
+    return next(matches, PROVIDERS["local"])
 
 
-def require(provider: Provider, step: Step) -> None:
-    """GovorError, before any request, where the provider cannot do that step; it names what can."""
-    if step not in provider.can:
+def require(provider: Provider, capability: Capability) -> None:
+    """GovorError, before any request, where the provider lacks the capability; it names providers that have it."""
+    if capability not in provider.capabilities:
         raise GovorError(
-            f"{provider.title} documents no fine-tuning API; it has: {provider.has}. Kimi's weights are open: tune "
+            f"{provider.title} documents no fine-tuning API; it has: {provider.offers}. Kimi's weights are open: tune "
             "them, or another base, with --provider local; OpenAI until 2027-01-06 and Google (--provider vertex) tune "
             "models of their own"
         )
-    if provider.name == "openai" and step == "create" and today() > LAST_DAY:
+    if provider.name == "openai" and capability == "create" and today() > LAST_DAY:
         raise GovorError(
-            f"OpenAI has created no fine-tuning jobs since {LAST_DAY}; it has: {provider.has}. Train with "
+            f"OpenAI has created no fine-tuning jobs since {LAST_DAY}; it has: {provider.offers}. Train with "
             "--provider local (govor jobs serve) or --provider vertex"
         )
 
 
 def warning(provider: Provider) -> str | None:
-    """What is to be known before a job is created there."""
+    """A warning to print before a job is created there; None where there is nothing to warn of."""
     if provider.name != "openai":
         return None
     left = (LAST_DAY - today()).days
@@ -180,10 +186,10 @@ def today() -> date:
 
 
 def find_key(provider: Provider, folder: Path) -> tuple[str | None, str]:
-    """(key, where it is from); the environment counts before the folder's .env."""
-    file = read_env(folder / ".env")
+    """(key, its variable) from the environment, else from the folder's .env; else (None, the possible variables)."""
+    env_file = read_env(folder / ".env")
     for name in provider.keys:
-        key = os.environ.get(name, "").strip() or file.get(name, "").strip()
+        key = os.environ.get(name, "").strip() or env_file.get(name, "").strip()
         if key and not re.fullmatch(r"[!-~]+", key):
             raise ConfigError(f"{name} holds characters that no key has: copy it again")
         if key:
@@ -192,36 +198,36 @@ def find_key(provider: Provider, folder: Path) -> tuple[str | None, str]:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """NAME=VALUE lines, with or without `export` and quotes; other lines are not ours to judge."""
+    """The NAME=VALUE lines of a file, with or without `export` and quotes; other lines are ignored."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
-    found = {}
+    values = {}
     for line in text.split("\n"):
         name, is_pair, value = line.strip().removeprefix("export ").partition("=")
         if not is_pair or not name.strip().isidentifier():
             continue
         value = value.strip()
         quoted = re.match(r"""(["'])(.*?)\1\s*(#.*)?$""", value)
-        found[name.strip()] = quoted[2] if quoted else re.split(r"\s#|^#", value)[0].strip()
-    return found
+        values[name.strip()] = quoted[2] if quoted else re.split(r"\s#|^#", value)[0].strip()
+    return values
 
 
-def body(request: Request, training_file: str, validation_file: str | None) -> dict[str, Any]:
-    """The request in OpenAI's words."""
-    asked = {"n_epochs": request.epochs, "learning_rate_multiplier": request.multiplier}
-    hyperparameters = {name: value for name, value in asked.items() if value is not None}
-    made: dict[str, Any] = {"model": request.model, "training_file": training_file}
+def openai_body(request: JobRequest, training_file: str, validation_file: str | None) -> dict[str, Any]:
+    """The body that creates the job at OpenAI's API."""
+    optional = {"n_epochs": request.epochs, "learning_rate_multiplier": request.multiplier}
+    hyperparameters = {name: value for name, value in optional.items() if value is not None}
+    body: dict[str, Any] = {"model": request.model, "training_file": training_file}
     if validation_file is not None:
-        made["validation_file"] = validation_file
+        body["validation_file"] = validation_file
     if request.suffix is not None:
-        made["suffix"] = request.suffix
+        body["suffix"] = request.suffix
     if hyperparameters:
-        made["method"] = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
-    return made
+        body["method"] = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    return body
 
 
 def without_keys(text: str, key: str | None) -> str:

@@ -19,21 +19,21 @@ from train.chats.writers import convert_rows
 from train.core.errors import ConfigError, DataError, GovorError, MachineError
 from train.core.files import write_whole
 
-from .providers import Event, Job, Request, UnreachableError
+from .providers import Event, Job, JobRequest, UnreachableError
 
 T = TypeVar("T")
-FOLDER = "govor"  # of the bucket
-STATES = {
+BUCKET_FOLDER = "govor"
+JOB_STATES = {
     "QUEUED": "queued", "PENDING": "queued", "RUNNING": "running", "UPDATING": "running", "CANCELLING": "running",
     "PAUSED": "paused", "SUCCEEDED": "succeeded", "PARTIALLY_SUCCEEDED": "succeeded", "FAILED": "failed",
     "EXPIRED": "failed", "CANCELLED": "cancelled",
 }  # fmt: skip
-"""JOB_STATE_… → as OpenAI names it."""
-SHOWN = 5
+"""Google's JOB_STATE_… → OpenAI's name of it."""
+SHOWN_ROWS = 5
 
 
-class Place:
-    """Where in Google's cloud."""
+class GoogleProject:
+    """A project in Google's cloud, its bucket and region."""
 
     def __init__(self, project: str | None, bucket: str | None, location: str, base_url: str | None) -> None:
         if location == "global":
@@ -44,20 +44,21 @@ class Place:
             raise ConfigError(f"--bucket {bucket}: expected a bucket's name, such as my-bucket, without folders")
         self.location = location
         self.base_url = base_url
-        self.asked_for = {"--project-id": project, "--bucket": bucket}
+        self.options = {"--project-id": project, "--bucket": bucket}
 
     def require(self, *options: str) -> None:
         """ConfigError where an option is missing."""
-        missing = [option for option in options if not self.asked_for[option]]
+        missing = [option for option in options if not self.options[option]]
         if missing:
             raise ConfigError(f"--provider vertex needs {' and '.join(missing)}")
 
     def jobs_url(self, version: str = "v1") -> str:
+        """The address of the project's tuning jobs in the REST API."""
         start = (self.base_url or f"https://{self.location}-aiplatform.googleapis.com").rstrip("/")
         return f"{start}/{version}/projects/{self.project}/locations/{self.location}/tuningJobs"
 
 
-def sdk_arguments(request: Request, training_uri: str, validation_uri: str | None) -> dict[str, Any]:
+def sdk_arguments(request: JobRequest, training_uri: str, validation_uri: str | None) -> dict[str, Any]:
     """Arguments of google-genai's `client.tunings.tune`, as plain values."""
     config: dict[str, Any] = {}
     if validation_uri is not None:
@@ -72,51 +73,51 @@ def sdk_arguments(request: Request, training_uri: str, validation_uri: str | Non
     return {"base_model": request.model, "training_dataset": {"gcs_uri": training_uri}, "config": config}
 
 
-def rest_body(request: Request, training_uri: str, validation_uri: str | None) -> dict[str, Any]:
-    """The same for `POST …/tuningJobs`."""
+def rest_body(request: JobRequest, training_uri: str, validation_uri: str | None) -> dict[str, Any]:
+    """The body of `POST …/tuningJobs`."""
     spec: dict[str, Any] = {"trainingDatasetUri": training_uri}
     if validation_uri is not None:
         spec["validationDatasetUri"] = validation_uri
-    asked = {"epochCount": request.epochs, "learningRateMultiplier": request.multiplier}
-    if hyperparameters := {name: value for name, value in asked.items() if value is not None}:
+    optional = {"epochCount": request.epochs, "learningRateMultiplier": request.multiplier}
+    if hyperparameters := {name: value for name, value in optional.items() if value is not None}:
         spec["hyperParameters"] = hyperparameters
-    made: dict[str, Any] = {"baseModel": request.model, "supervisedTuningSpec": spec}
+    body: dict[str, Any] = {"baseModel": request.model, "supervisedTuningSpec": spec}
     if request.suffix is not None:
-        made["tunedModelDisplayName"] = request.suffix
-    return made
+        body["tunedModelDisplayName"] = request.suffix
+    return body
 
 
 def gemini_rows(path: Path, when_lossy: str) -> list[str]:
     """The rows as lines in Gemini's format; DataError names those that it cannot say."""
     result = convert_rows(read_rows(path), "gemini", when_lossy)
     if result.refused:
-        shown = [f"{path}:{line}: gemini has no place for: {why}" for line, why in result.refused[:SHOWN]]
+        shown = [f"{path}:{line}: gemini has no place for: {why}" for line, why in result.refused[:SHOWN_ROWS]]
         hint = "" if when_lossy == "drop" else "; --when-lossy drop or split says what to do"
         raise DataError("\n  ".join([f"{len(result.refused)} rows cannot be written{hint}:", *shown]))
     return [json.dumps(record, ensure_ascii=False) + "\n" for record in result.records]
 
 
 def object_name(path: Path, lines: list[str]) -> str:
-    """Name in the bucket; other contents have another one."""
-    content = hashlib.sha256("".join(lines).encode()).hexdigest()
+    """The name in the bucket, which differs where the content differs."""
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     stem = re.sub(r"[^\w.-]", "_", path.stem)
-    return f"{FOLDER}/{stem}-{content[:12]}.jsonl"
+    return f"{BUCKET_FOLDER}/{stem}-{digest[:12]}.jsonl"
 
 
 class VertexService:
     """Cloud Storage and tuning jobs of one project."""
 
-    def __init__(self, place: Place, when_lossy: str) -> None:
+    def __init__(self, project: GoogleProject, when_lossy: str) -> None:
         try:
             from google import genai
         except ImportError:
             raise MachineError("google-genai is not installed: pip install -c constraints.txt -e '.[vertex]'") from None
-        self.place = place
+        self.project = project
         self.when_lossy = when_lossy
-        options = genai.types.HttpOptions(base_url=place.base_url) if place.base_url else None
-        with self._clear():
+        options = genai.types.HttpOptions(base_url=project.base_url) if project.base_url else None
+        with self._one_line_errors():
             self.client = genai.Client(
-                enterprise=True, project=place.project, location=place.location, http_options=options
+                enterprise=True, project=project.project, location=project.location, http_options=options
             )
 
     def close(self) -> None:
@@ -133,37 +134,37 @@ class VertexService:
             ) from None
         lines = gemini_rows(path, self.when_lossy)
         name = object_name(path, lines)
-        with tempfile.TemporaryDirectory() as folder, self._clear(), ExitStack() as stack:
-            written = Path(folder) / "rows.jsonl"
-            write_whole(written, lines)
-            client = stack.enter_context(closing(storage.Client(project=self.place.project)))
-            blob = client.bucket(self.place.bucket).blob(name)
+        with tempfile.TemporaryDirectory() as folder, self._one_line_errors(), ExitStack() as stack:
+            gemini_file = Path(folder) / "rows.jsonl"
+            write_whole(gemini_file, lines)
+            client = stack.enter_context(closing(storage.Client(project=self.project.project)))
+            blob = client.bucket(self.project.bucket).blob(name)
             with suppress(PreconditionFailed):  # what is there has the same rows: its name says so
-                blob.upload_from_filename(str(written), content_type="application/jsonl", if_generation_match=0)
-        return f"gs://{self.place.bucket}/{name}"
+                blob.upload_from_filename(str(gemini_file), content_type="application/jsonl", if_generation_match=0)
+        return f"gs://{self.project.bucket}/{name}"
 
-    def create(self, request: Request, training_file: str, validation_file: str | None) -> Job:
+    def create(self, request: JobRequest, training_file: str, validation_file: str | None) -> Job:
         from google.genai import types
 
-        asked = sdk_arguments(request, training_file, validation_file)
-        config = types.CreateTuningJobConfig(**asked["config"])  # of a plain dict the SDK drops fields in silence
-        dataset = types.TuningDataset(**asked["training_dataset"])
-        with warnings.catch_warnings(), self._clear():
+        arguments = sdk_arguments(request, training_file, validation_file)
+        config = types.CreateTuningJobConfig(**arguments["config"])  # of a plain dict the SDK drops fields in silence
+        dataset = types.TuningDataset(**arguments["training_dataset"])
+        with warnings.catch_warnings(), self._one_line_errors():
             warnings.simplefilter("ignore")  # that the SDK's tuning may change
             return _job(self.client.tunings.tune(base_model=request.model, training_dataset=dataset, config=config))
 
     def job(self, id_: str) -> Job:
-        return self._ask(lambda: _job(self.client.tunings.get(name=self._name(id_))))
+        return self._call(lambda: _job(self.client.tunings.get(name=self._name(id_))))
 
-    def news(self, id_: str, seen: set[str]) -> list[Event]:
-        """None: Google tells a job's state, its curves are in the console."""
+    def new_events(self, id_: str, seen: set[str]) -> list[Event]:
+        """No events: Google tells only a job's state, its curves are in the console."""
         return []
 
     def jobs(self) -> list[Job]:
-        return self._ask(lambda: [_job(job) for job in self.client.tunings.list(config={"page_size": 20}).page])
+        return self._call(lambda: [_job(job) for job in self.client.tunings.list(config={"page_size": 20}).page])
 
     def cancel(self, id_: str) -> Job:
-        self._ask(lambda: self.client.tunings.cancel(name=self._name(id_)))
+        self._call(lambda: self.client.tunings.cancel(name=self._name(id_)))
         return self.job(id_)
 
     def chat(self, model: str, messages: list[dict[str, str]]) -> str:
@@ -179,22 +180,22 @@ class VertexService:
             if message["role"] != "system"
         ]
         config = types.GenerateContentConfig(system_instruction=system or None)
-        asked: Any = contents
-        answer = self._ask(lambda: self.client.models.generate_content(model=model, contents=asked, config=config))
+        untyped: Any = contents
+        answer = self._call(lambda: self.client.models.generate_content(model=model, contents=untyped, config=config))
         return answer.text or ""
 
     def _name(self, id_: str) -> str:
         if "/" in id_:
             return id_
-        return f"projects/{self.place.project}/locations/{self.place.location}/tuningJobs/{id_}"
+        return f"projects/{self.project.project}/locations/{self.project.location}/tuningJobs/{id_}"
 
-    def _ask(self, call: Callable[[], T]) -> T:
-        with self._clear():
+    def _call(self, call: Callable[[], T]) -> T:
+        with self._one_line_errors():
             return call()
 
     @contextmanager
-    def _clear(self) -> Iterator[None]:
-        """The SDKs' errors in one line."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Raise the SDKs' errors as GovorError of one line."""
         import httpx2
         import requests
         from google.api_core.exceptions import GoogleAPICallError, RetryError
@@ -223,14 +224,14 @@ def _line(error: object) -> str:
 
 
 def _job(job: Any) -> Job:
-    """A google.genai.types.TuningJob in our words."""
+    """A google.genai.types.TuningJob as our `Job`."""
     state = str(getattr(job.state, "value", job.state) or "").removeprefix("JOB_STATE_")
     tuned = job.tuned_model
     spec = job.supervised_tuning_spec
     stats = job.tuning_data_stats and job.tuning_data_stats.supervised_tuning_data_stats
     return Job(
         id=job.name,
-        status=STATES.get(state, "queued"),
+        status=JOB_STATES.get(state, "queued"),
         model=job.base_model or "",
         tuned=(tuned.endpoint or tuned.model) if tuned else None,
         epochs=spec.hyper_parameters.epoch_count if spec and spec.hyper_parameters else None,

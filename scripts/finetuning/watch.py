@@ -10,43 +10,43 @@ from train.core.errors import GovorError
 from .providers import Event, Job, JobFailedError, Service, UnreachableError
 
 ENDED = ("succeeded", "failed", "cancelled")
-PATIENCE = 10  # polls in a row without an answer
+MAX_MISSED = 10  # polls in a row without an answer
 
 
 class Log:
-    """logs/….log, begun with its first line; and the lines that go to the screen too."""
+    """The log file logs/….log, created with its first line, and the screen."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"upload_and_finetune_{datetime.now():%Y%m%d_%H%M%S_%f}.log"
-        self._passing = False
+        self._progress_shown = False
 
     def note(self, text: str) -> None:
-        """For the log alone."""
+        """Write a line into the log alone."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
 
     def say(self, text: str, *, noted: bool = True) -> None:
-        """A line on the screen; in the log as well unless it may hold chat text."""
-        print(f"\r\x1b[K{text}" if self._passing else text, flush=True)
-        self._passing = False
+        """Show a line on the screen; it goes into the log as well unless it may hold chat text."""
+        print(f"\r\x1b[K{text}" if self._progress_shown else text, flush=True)
+        self._progress_shown = False
         if noted:
             self.note(text)
 
-    def passing(self, text: str) -> None:
-        """A line that the next one replaces on a terminal; elsewhere a line like any other."""
+    def show_progress(self, text: str) -> None:
+        """Show a line that the next one replaces on a terminal; elsewhere it stays."""
         self.note(text)
         if sys.stdout.isatty():
             print(f"\r\x1b[K{text}", end="", flush=True)
-            self._passing = True
+            self._progress_shown = True
         else:
             print(text, flush=True)
 
 
-def watch(service: Service, id_: str, log: Log, *, every: float, tokens: int | None, again: str) -> Job:
+def watch(service: Service, id_: str, log: Log, *, interval: float, tokens: int | None, resume_command: str) -> Job:
     """The job when it has succeeded; JobFailedError where it ends otherwise.
 
-    every: seconds between two looks. tokens: of one epoch, if known. again: the command that goes on watching.
+    interval: seconds between two looks. tokens: of one epoch, if known. resume_command: goes on watching the job.
     """
     seen: set[str] = set()
     steps: list[Event] = []
@@ -54,42 +54,42 @@ def watch(service: Service, id_: str, log: Log, *, every: float, tokens: int | N
     while True:
         try:
             job = service.job(id_)
-            news = service.news(id_, seen)
+            events = service.new_events(id_, seen)
         except UnreachableError as error:
             missed += 1
-            if missed == PATIENCE:
-                raise GovorError(f"{error}; the job may go on, to watch it again: {again}") from None
+            if missed == MAX_MISSED:
+                raise GovorError(f"{error}; the job may go on, to watch it again: {resume_command}") from None
             if missed == 1:
                 log.say(f"no answer, asking again: {error}", noted=False)
                 log.note("no answer, asking again")
-            time.sleep(every)
+            time.sleep(interval)
             continue
         missed = 0
-        steps += (event for event in news if event.step)
-        _tell(news, steps, job, tokens, log)
+        steps += (event for event in events if event.step)
+        _report(events, steps, job, tokens, log)
         if job.status != status:
             status = job.status
             log.say(f"Status: {status}")
         if status in ENDED:
             return _ended(job)
-        time.sleep(every)
+        time.sleep(interval)
 
 
-def _tell(news: list[Event], steps: list[Event], job: Job, tokens: int | None, log: Log) -> None:
-    """Every message, every step with a validation loss, and of the other steps the newest."""
-    newest = next((event for event in reversed(news) if event.step), None)
-    for event in news:
+def _report(events: list[Event], steps: list[Event], job: Job, tokens: int | None, log: Log) -> None:
+    """Show every message, every step with a validation loss, and of the other steps the newest."""
+    newest = next((event for event in reversed(events) if event.step), None)
+    for event in events:
         if event.step is None:
             quotes = event.level == "error"  # may quote a row
             log.say(event.message, noted=not quotes)
         elif event.step.get("valid_loss") is not None:
-            log.say(progress(event, steps, job, tokens))
+            log.say(progress_line(event, steps, job, tokens))
         elif event is newest:
-            log.passing(progress(event, steps, job, tokens))
+            log.show_progress(progress_line(event, steps, job, tokens))
 
 
-def progress(event: Event, steps: list[Event], job: Job, tokens: int | None) -> str:
-    """A step in a line: loss, tokens so far, time left."""
+def progress_line(event: Event, steps: list[Event], job: Job, tokens: int | None) -> str:
+    """A training step as one line: loss, tokens so far, time left."""
     data = event.step or {}
     step, total = data.get("step"), data.get("total_steps")
     parts = [f"step {step}/{total}" if total else f"step {step}"]
@@ -120,6 +120,7 @@ def _left(step: int, total: int, steps: list[Event], job: Job) -> float | None:
 
 
 def _ended(job: Job) -> Job:
+    """The job if it has succeeded; else JobFailedError."""
     if job.status == "succeeded" and job.tuned:
         return job
     why = f": {job.error}" if job.error else ""
