@@ -17,6 +17,7 @@ if __name__ == "__main__":  # run as a script: train/ stands first on the path a
 
 from train.chats.rows import row_to_json
 from train.chats.split import read_split
+from train.core.compat import launched_with_fsdp
 from train.core.config import Config, load_config
 from train.core.errors import Stopped, one_line_errors
 from train.core.files import require_disk_space, write_atomically
@@ -34,7 +35,6 @@ from train.tuning.processes import (
     say,
     see_one_gpu,
     smallest_gpu_bytes,
-    uses_fsdp,
 )
 from train.tuning.resume import is_last, restore_counters
 from train.tuning.save import check_prompts, checkpoint_bytes, save_result
@@ -61,7 +61,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
         base = find_base(config.model)
     if config.training.fit:
         gpu_bytes = smallest_gpu_bytes(state)
-        config, chosen = fit_to_rows(config, base, rows, held_out, gpu_bytes, sharded=uses_fsdp())
+        config, chosen = fit_to_rows(config, base, rows, held_out, gpu_bytes, sharded=launched_with_fsdp())
         say(state, chosen)
     import torch
 

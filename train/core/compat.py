@@ -151,7 +151,10 @@ def quantize_layers(model: Any, settings: Any, dtype: Any) -> None:
     quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": "cpu"})
 
 
-# transformers serve: what it makes of messages before its engine sees them
+# transformers serve: its command, and what it makes of messages before its engine sees them
+
+SERVE_PROGRAM = "from transformers.cli.transformers import app; app()"
+"""What the console script of transformers does, less its request to PyPI for a newer version."""
 
 
 def serve_inputs(processor: Any, architecture: str, messages: list[Any]) -> Any:
@@ -269,6 +272,19 @@ def save_adapter_alone(model: Any) -> None:
     """Let `save_pretrained` write the adapter only: PEFT would ask the Hub whether the base's vocabulary has grown, and
     save the base of a tuned head as well. Trainer calls it without the argument that says so."""
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+
+
+# accelerate: what its launcher tells the processes that it starts
+
+
+def launched_with_fsdp() -> bool:
+    """Whether the launcher was told to shard the model by FSDP. PartialState does not say so, only the Accelerator."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def launched_on_cpu() -> bool:
+    """Whether the launcher was told to stay on the CPU; PartialState must be told so again before it is made."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
 
 
 # bitsandbytes

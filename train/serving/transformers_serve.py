@@ -14,8 +14,6 @@ from train.serving.chat_request import ChatRequest, Sampling
 from train.serving.engine import request_json
 from train.serving.engine_api import EngineApi, Served
 
-PROGRAM = "from transformers.cli.transformers import app; app()"
-"""What its console script does, less the request to PyPI for a newer version."""
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """Variables that keep it off the network and its log short."""
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -69,7 +67,7 @@ class TransformersServeApi(EngineApi):
 
 def command(folder: str, *, dtype: str, use_cpu: bool, attention: str, trust_code: bool) -> list[str]:
     """The command line of `transformers serve` for the model in a folder, without its port."""
-    arguments = [sys.executable, "-c", PROGRAM, "serve", folder, "--host", "127.0.0.1", "--dtype", dtype]
+    arguments = [sys.executable, "-c", compat.SERVE_PROGRAM, "serve", folder, "--host", "127.0.0.1", "--dtype", dtype]
     arguments += ["--attn-implementation", attention]
     return arguments + ["--device", "cpu"] * use_cpu + ["--trust-remote-code"] * trust_code
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from train.core.compat import launched_on_cpu, launched_with_fsdp
 from train.core.config import Training, load_config
 from train.core.errors import MachineError
 from train.core.launch import launch_command
@@ -45,10 +46,10 @@ def join_processes(training: Training) -> Any:
     """
     from accelerate import PartialState
 
-    cpu = training.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    cpu = training.use_cpu or launched_on_cpu()
     wait = {} if cpu else {"timeout": timedelta(seconds=getattr(training, "ddp_timeout", None) or TIMEOUT)}
     state = PartialState(cpu=cpu, backend=getattr(training, "ddp_backend", None), **wait)
-    if uses_fsdp() and (cpu or state.num_processes == 1):
+    if launched_with_fsdp() and (cpu or state.num_processes == 1):
         raise MachineError(f"FSDP was asked for, but accelerate runs {state.distributed_type.value}: FSDP needs GPUs")
     if int(os.environ.get("WORLD_SIZE", "1")) != state.num_processes:
         started = os.environ["WORLD_SIZE"]
@@ -58,11 +59,6 @@ def join_processes(training: Training) -> Any:
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return state
-
-
-def uses_fsdp() -> bool:
-    """Whether the launcher was told to shard the model by FSDP. PartialState does not say so, only the Accelerator."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def smallest_gpu_bytes(state: Any) -> int | None:

@@ -20,7 +20,6 @@ from train.encoding.loss_mask import Encoded
 from train.models.load import Precision, load_base, lora_config
 from train.tuning.kernels import head, switch_on
 from train.tuning.kernels.batches import ByLength, lengths
-from train.tuning.processes import uses_fsdp
 from train.tuning.rehearsal import Rehearsal, may_run_out_of_memory
 
 BaseTrainer: Any = compat.sft_trainer_class()
@@ -172,7 +171,7 @@ def build_trainer(
     def dataset(encoded: list[Encoded]) -> Any:
         return Dataset.from_dict({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]})
 
-    sharded = uses_fsdp()
+    sharded = compat.launched_with_fsdp()
     model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
     adapter = lora_config(config.lora) if config.lora else None
     tuned_head = None
