@@ -125,7 +125,7 @@ class LoadedAs(NamedTuple):
 
 
 def loaded_names(model: Any, tensors: Collection[str]) -> dict[str, LoadedAs]:
-    """By tensor name, what transformers loads it as: its renamings and conversions have no public door."""
+    """What transformers loads each tensor as, by its name: the renamings and conversions have no public door."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -239,6 +239,13 @@ def fuse_head_and_loss(model: Any) -> None:
     add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
 
 
+def trl_head_function() -> Any:
+    """The autograd function inside that head: scripts/gpu_check times it beside govor's, without a model around it."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+    return ChunkedLogProbFunction
+
+
 # PEFT
 
 
@@ -257,7 +264,7 @@ def is_target(adapter_config: Any, module: str) -> bool:
 
 
 def lora_variants(layer: Any) -> dict[str, Any]:
-    """By adapter, the variant of LoRA that a layer runs (DoRA, …); empty for a plain one or another layer."""
+    """The variants of LoRA that a layer runs (DoRA, …), by adapter; empty for a plain one or another layer."""
     return getattr(layer, "lora_variant", None) or {}
 
 

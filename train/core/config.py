@@ -30,7 +30,7 @@ from train.core import compat
 from train.core.errors import ConfigError
 
 Place = tuple[str | int, ...]
-"""Where an option stands: ("training", "learning_rate")."""
+"""The path of an option: ("training", "learning_rate")."""
 
 
 class Section(BaseModel):
@@ -56,7 +56,7 @@ class Model(Section):
 
 
 class Data(Section):
-    """The chats."""
+    """The rows to train on and those held out."""
 
     train_file: Path
     """JSONL, one `{"messages": […]}` a line, relative to the working folder."""
@@ -192,7 +192,7 @@ class Generation(Section):
 
 
 class Config(Section):
-    """One experiment."""
+    """One experiment, as its YAML file and the command line say it."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     """Name of the run folder, runs/NAME: letters, digits, `_`, `-`, `.`."""
@@ -221,7 +221,7 @@ OWNED = {
 
 @cache
 def config_class() -> type[Config]:
-    """`Config` whose `training` also has every other field of the installed SFTConfig, unset unless given.
+    """The class `Config` whose `training` also has every other field of the installed SFTConfig, unset unless given.
 
     They are read from the libraries' source, see `compat.sft_config_fields`.
     """
@@ -388,7 +388,7 @@ def _dotted(at: Place) -> str:
 
 
 def _suggest(at: Place) -> str:
-    """`; did you mean training.learning_rate?`, from the options that exist."""
+    """The nearest option that exists, as `; did you mean training.learning_rate?`; empty where none is near."""
     options = []
     for name, field in config_class().model_fields.items():
         section = _section_class(field.annotation)

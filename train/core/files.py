@@ -27,7 +27,7 @@ NOTE = ".govor-files"
 ASIDE = r"\.[0-9a-f]{8}\.partial"
 """The end of an aside name, see `aside_name`."""
 LAST = "trainer_state.json"
-"""Of a checkpoint this goes last, so that one whose removal was cut off is still found and removed."""
+"""The file of a checkpoint that is removed last, so that one whose removal was cut off is still found and removed."""
 
 
 def require_new(path: Path, force: bool = False) -> None:
@@ -184,7 +184,7 @@ def name_replaced(path: Path) -> None:
 
 
 def note_files(folder: Path) -> None:
-    """Write NOTE."""
+    """Write NOTE: what lies in the folder now is govor's."""
     noted = {
         path.relative_to(folder).as_posix(): _identity(path)
         for path in sorted(folder.rglob("*"))

@@ -54,7 +54,7 @@ UNNOTED = re.compile(
 UNNOTED_IN_CHECKPOINT = re.compile(f"{UNNOTED.pattern}|README\\.md")
 """There PEFT writes its card, which training removes from the adapter."""
 PARTIAL = ".partial"
-"""In checkpoints/: the one that is being written."""
+"""Name of the folder in checkpoints/ in which a checkpoint is being written."""
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
 
 

@@ -64,7 +64,7 @@ class Conversation(NamedTuple):
     stop: frozenset[int]
     """Tokens at which the base stops."""
     trailing_prompt: str
-    """See `MessageForm`."""
+    """As in `MessageForm`: the opening of the next answer that the template writes unasked."""
 
     def text(self, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
         """The messages in the template; with `add_generation_prompt` up to where the assistant's answer begins."""
@@ -146,9 +146,9 @@ def open_conversation(
         yield chat, clock
 
 
-def common_prefix(one: str, other: str) -> int:
+def common_prefix(text: str, other: str) -> int:
     """Number of characters that both texts begin with."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next((at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
 
 
 def _render(tokenizer: Any, messages: list[Message], tools: Any, add_generation_prompt: bool) -> str:
@@ -161,7 +161,7 @@ def _render(tokenizer: Any, messages: list[Message], tools: Any, add_generation_
 def _in_form(message: Message, form: MessageForm) -> Message:
     """The message as servers hand it to a template, without its weight."""
     formed = template_message(message, arguments_as_text=form.arguments_as_text)
-    text: str = formed["content"]
+    text = text_of(formed)
     if form.thought_apart and message["role"] == "assistant" and (thought := THOUGHT.fullmatch(text)):
         formed["reasoning_content"], text = thought[2].strip(), thought[3]
     formed["content"] = [{"type": "text", "text": text}] if form.in_parts else text

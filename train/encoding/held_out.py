@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from train.chats.readers import read_rows
-from train.chats.rows import Message, Row, is_trained
+from train.chats.rows import Message, Row, is_trained, without_weight
 from train.core.runs import Run
 from train.encoding.loss_mask import Encoded, encode_row
 
@@ -37,7 +37,7 @@ def prompt_differences(
     differences = []
     for row, trained_row in zip(rows, encoded, strict=True):
         last = max(index for index, message in enumerate(row.messages) if is_trained(message))
-        messages = [{k: v for k, v in message.items() if k != "weight"} for message in row.messages[:last]]
+        messages = [without_weight(message) for message in row.messages[:last]]
         trained, served = trained_row.input_ids[: trained_row.answers[-1][0]], render(messages, row.tools)
         if trained != served:
             pairs = enumerate(zip(trained, served, strict=False))

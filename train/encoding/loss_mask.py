@@ -142,7 +142,7 @@ def _all_answers(
 
 
 def _end_of(tokenizer: Any, turn: str, answer_ids: list[int]) -> int:
-    """Where the tokens of `answer_ids` end in the rendered turn; 0 where that cannot be told."""
+    """The character of the rendered turn at which the tokens of `answer_ids` end; 0 where that cannot be told."""
     token = str(tokenizer.convert_ids_to_tokens(answer_ids[-1]))
     parts = turn.split(token, answer_ids.count(answer_ids[-1]))
     return len(turn) - len(parts[-1]) if len(parts) > answer_ids.count(answer_ids[-1]) else 0

@@ -87,14 +87,14 @@ def encode_rows(
 
 
 def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None = None) -> Callable[..., Encoding]:
-    """`encode_rows` as the config says."""
+    """A function that encodes rows as the config says: `encode_rows` with its settings."""
     return partial(encode_rows, tokenizer, **_settings(config), stop=stop_ids(base), today=today)
 
 
 def kept_encoder(
     config: Config, tokenizer: Any, base: Path, today: datetime | None = None
 ) -> Callable[[Sequence[Row]], Encoding]:
-    """`encoder` that reads back what it has encoded before, see cache.py."""
+    """An `encoder` that reads back rows which it has encoded before, see cache.py."""
     encode, settings = encoder(config, tokenizer, base, today), _settings(config)
 
     def encode_once(rows: Sequence[Row]) -> Encoding:
@@ -106,7 +106,7 @@ def kept_encoder(
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What the config decides of `encode_rows`."""
+    """The arguments of `encode_rows` that the config decides."""
     return {
         "max_length": config.training.max_length,
         "too_long": config.data.too_long,

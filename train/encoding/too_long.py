@@ -33,7 +33,7 @@ class EncodingReport:
     """The date that the template has written into the rows, if it writes today's."""
 
     def lines(self) -> Iterator[str]:
-        """For reading; none where every row is trained whole."""
+        """The report as lines for people; none where every row is trained whole."""
         beyond = f"longer than training.max_length={self.max_length}"
         for pairs, what in (
             (self.dropped, f"left out, {beyond}"),
@@ -111,8 +111,8 @@ def _split(part: Part, encode: Callable[[Row], Encoded], max_length: int) -> tup
         piece = row._replace(messages=[*system, *context, *trained])
         return piece, encode(piece)
 
-    def fits(one: Part) -> bool:
-        return len(one[1].input_ids) <= max_length
+    def fits(part: Part) -> bool:
+        return len(part[1].input_ids) <= max_length
 
     def close(open_at: tuple[int, int, Part]) -> None:
         begin, end, best = open_at

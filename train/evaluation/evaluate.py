@@ -34,7 +34,8 @@ def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
     rows = held_out_rows(run)
     tuned, tokenizer = load_tuned(run)
     system: str | None = manifest["data"]["system_message"]
-    prompts = [with_system([m.model_dump() for m in prompt], system) for prompt in config.prompts]
+    configured = [[Message(role=m.role, content=m.content) for m in prompt] for prompt in config.prompts]
+    prompts = [with_system(prompt, system) for prompt in configured]
     stop: list[int] = manifest["template"]["end_of_turn"]
 
     def measure(model: Any) -> tuple[float | None, list[str]]:
@@ -110,7 +111,7 @@ def shown(prompt: Sequence[Message]) -> str:
 
 
 def samples_page(result: Evaluation, run: Run) -> str:
-    """samples.md."""
+    """The text of samples.md: every prompt with the answer of base and tuned model."""
     lines = [f"# {run.path.name}: answers before and after training", "", f"Sampled {now()}.", ""]
     if result.base_loss is not None:
         lines += [f"Held-out loss over {result.rows} rows: {result.base_loss:.3f} → {result.tuned_loss:.3f}.", ""]

@@ -38,7 +38,7 @@ class Reference(NamedTuple):
     tokens: int
     loss: float
     untuned: Drift
-    """Of the base without the adapter: what training changed, and so what a merge has to keep."""
+    """How far the base without the adapter is: what training changed, and so what a merge has to keep."""
     encoded: list[Encoded]
     file: Path
     """Log-probabilities, float32, (tokens, vocabulary)."""

@@ -27,7 +27,7 @@ class Merged(NamedTuple):
     """Type of the weights as torch names it: bfloat16, …"""
     seconds: float
     reference: Reference | None
-    """None where the drift was not measured: it was not asked for, or no row was held out."""
+    """The tuned model's answers; None where the drift was not measured: switched off, or no row was held out."""
     drift: dict[Target, Drift]
     bound: float
     """Highest mean KL that passes."""

@@ -47,7 +47,7 @@ class TensorMerger:
         self._require_sources(converted, adapter)
 
     def unpack_nf4(self, base: Path, model: Model, precision: Precision) -> None:
-        """From here on the base's weights are what NF4 leaves of them, wherever training held them in it."""
+        """Use what NF4 leaves of the base's weights from here on, wherever training held them in NF4."""
         names = _nf4_layers(_skeleton(base, model), precision)
         absent = [name for name in names if f"{name}.weight" not in self._sources]
         if absent:
@@ -55,7 +55,7 @@ class TensorMerger:
         self._nf4 = (names, precision.weights)
 
     def source(self, name: str) -> StoredTensor:
-        """Where the parameter's weight lies in the base."""
+        """The tensor of the base's files that holds the parameter."""
         return self._sources[name]
 
     def is_changed(self, name: str) -> bool:

@@ -26,7 +26,7 @@ from train.models.safetensors_files import (
 from train.models.save import copy_tokenizer, write_generation_config
 
 Target = Literal["16bit", "nf4"]
-"""Which base takes the adapter: the base's own weights, or what NF4 left of them in training."""
+"""The base that takes the adapter: the base's own weights, or what NF4 left of them in training."""
 STORED_AS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 TYPE_OF = {stored: name for name, stored in STORED_AS.items()}
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
@@ -74,7 +74,7 @@ class _MergedTensor(NamedTuple):
     key: str
     """Its name in the file."""
     name: str | None
-    """Of its parameter in the model; None where the model has no place for it."""
+    """Name of its parameter in the model; None where the model has no place for it."""
     stored: StoredTensor
     planned: PlannedTensor
 

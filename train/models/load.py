@@ -14,7 +14,7 @@ from train.models.base import run_base
 
 
 class Precision(NamedTuple):
-    """In which types a model is held and computed."""
+    """The types in which a model is held and computed."""
 
     weights: Any
     """torch.dtype of the base weights; of what NF4 weights are unpacked to."""

@@ -18,7 +18,7 @@ class StoredTensor(NamedTuple):
 
     file: Path
     dtype: str
-    """As safetensors writes it: BF16, F32, …"""
+    """Type as safetensors writes it: BF16, F32, …"""
     shape: tuple[int, ...]
     start: int
     """First byte in the file."""

@@ -29,7 +29,7 @@ class Plan:
     """Everything that `govor plan` shows."""
 
     config: Config
-    """As it would run: with `training.fit` carried out where a card was given."""
+    """The config as it would run: with `training.fit` carried out where a card was given."""
     shapes: Shapes
     tokens: Tokens
     trained: int
@@ -42,7 +42,7 @@ class Plan:
     fit_choice: str | None
     """What `training.fit` has chosen, in a line."""
     smallest_change: tuple[Change, int] | None
-    """Where the requested GPU is too small: the smallest change that fits, and the bytes then needed."""
+    """The smallest change that fits and the bytes it needs, where the requested GPU is too small."""
     prices: list[Price]
 
     @property

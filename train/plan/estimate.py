@@ -28,7 +28,7 @@ class Gpu(NamedTuple):
 
     name: str
     memory: int
-    """In bytes."""
+    """Its memory in bytes."""
     tflops: float | None
     """10¹² operations a second in 16 bits; None for a card of which only the memory is known."""
 

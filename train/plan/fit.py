@@ -69,7 +69,7 @@ def settle(config: Config, gpu_bytes: int | None, workload: Workload) -> tuple[C
 def fit_to_rows(
     config: Config, base: Path, rows: Sequence[Row], held_out: Sequence[Row], gpu_bytes: int | None, *, sharded: bool
 ) -> tuple[Config, str]:
-    """`settle` for these rows over the base in that folder, their tokens counted as `govor plan` counts them."""
+    """Settle `training.fit` for these rows over the base in that folder; tokens are counted as `govor plan` does."""
     require_fittable(config, sharded=sharded)
     shapes = read_shapes(base)
     tokens = count_tokens(config, base, str(shapes.config.get("model_type")), rows, held_out)
@@ -77,7 +77,7 @@ def fit_to_rows(
 
 
 def as_begun(config: Config) -> Config:
-    """For resuming: `training.fit` carried out as it was when the run of that name began, so that nothing changes."""
+    """The config of a resumed run, `training.fit` carried out as when the run began, so that nothing changes."""
     saved = Run(RUNS / config.name).config_file
     if config.training.fit is None or not saved.is_file():
         return config

@@ -55,7 +55,7 @@ class Memory(NamedTuple):
     activations: int
     """Kept from the forward pass for the backward pass."""
     scratch: int
-    """Of the loss (a tile of logits) or of the backward pass through a layer, whichever is larger."""
+    """What the loss (a tile of logits) or the backward pass through a layer needs, whichever is larger."""
     workspace: int
     """16-bit copies of weights: NF4 layers while they are used, float32 ones under autocast."""
     evaluation: int

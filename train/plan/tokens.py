@@ -23,7 +23,7 @@ CYRILLIC, IDEOGRAPH, OTHER = 0.42, 0.65, 0.25
 measured for Qwen3; the others are rules of thumb."""
 RELATIVE = {"gemma": 2.61 / 3.02, "gemma2": 2.61 / 3.02, "gemma3_text": 2.61 / 3.02, "mistral": 2.61 / 2.74,
             "llama": 2.61 / 2.66, "gpt_oss": 2.61 / 3.07}  # fmt: skip
-"""By architecture, tokens for one of Qwen3's, measured on Russian chats."""
+"""Tokens for one of Qwen3's, by architecture, measured on Russian chats."""
 
 
 class Tokens(NamedTuple):
@@ -38,7 +38,7 @@ class Tokens(NamedTuple):
     too_long: int
     """Training rows longer than training.max_length."""
     how: str
-    """`counted with the base's tokenizer and chat template`, or how it was estimated."""
+    """How they were counted, in words: `counted with the base's tokenizer and chat template`, or an estimate."""
 
     @property
     def total(self) -> int:

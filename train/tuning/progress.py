@@ -26,7 +26,7 @@ def watch(trainer: Any, run: Run) -> "StopOnSignal":
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGINT and SIGTERM: finish the step, save, stop. All processes stop at the same step.
+    """Stops training on SIGINT and SIGTERM after the step and a save; all processes at the same step.
 
     Also logs before every save and evaluation: a run resumed there has lost nothing of what it was averaging, and TRL
     counts what it logs after an evaluation as part of that.
@@ -141,7 +141,7 @@ class ProgressBar(TrainerCallback):
 
 
 def _peak_memory() -> float:
-    """GiB."""
+    """Highest memory of the device so far, in GiB."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated()) / 2**30
     if sys.platform == "win32":

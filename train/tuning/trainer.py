@@ -29,7 +29,7 @@ class Trainer(BaseTrainer):
     """SFTTrainer that writes checkpoints aside and renames them, and counts without waiting for the device."""
 
     kernels: frozenset[Kernel] = frozenset()
-    """Those that run, see kernels/."""
+    """Kernels that run, see kernels/."""
     masks_nothing = False
     """Whether padding, always on the right, needs no mask: trained tokens look to the left alone. Without a mask plain
     attention takes its fast path."""

@@ -6,8 +6,8 @@
     lora_mlp   LoRA of a SwiGLU block in one function that keeps less                        lora.py
     norm       RMSNorm that keeps its input alone                                            norm.py
 
-Each is tried on the model before the first step (self_check.py): two short rows must come out as without it, gradients too,
-or it is taken off again and named.
+Each is tried on the model before the first step (self_check.py): two short rows must come out as without it,
+gradients too, or it is taken off again and named.
 """
 
 import sys
@@ -17,10 +17,10 @@ from typing import Any, get_args
 from train.core.compat import attn_implementation
 from train.core.config import Kernel
 from train.tuning.kernels import attention, head, lora, norm
-from train.tuning.kernels.self_check import Refused, Trial
+from train.tuning.kernels.self_check import Refused, SelfCheck
 
 ON_BY_DEFAULT: dict[str, tuple[Kernel, ...]] = {"cpu": ("varlen", "head", "lora_qkv", "lora_mlp")}
-"""By device: what tests have run there against the plain path, and was faster. Nothing yet on CUDA."""
+"""Kernels by device: what tests have run there against the plain path, and was faster. Nothing yet on CUDA."""
 
 
 def switch_on(
@@ -39,7 +39,7 @@ def switch_on(
     try:
         if sharded:
             raise Refused("the weights are spread over several GPUs")
-        trial = Trial(model, autocast)
+        trial = SelfCheck(model, autocast)
     except Refused as reason:
         _say(names, reason, loud and wanted != "auto")
         return set()
@@ -57,7 +57,7 @@ def switch_on(
     return running
 
 
-def _put_in(model: Any, names: Iterable[Kernel], trial: Trial, running: Iterable[Kernel] = ()) -> None:
+def _put_in(model: Any, names: Iterable[Kernel], trial: SelfCheck, running: Iterable[Kernel] = ()) -> None:
     """Put the kernels in beside those that are running; Refused, and the model as it was, where one cannot run."""
     undo = _undo(model)
     try:

@@ -90,7 +90,7 @@ class LoraReaders(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, origin: Normed | None, layers: Sequence[Layer], *_: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """`_`: A and B of every layer once more, so that autograd knows them."""
+        """Forward through the layers; `_` takes their A and B once more, so that autograd knows them."""
         made = [layer.forward(x) for layer in layers]
         ctx.layers, ctx.shape = layers, x.shape
         ctx.set_materialize_grads(False)

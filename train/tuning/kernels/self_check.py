@@ -18,11 +18,11 @@ class Refused(Exception):  # noqa: N818 (nothing is wrong: the plain path runs)
     """Whether it was put in and failed."""
 
 
-class Trial:
-    """Made while the model is as it was; `check` after each kernel that was put in."""
+class SelfCheck:
+    """Loss and gradients of the model as it was, to `check` each kernel against once it is put in."""
 
     def __init__(self, model: Any, autocast: Any) -> None:
-        """`autocast`: torch.dtype that training computes in, None where it does not."""
+        """Compute them under `autocast`, the torch.dtype of training's autocast; None where it has none."""
         self.model, self.autocast = model, autocast
         parameter = next(model.parameters())
         self.device = parameter.device
