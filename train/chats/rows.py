@@ -2,10 +2,25 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Required, TypedDict, cast
 
-Message = dict[str, Any]
-"""{"role": …, "content": …} and, where they apply, name, weight, tool_calls, tool_call_id."""
+
+class Message(TypedDict, total=False):
+    """One message of a conversation, in OpenAI's form."""
+
+    role: Required[str]
+    content: str | list[dict[str, Any]] | None
+    """Text, or its parts; None beside tool calls."""
+    name: str
+    weight: int
+    """0: the loss does not count this answer."""
+    tool_calls: list[dict[str, Any]]
+    """{"id": …, "type": "function", "function": {"name": …, "arguments": JSON as text}}"""
+    tool_call_id: str
+    """The call that a message of role tool answers."""
+    refusal: str | None
+    reasoning_content: str
+    """The thought before an answer, for templates that take it apart."""
 
 
 class Row(NamedTuple):
@@ -33,7 +48,7 @@ def row_from_openai(line: int, record: dict[str, Any]) -> Row:
             message["tool_calls"] = [*message.get("tool_calls", []), call]
         if message["role"] == "function":
             message |= {"role": "tool", "tool_call_id": f"call_{number - 1}"}
-        messages.append(message)
+        messages.append(cast(Message, message))
     return Row(line, messages, tools, record.get("parallel_tool_calls"))
 
 
@@ -60,12 +75,20 @@ def text_of(message: Message) -> str:
     return content or message.get("refusal") or ""
 
 
+def without_weight(message: Message) -> Message:
+    """A copy of the message without its weight."""
+    copy = message.copy()
+    copy.pop("weight", None)
+    return copy
+
+
 def template_message(message: Message, *, arguments_as_text: bool = False) -> Message:
     """The message as chat templates read it: without its weight, `developer` as `system`, content as text.
 
     The arguments of its calls become objects, unless `arguments_as_text`.
     """
-    plain = {key: value for key, value in message.items() if key != "weight"} | {"content": text_of(message)}
+    plain = without_weight(message)
+    plain["content"] = text_of(message)
     if message["role"] == "developer":
         plain["role"] = "system"
     if "tool_calls" in message and not arguments_as_text:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -191,7 +191,7 @@ def _check_message(message: Any) -> Iterator[tuple[str, str]]:
         yield "missing_content", "no `content`"
     elif content is not None and not _is_content(content, role):
         yield "invalid_content", f"`content` is {json_kind(content)}: expected text, or a list of text parts"
-    elif role == "assistant" and not calls and not text_of(message).strip():
+    elif role == "assistant" and not calls and not text_of(cast(Message, message)).strip():
         yield "missing_content", "the assistant's `content` is empty: it would learn to say nothing"
     if "name" in message and not isinstance(message["name"], str):
         yield "invalid_name", f"`name` is {json_kind(message['name'])}: expected text"
@@ -201,7 +201,7 @@ def _check_message(message: Any) -> Iterator[tuple[str, str]]:
     yield from _check_calls(message, role)
 
 
-def _check_calls(message: Message, role: Any) -> Iterator[tuple[str, str]]:
+def _check_calls(message: dict[str, Any], role: Any) -> Iterator[tuple[str, str]]:
     """(kind, message) of every problem with a message's tool calls, or with what makes it an answer to one."""
     if role == "tool" and not isinstance(message.get("tool_call_id"), str):
         yield "unmatched_tool_call_id", "a tool's answer needs `tool_call_id`"

@@ -37,14 +37,16 @@ def scrub_row(row: Row, scrubber: Scrubber) -> Row:
 
 
 def _scrub_message(message: Message, scrubber: Scrubber) -> Message:
-    scrubbed = dict(message)
-    for field in ("content", "refusal"):
-        if isinstance(message.get(field), str):
-            scrubbed[field] = scrubber.scrub(message[field])
-    if isinstance(message.get("content"), list):
+    scrubbed = message.copy()
+    content, refusal = message.get("content"), message.get("refusal")
+    if isinstance(content, str):
+        scrubbed["content"] = scrubber.scrub(content)
+    if isinstance(refusal, str):
+        scrubbed["refusal"] = scrubber.scrub(refusal)
+    if isinstance(content, list):
         scrubbed["content"] = [
             {key: scrubber.scrub(value) if key in ("text", "refusal") else value for key, value in part.items()}
-            for part in message["content"]
+            for part in content
         ]
     if isinstance(message.get("name"), str):
         scrubbed["name"] = PLACEHOLDER.sub(lambda match: match[0].strip("<>"), scrubber.scrub(message["name"]))

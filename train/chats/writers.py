@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.chats.readers import read_records
-from train.chats.rows import Message, Row, is_trained, row_to_object, text_of
+from train.chats.rows import Message, Row, is_trained, row_to_object, text_of, without_weight
 from train.core.errors import DataError
 from train.core.files import require_new, write_whole
 
@@ -73,7 +73,7 @@ def _split(row: Row) -> Iterator[Row]:
         return
     for index in answers:
         if is_trained(row.messages[index]):
-            messages = [{k: v for k, v in message.items() if k != "weight"} for message in row.messages[: index + 1]]
+            messages = [without_weight(message) for message in row.messages[: index + 1]]
             yield row._replace(messages=messages)
 
 

@@ -79,7 +79,7 @@ def export_ollama(
 def find_pieces(tokenizer: Any) -> TemplatePieces:
     """Find the pieces in a rendered conversation; BaseError where it does not show its messages in turn."""
     one, two, three = PROBES
-    turns = [
+    turns: list[Message] = [
         {"role": "user", "content": one},
         {"role": "assistant", "content": two},
         {"role": "user", "content": three},

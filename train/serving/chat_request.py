@@ -1,8 +1,8 @@
 """A chat request: its fields, its messages as templates take them, and how the answer is sampled."""
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -32,7 +32,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str
-    messages: list[Message] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -76,7 +76,7 @@ class Sampling(TypedDict):
     """temperature, top_p, …; where do_sample is False, only those that greedy decoding uses too."""
 
 
-def plain_messages(messages: Sequence[Message]) -> list[Message]:
+def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """The messages as training hands them to a template: text alone, and no role that templates do not know.
 
     ApiError 400 where a message cannot be read so.
@@ -84,7 +84,7 @@ def plain_messages(messages: Sequence[Message]) -> list[Message]:
     return [_plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _plain(message: Message, path: str) -> Message:
+def _plain(message: Mapping[str, Any], path: str) -> Message:
     content_path = f"{path}.content"
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
@@ -97,10 +97,12 @@ def _plain(message: Message, path: str) -> Message:
                 raise ApiError(400, f"Invalid '{content_path}': the model reads text parts only.", param=content_path)
     elif not isinstance(content, str) and not (content is None and (calls or isinstance(message.get("refusal"), str))):
         raise ApiError(400, f"Invalid '{content_path}': expected text.", param=content_path)
-    plain: Message = {"role": "system" if role == "developer" else role, "content": text_of(message)}
+    text = text_of(cast(Message, message))
+    plain: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text}
     if calls:
         plain["tool_calls"] = [_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(calls)]
-    return plain | {key: message[key] for key in ("name", "tool_call_id") if isinstance(message.get(key), str)}
+    plain |= {key: message[key] for key in ("name", "tool_call_id") if isinstance(message.get(key), str)}
+    return cast(Message, plain)
 
 
 def _call(call: Any, path: str) -> Any:

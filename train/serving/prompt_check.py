@@ -74,6 +74,8 @@ def probes(served: Served) -> list[Row]:
     run = served.run
     system = run.manifest()["data"]["system_message"]
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
-    prompts: list[list[Message]] = [[m.model_dump() for m in prompt] for prompt in run.config().prompts]
+    prompts: list[list[Message]] = [
+        [Message(role=m.role, content=m.content) for m in prompt] for prompt in run.config().prompts
+    ]
     prompts = prompts or [[*opening, {"role": "user", "content": "Привет! Как дела?"}]]
     return [Row(at, [*prompt, {"role": "assistant", "content": "Да."}]) for at, prompt in enumerate(prompts, 1)]

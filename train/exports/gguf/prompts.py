@@ -17,8 +17,8 @@ def comparison_prompts(run: Run, limit: int) -> list[list[Message]]:
     """The messages before an answer, of at least one and at most `limit` conversations."""
     rows = rows_without_tools(run)[:limit]
     held_out = [row.messages[: max(at for at, m in enumerate(row.messages) if is_trained(m))] for row in rows]
-    configured = [[message.model_dump() for message in prompt] for prompt in run.config().prompts]
-    return (held_out or configured)[:limit] or [[{"role": "user", "content": "Привет!"}]]
+    configured = [[Message(role=m.role, content=m.content) for m in prompt] for prompt in run.config().prompts]
+    return (held_out or configured)[:limit] or [[Message(role="user", content="Привет!")]]
 
 
 def prompt_of(tokenizer: Any, messages: list[Message]) -> str:
