@@ -1,6 +1,7 @@
 """The command line: which steps run, where their results go."""
 
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ def main(
         return
     if not rehearse and not has_cuda():
         raise click.UsageError("torch sees no CUDA card; --rehearse runs the steps on the CPU")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the step that runs would outlive us
     deadline = (started or time.time()) + (3600 if rehearse else seconds)
     results = (results or LOGS / ("gpu_rehearsal" if rehearse else "gpu_check")).resolve()
     work = (work or (results / "work" if rehearse else default_work_folder())).resolve()
@@ -50,7 +52,7 @@ def main(
             shutil.rmtree(folder)
             claim(folder)
     outcomes = read_outcomes(results)
-    steps = choose(only, skip, {name for name in outcomes if BY_NAME[name].made(work)}, work)
+    steps = choose(only, skip, set(outcomes), work)
     for outcome in run_steps(steps, Call(work, results, deadline, rehearse)):
         click.echo(f"{outcome.verdict} {outcome.name} ({outcome.seconds:.0f} s)")
         outcomes[outcome.name] = outcome
