@@ -14,7 +14,7 @@ from train.chats.readers import read_rows
 from train.core.config import load_config
 from train.core.errors import DataError, GovorError
 from train.encoding.loss_mask import IGNORE_INDEX, encode_row
-from train.encoding.preview import preview, to_json, to_plain, to_terminal
+from train.encoding.preview import preview, rows_to_json, to_plain, to_terminal
 
 ROW = [
     {"role": "system", "content": "Ты Наташа."},
@@ -193,7 +193,7 @@ def test_every_token_where_the_config_trains_them(configured):
 
 def test_json_has_these_keys_and_no_other(configured):
     shown = preview(configured(ROW, ROW[:3] + ROW[3:]), None, None)
-    result = json.loads(json.dumps(to_json(shown)))
+    result = json.loads(json.dumps(rows_to_json(shown)))
     assert result.keys() == {"rows"}
     assert [row["row"] for row in result["rows"]] == [1, 2]
     for row, one in zip(result["rows"], shown, strict=True):

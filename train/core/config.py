@@ -161,7 +161,7 @@ class Training(Section):
     alone), lora_qkv, lora_mlp, norm (less memory)."""
 
 
-class Message(Section):
+class PromptMessage(Section):
     """One turn of a prompt."""
 
     role: Literal["system", "user", "assistant"]
@@ -173,7 +173,7 @@ def _as_messages(prompt: object) -> object:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-Prompt = Annotated[tuple[Message, ...], BeforeValidator(_as_messages), Field(min_length=1)]
+Prompt = Annotated[tuple[PromptMessage, ...], BeforeValidator(_as_messages), Field(min_length=1)]
 
 
 class Generation(Section):
@@ -402,7 +402,7 @@ def _suggest(at: Place) -> str:
 def _section_class(annotation: Any) -> type[Section] | None:
     """The section among the branches of an annotation: Lora for `Lora | None`."""
     branches = getattr(annotation, "__args__", (annotation,))
-    return next((b for b in branches if isinstance(b, type) and issubclass(b, Section) and b is not Message), None)
+    return next((b for b in branches if isinstance(b, type) and issubclass(b, Section) and b is not PromptMessage), None)
 
 
 def _kind(value: object) -> str:

@@ -51,7 +51,7 @@ def inspect(config: Config, row: int | None, *, as_json: bool) -> None:
     rows = preview(config, row, None if as_json else 3)
     console = Console()
     if as_json:
-        print(json.dumps(to_json(rows), ensure_ascii=False))
+        print(json.dumps(rows_to_json(rows), ensure_ascii=False))
         return
     for shown in rows:
         if console.is_terminal:
@@ -98,7 +98,7 @@ def to_plain(shown: Shown) -> str:
     return f"{_counts(shown)}\n{legend}\n\n{''.join(parts)}"
 
 
-def to_json(rows: Sequence[Shown]) -> dict[str, Any]:
+def rows_to_json(rows: Sequence[Shown]) -> dict[str, Any]:
     """The rows for programs: line, ids, labels and texts of the tokens."""
     keys = ("row", "input_ids", "labels", "tokens")
     return {"rows": [{key: getattr(shown, key) for key in keys} for shown in rows]}

@@ -95,7 +95,7 @@ def _card(gpu: Gpu, needed: Memory, work: Work, shapes: Shapes) -> Card:
     return Card(gpu, needed.peak <= gpu.usable, time)
 
 
-def to_json(plan: Plan) -> dict[str, Any]:
+def plan_to_json(plan: Plan) -> dict[str, Any]:
     """The plan for programs: bytes, tokens, seconds, US dollars."""
     tokens, work = plan.tokens, plan.work
     return {
@@ -134,4 +134,4 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-__all__ = ["Plan", "Workload", "plan", "to_json"]
+__all__ = ["Plan", "Workload", "plan", "plan_to_json"]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.core.config import Config
-from train.plan import Plan, to_json
+from train.plan import Plan, plan_to_json
 from train.plan import plan as make_plan
 from train.plan.estimate import UTILIZATION, find_gpu
 from train.plan.fit import describe_change, format_gib
@@ -26,7 +26,7 @@ def show_plan(config: Config, gpu: str | None, *, as_json: bool) -> bool:
     """Print the plan of a config; False where it does not fit the GPU given by name or memory (`RTX 4090`, `8GB`)."""
     plan = make_plan(config, find_gpu(gpu) if gpu else None)
     if as_json:
-        print(json.dumps(to_json(plan), ensure_ascii=False))
+        print(json.dumps(plan_to_json(plan), ensure_ascii=False))
     else:
         show(plan, Console())
     return plan.fits is not False
