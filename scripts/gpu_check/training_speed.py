@@ -107,7 +107,7 @@ def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) 
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     try:
-        measured = run(runner, Path(sys.executable), job, out, kernels or "off", threads=None)
+        measured = run(runner, Path(sys.executable), job, out, kernels or "off", threads=None if has_cuda() else 1)
     except ClickException as error:
         printed = (out / runner / "output.txt").read_text(encoding="utf-8", errors="replace")
         (report.folder / f"{report.name}.output.log").write_text(printed, encoding="utf-8")
