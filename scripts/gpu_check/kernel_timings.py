@@ -9,12 +9,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+from transformers import Qwen3Config, Qwen3Model
 
 from gpu_check.machine import GIB, device, has_cuda, median_seconds
 from gpu_check.report import Report
-from train.core.compat import tuner_layer_class
+from train.core.compat import keep_input_types, trl_head_function
 from train.tuning.kernels import attention, head, lora
 
 TILE_POWERS = (24, 26, 28)
@@ -44,8 +43,6 @@ def measure(report: Report, name: str, call: Callable[[], Any]) -> None:
 
 def time_heads(report: Report, hidden: Tensor, vocabulary: int) -> None:
     """The loss at every position, forward and back."""
-    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-
     weight = (torch.randn(vocabulary, hidden.shape[1], device=device()) * 0.02).to(torch.bfloat16)
     targets = torch.randint(0, vocabulary, (len(hidden),), device=device())
     default_tile = head.TILE
@@ -60,7 +57,7 @@ def time_heads(report: Report, hidden: Tensor, vocabulary: int) -> None:
 
     def trl_head() -> None:
         outputs = ("log_probs", "is_top1")
-        log_probs, *_ = ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs)
+        log_probs, *_ = trl_head_function().apply(hidden, weight, None, targets, 1.0, 32768, None, 1.0, outputs)
         (-log_probs.sum()).backward()
 
     def plain_head() -> None:
@@ -106,13 +103,12 @@ def time_swiglu(report: Report, hidden: Tensor) -> None:
     """A tuned SwiGLU block as PEFT runs it, then as one function."""
     width = hidden.shape[1]
     block = nn.Module()
-    block.mlp = Qwen3MLP(Qwen3Config(hidden_size=width, intermediate_size=3 * width))
+    shape = Qwen3Config(vocab_size=8, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=1)
+    block.mlp = Qwen3Model(shape).layers[0].mlp
     block.forward = block.mlp.forward
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules=["gate_proj", "up_proj", "down_proj"])
     tuned = get_peft_model(block.to(device(), torch.bfloat16), adapter).to(device())
-    for module in tuned.modules():
-        if isinstance(module, tuner_layer_class()):
-            module.cast_input_dtype_enabled = False
+    keep_input_types(tuned)
     mlp = block.mlp
 
     def forward_and_back() -> None:
