@@ -37,7 +37,7 @@ KEY = "sk-местный".encode().hex()
 GOVOR = str(Path(sys.executable).with_name("govor"))
 
 
-def make_run(folder: Path, name: str, *, hidden_size: int, steps: int, **generation) -> Run:
+def make_run(folder: Path, name: str, *, hidden_size: int, steps: int, eval_fraction: float = 0.1, **generation) -> Run:
     """A merged run in folder/runs/name; after 60 steps it answers TALK and stops."""
     from make_tiny_base import make_tiny_base
 
@@ -56,7 +56,7 @@ def make_run(folder: Path, name: str, *, hidden_size: int, steps: int, **generat
     tree = {
         "name": name,
         "model": {"name_or_path": str(base), "dtype": "float32"},
-        "data": {"train_file": str(rows), "eval_fraction": 0.1},
+        "data": {"train_file": str(rows), "eval_fraction": eval_fraction},
         "training": {
             "use_cpu": True,
             "learning_rate": 0.01 if hidden_size == 64 else 0.005,
@@ -136,6 +136,17 @@ def server(runs):
     started = Server(*(str(run.path) for run in runs), "--engine", "transformers")
     yield started
     started.close()
+
+
+def test_a_run_that_held_out_nothing_is_served(tmp_path):
+    """Its prompts are checked by the config's own, or by a greeting."""
+    run = make_run(tmp_path, "all", hidden_size=64, steps=1, eval_fraction=0)
+    server = Server(str(run.path), "--engine", "transformers")
+    try:
+        assert "1 of 1 prompts as trained" in server.output
+        assert server.ask("all", "Кто ты?", max_tokens=2).choices
+    finally:
+        server.close()
 
 
 class TestAnswers:
