@@ -90,8 +90,8 @@ def build_model(case: Case, work: Path) -> Any:
     windowed = {"use_sliding_window": True, "sliding_window": case.window, "max_window_layers": 0}
     config = Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=768,
+        hidden_size=256 if has_cuda() else 64,
+        intermediate_size=768 if has_cuda() else 192,
         num_hidden_layers=4 if has_cuda() else 2,
         num_attention_heads=8,
         num_key_value_heads=2,

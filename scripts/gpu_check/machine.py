@@ -16,7 +16,9 @@ BASES_BYTES = 45e9
 
 
 def has_cuda() -> bool:
-    """Whether a card is there and may be used; in a rehearsal none is."""
+    """Whether a card is there and may be used; a rehearsal hides it, and need not load torch to know."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
     import torch
 
     return bool(torch.cuda.is_available())
