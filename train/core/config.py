@@ -402,7 +402,9 @@ def _suggest(at: Place) -> str:
 def _section_class(annotation: Any) -> type[Section] | None:
     """The section among the branches of an annotation: Lora for `Lora | None`."""
     branches = getattr(annotation, "__args__", (annotation,))
-    return next((b for b in branches if isinstance(b, type) and issubclass(b, Section) and b is not PromptMessage), None)
+    return next(
+        (b for b in branches if isinstance(b, type) and issubclass(b, Section) and b is not PromptMessage), None
+    )
 
 
 def _kind(value: object) -> str:
