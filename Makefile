@@ -2,7 +2,7 @@
 # make test   lint, types, tests
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
-# make test-gpu-rehearsal   scripts/gpu_check, which measures on a CUDA card, on the CPU with tiny shapes (5 minutes)
+# make test-gpu-rehearsal   scripts/gpu_check, which measures on a CUDA card, on the CPU with tiny shapes (4 minutes)
 # make test-all   all of these, each to its end, and a table (40 minutes)
 PYTHON ?= python3
 BIN := .venv/bin
