@@ -1,8 +1,11 @@
 """A training row: one conversation in OpenAI's chat format, with the line it came from."""
 
 import json
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Required, TypedDict, cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Required, TypedDict, cast
+
+if TYPE_CHECKING:
+    from train.core.config import Config
 
 
 class Message(TypedDict, total=False):
@@ -97,6 +100,16 @@ def template_message(message: Message, *, arguments_as_text: bool = False) -> Me
             for call in message["tool_calls"]
         ]
     return plain
+
+
+def trained_answers(messages: Sequence[Message]) -> list[int]:
+    """Indices of the messages that the loss counts."""
+    return [index for index, message in enumerate(messages) if is_trained(message)]
+
+
+def configured_prompts(config: "Config") -> list[list[Message]]:
+    """The config's prompts as conversations."""
+    return [[Message(role=message.role, content=message.content) for message in prompt] for prompt in config.prompts]
 
 
 def is_trained(message: Message) -> bool:

@@ -110,6 +110,11 @@ class Run:
             raise RunError(f"{self.manifest_file}: damaged, not valid JSON: {error}") from None
         return manifest
 
+    def end_of_turn(self) -> list[int]:
+        """Ids of the tokens that end the assistant's turn in the rows that were trained."""
+        ids: list[int] = self.manifest()["template"]["end_of_turn"]
+        return ids
+
     def template_date(self) -> datetime | None:
         """The date under which the chat template rendered the rows; None where it writes no date."""
         date: str | None = self.manifest()["template"].get("date")

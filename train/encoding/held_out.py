@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from train.chats.readers import read_rows
-from train.chats.rows import Message, Row, is_trained, without_weight
+from train.chats.rows import Message, Row, trained_answers, without_weight
 from train.core.runs import Run
 from train.encoding.loss_mask import Encoded, encode_row
 
@@ -18,8 +18,8 @@ def held_out_rows(run: Run) -> list[Row]:
 
 def encode_held_out(run: Run, tokenizer: Any, rows: Iterable[Row]) -> Iterator[Encoded]:
     """Each row with the ids and labels that training gave it: the run's date, stop ids and `assistant_only_loss`."""
-    stop: list[int] = run.manifest()["template"]["end_of_turn"]
-    answers_only, today = run.config().training.assistant_only_loss, run.template_date()
+    answers_only = run.config().training.assistant_only_loss
+    stop, today = run.end_of_turn(), run.template_date()
     for row in rows:
         yield encode_row(tokenizer, row, assistant_only_loss=answers_only, stop=stop, today=today)
 
@@ -36,7 +36,7 @@ def prompt_differences(
     """
     differences = []
     for row, trained_row in zip(rows, encoded, strict=True):
-        last = max(index for index, message in enumerate(row.messages) if is_trained(message))
+        last = trained_answers(row.messages)[-1]
         messages = [without_weight(message) for message in row.messages[:last]]
         trained, served = trained_row.input_ids[: trained_row.answers[-1][0]], render(messages, row.tools)
         if trained != served:

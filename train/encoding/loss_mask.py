@@ -21,7 +21,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from train.chats.rows import Message, Row, is_trained, text_of
+from train.chats.rows import Message, Row, text_of, trained_answers
 from train.core.errors import BaseError, DataError
 from train.encoding.chat_template import Conversation, common_prefix, open_conversation
 
@@ -63,7 +63,7 @@ def encode_row(
     decide where a template ends an answer only by what opens the next turn.
     `today`: the date that the template is told; None: now.
     """
-    answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
+    answers = trained_answers(row.messages)
     name = f"row at line {row.line}"
     if not answers:
         raise DataError(f"{name}: every answer has weight 0, there is nothing to train on")

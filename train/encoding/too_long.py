@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from train.chats.rows import Message, Row, is_trained
+from train.chats.rows import Message, Row, is_trained, trained_answers
 from train.encoding.loss_mask import Encoded
 
 TooLong = Literal["error", "drop", "truncate", "split"]
@@ -58,7 +58,7 @@ def parts_by_history(
     if rewritten_history == "last_turn" or not encoded.last_turn_only:
         return [(row, encoded)]
     report.history_split += 1
-    answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
+    answers = trained_answers(row.messages)
     parts = [row._replace(messages=[*_context(row.messages[:at]), row.messages[at]]) for at in answers]
     return [(part, encode(part)) for part in parts]
 
@@ -79,7 +79,7 @@ def shorten(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, rep
 
 def _truncate(row: Row, encode: Callable[[Row], Encoded], max_length: int) -> Part | None:
     """The longest beginning of the row that ends with a trained answer and fits."""
-    answers = [index for index, message in enumerate(row.messages) if is_trained(message)]
+    answers = trained_answers(row.messages)
     best, low, high = None, 0, len(answers)
     while low < high:
         middle = (low + high) // 2
@@ -99,7 +99,7 @@ def _split(part: Part, encode: Callable[[Row], Encoded], max_length: int) -> tup
     """
     row = part[0]
     if part[1].last_turn_only:
-        last = max(index for index, message in enumerate(row.messages) if is_trained(message))
+        last = trained_answers(row.messages)[-1]
         row = row._replace(messages=[*_context(row.messages[:last]), *row.messages[last:]])
     system, exchanges = _exchanges(row.messages)
     parts: list[Part] = []

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from train.chats.rows import Message, text_of
+from train.chats.rows import Message, configured_prompts, text_of
 from train.core.config import Config, Generation
 from train.core.files import write_atomically
 from train.core.runs import Run, now
@@ -34,9 +34,8 @@ def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
     rows = held_out_rows(run)
     tuned, tokenizer = load_tuned(run)
     system: str | None = manifest["data"]["system_message"]
-    configured = [[Message(role=m.role, content=m.content) for m in prompt] for prompt in config.prompts]
-    prompts = [with_system(prompt, system) for prompt in configured]
-    stop: list[int] = manifest["template"]["end_of_turn"]
+    prompts = [with_system(prompt, system) for prompt in configured_prompts(config)]
+    stop = run.end_of_turn()
 
     def measure(model: Any) -> tuple[float | None, list[str]]:
         answers = [

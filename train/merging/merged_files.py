@@ -63,8 +63,7 @@ def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path
         text = _config_json(values, dtype, untied=bool(untied_parameters(merger)))
         (folder / "config.json").write_text(text, encoding="utf-8")
     copy_tokenizer(run.adapter, tokenizer, folder)
-    stop = run.manifest()["template"]["end_of_turn"]
-    write_generation_config(base, tokenizer, config.generation, stop, folder)
+    write_generation_config(base, tokenizer, config.generation, run.end_of_turn(), folder)
     return dtype
 
 

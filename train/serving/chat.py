@@ -73,7 +73,7 @@ def _run_reply(run: Run, *, merged: bool, repeatable: bool) -> tuple[str | None,
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
     loaded, tokenizer = (load_merged(run), load_tokenizer(run.merged)) if merged else load_tuned(run)
-    stop: list[int] = manifest["template"]["end_of_turn"]
+    stop = run.end_of_turn()
     seed = config.training.seed if repeatable else None
 
     def reply(messages: list[Message]) -> str:

@@ -163,7 +163,6 @@ def _served(
     """The run as it is served; `name` is its model's name inside the engine."""
     from transformers import AutoConfig
 
-    manifest = run.manifest()
     source = run_base(run) if adapter else run.merged
     config = AutoConfig.from_pretrained(source, trust_remote_code=run.config().model.trust_remote_code)
     base = run.config().model.name_or_path
@@ -182,7 +181,7 @@ def _served(
         engine_api=engine_api,
         tokenizer=tokenizer,
         generation=run.config().generation,
-        stop=tuple(dict.fromkeys([*manifest["template"]["end_of_turn"], *sorted(stop_ids(source))])),
+        stop=tuple(dict.fromkeys([*run.end_of_turn(), *sorted(stop_ids(source))])),
         trained_context=int(config.get_text_config().max_position_embeddings),
         splits_thoughts=splits_thoughts,
         created=int(run.manifest_file.stat().st_mtime),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.chats.rows import Message, Row, is_trained
+from train.chats.rows import Message, Row, configured_prompts, trained_answers
 from train.core.errors import GovorError
 from train.encoding.held_out import held_out_rows, prompt_differences
 from train.encoding.loss_mask import encode_row, template_hash
@@ -61,7 +61,7 @@ def check_prompts(served: Served) -> PromptCheck:
     prompts = [(row.answers[-1][0], at) for at, row in enumerate(encoded)]
     prompts = sorted((length, at) for length, at in prompts if length <= longest and not compared[at].tools)
     for length, at in {prompts[i] for i in (0, len(prompts) // 2, -1)} if prompts and not differences else ():
-        last = max(index for index, message in enumerate(compared[at].messages) if is_trained(message))
+        last = trained_answers(compared[at].messages)[-1]
         answered = engine_api.answered_prompt(served, plain_messages(compared[at].messages[:last]))
         if answered not in (encoded[at].input_ids[:length], length):
             differences.append(f"row {compared[at].line}: the prompt that is answered is not the one that is rendered")
@@ -74,8 +74,5 @@ def probes(served: Served) -> list[Row]:
     run = served.run
     system = run.manifest()["data"]["system_message"]
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
-    prompts: list[list[Message]] = [
-        [Message(role=m.role, content=m.content) for m in prompt] for prompt in run.config().prompts
-    ]
-    prompts = prompts or [[*opening, {"role": "user", "content": "Привет! Как дела?"}]]
+    prompts = configured_prompts(run.config()) or [[*opening, {"role": "user", "content": "Привет! Как дела?"}]]
     return [Row(at, [*prompt, {"role": "assistant", "content": "Да."}]) for at, prompt in enumerate(prompts, 1)]

@@ -37,8 +37,7 @@ def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Conf
         else:
             model.save_pretrained(folder, state_dict=weights)
         copy_tokenizer(base, tokenizer, folder)
-        stop = run.manifest()["template"]["end_of_turn"]
-        write_generation_config(base, tokenizer, config.generation, stop, folder)
+        write_generation_config(base, tokenizer, config.generation, run.end_of_turn(), folder)
 
 
 def check_prompts(run: Run, eval_set: Encoding, today: datetime) -> None:

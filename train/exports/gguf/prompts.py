@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from train.chats.rows import Message, Row, is_trained
+from train.chats.rows import Message, Row, configured_prompts, trained_answers
 from train.core.runs import Run
 from train.encoding.chat_template import open_conversation
 from train.encoding.held_out import held_out_rows
@@ -16,9 +16,8 @@ def rows_without_tools(run: Run) -> list[Row]:
 def comparison_prompts(run: Run, limit: int) -> list[list[Message]]:
     """The messages before an answer, of at least one and at most `limit` conversations."""
     rows = rows_without_tools(run)[:limit]
-    held_out = [row.messages[: max(at for at, m in enumerate(row.messages) if is_trained(m))] for row in rows]
-    configured = [[Message(role=m.role, content=m.content) for m in prompt] for prompt in run.config().prompts]
-    return (held_out or configured)[:limit] or [[Message(role="user", content="Привет!")]]
+    held_out = [row.messages[: trained_answers(row.messages)[-1]] for row in rows]
+    return (held_out or configured_prompts(run.config()))[:limit] or [[Message(role="user", content="Привет!")]]
 
 
 def prompt_of(tokenizer: Any, messages: list[Message]) -> str:

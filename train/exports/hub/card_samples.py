@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from train.chats.readers import read_rows
-from train.chats.rows import Message, Row, text_of
+from train.chats.rows import Row, configured_prompts, text_of
 from train.core.config import Config
 from train.core.files import sha256
 from train.core.runs import Run
@@ -86,8 +86,7 @@ def read_samples(run: Run, config: Config) -> list[Sample]:
         return []
     page = run.samples_file.read_text(encoding="utf-8")
     heads = []
-    for prompt in config.prompts:
-        text = shown([Message(role=message.role, content=message.content) for message in prompt])
+    for text in map(shown, configured_prompts(config)):
         start = page.find(head := "## " + text.replace("\n", "\n\n") + "\n\n**Base**\n\n")
         if start >= 0:
             heads.append((start, start + len(head), text))

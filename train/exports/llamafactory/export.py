@@ -38,7 +38,7 @@ from train.exports.llamafactory.settings import (
     training_settings,
 )
 from train.exports.llamafactory.templates import TemplateChoice, choose_template
-from train.models.base import find_base, run_base
+from train.models.base import find_base, read_json, run_base
 from train.models.load import load_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files
 from train.models.save import GENERATION_FILE
@@ -87,7 +87,7 @@ def export_llamafactory(run_or_config: Run | Config, folder: Path | None = None,
     require_replaceable(folder, MARKS, force=force)
     quiet_libraries()
     source = _run_source(run_or_config) if isinstance(run_or_config, Run) else _config_source(run_or_config)
-    model_type = json.loads((source.base / "config.json").read_bytes()).get("model_type", "")
+    model_type = read_json(source.base / "config.json").get("model_type", "")
     image_processor = any((source.base / name).is_file() for name in PROCESSOR_FILES)
     choice = choose_template(source.tokenizer, source.train, model_type, image_processor=image_processor)
     left_out: dict[str, str] = {}
