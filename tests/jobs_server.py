@@ -83,6 +83,7 @@ class Server:
         self.catalogue.write_text(yaml.safe_dump({"acme/tiny": entry}), encoding="utf-8")
         self.port = 0
         self.process: subprocess.Popen | None = None
+        self.clients: list[OpenAI] = []
         self.start()
 
     def start(self) -> None:
@@ -124,6 +125,8 @@ class Server:
 
     def __exit__(self, *_) -> None:
         self.stop()
+        for client in self.clients:  # a connection that is left to the garbage collector is a ResourceWarning
+            client.close()
 
     def log(self) -> str:
         return (self.folder / "server.log").read_text(encoding="utf-8")
@@ -133,7 +136,9 @@ class Server:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def client(self, **more) -> OpenAI:
-        return OpenAI(base_url=self.url, api_key=self.key or "any", **{"max_retries": 0, "timeout": 120, **more})
+        client = OpenAI(base_url=self.url, api_key=self.key or "any", **{"max_retries": 0, "timeout": 120, **more})
+        self.clients.append(client)
+        return client
 
     def ask(self, method: str, path: str, **more) -> httpx2.Response:
         """A raw request; every error has to come in the envelope."""
