@@ -370,15 +370,15 @@ class TestCheckpoints:
         assert left >= {"checkpoint-1-good", "checkpoint-best", "checkpoint-4"} and "checkpoint-3" not in left
 
 
-def test_ids_of_rows_go_and_other_files_stay():
+def test_ids_of_rows_that_earlier_versions_kept_go_and_other_files_stay():
     folder = Path("runs/.tokens")
     folder.mkdir(parents=True)
     for name in ("0" * 64 + ".npz", ".123.partial", "mine.npz"):
         (folder / name).write_text("x")
-    forget_tokens(folder)
+    forget_tokens()
     assert names(folder) == ["mine.npz"]
     (folder / "mine.npz").unlink()
-    forget_tokens(folder)
+    forget_tokens()
     assert not folder.exists()
 
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import pytest
 import trl
 
-from train.chats.rows import Row
+from train.chats.rows import Row, trained_answers
 from train.core.errors import BaseError, DataError
+from train.encoding import one_pass, prefixes
+from train.encoding.chat_template import open_conversation
 from train.encoding.loss_mask import IGNORE_INDEX, encode_row, render
 
 SHIPPED = Path(trl.__file__).parent / "chat_templates"
@@ -283,6 +285,47 @@ def test_calls(case):
     assert "Снегопад" in tokenizer.decode(encoded.input_ids[: encoded.answers[-1][0]])
     if call:
         assert encoded.labels[encoded.answers[0][1] - 1] in tokenizer.all_special_ids
+
+
+ODD_ANSWERS = ("\n\nДа.", "  Да  \n", "Да <|im_end|>", "🙂", "END", "<think>\nХм.\n</think>\n\nДа.", "e\u0301\u00a0")
+"""Answers at whose edges tokens may lie across, or that read like a template's own text."""
+
+
+def conversations():
+    """Rows with and without a system message, several answers, odd ones, one of weight 0, a question at the end."""
+    yield from (DIALOGUE, DIALOGUE[:2], [SYSTEM, *DIALOGUE], THOUGHTS, [*DIALOGUE, DIALOGUE[0]])
+    yield [DIALOGUE[0], {**DIALOGUE[1], "weight": 0}, *DIALOGUE[2:]]
+    yield [*DIALOGUE[:3], {**DIALOGUE[3], "weight": 0}]
+    for text in ODD_ANSWERS:
+        yield [*DIALOGUE[:3], {"role": "assistant", "content": text}]
+        yield [DIALOGUE[0], {"role": "assistant", "content": text}, *DIALOGUE[2:]]
+
+
+def test_one_pass_tells_what_prefixes_tell(case):
+    """Ids, labels, spans and errors of rows that are tokenized once are those of comparing prefixes."""
+    tokenizer, family, encode = case
+    rows = [(messages, None) for messages in conversations()] + [(CALLS, TOOLS)]
+    stop = tokenizer.convert_tokens_to_ids(["<|user|>", "<|observation|>"]) if family.end == "<|user|>" else []
+    told = 0
+    for messages, tools in rows:
+        answers = trained_answers(messages)
+        try:
+            with open_conversation(tokenizer, messages, tools, "row at line 7", stop=stop) as (chat, _):
+                expected = prefixes.find_answers(chat, answers)
+                rendered = one_pass.render_whole(chat, answers)
+                (encoding,) = one_pass.tokenize(tokenizer, [rendered.whole])
+                single = one_pass.find_answers(rendered, encoding)
+                chat.require_all(answers[-1], rendered.prompts[-1])
+        except (BaseError, DataError) as error:
+            with pytest.raises(type(error), match=re.escape(str(error))):
+                encode(messages, tools)
+            continue
+        assert single in (None, expected)
+        told += single is not None
+        encoded = encode(messages, tools)
+        assert (encoded.input_ids, encoded.answers, encoded.last_turn_only) == expected
+    if family.end + family.begin in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>"):
+        assert told >= len(rows) / 2, "ordinary templates are told in one pass"
 
 
 def test_every_shipped_file_is_here():

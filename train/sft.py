@@ -21,8 +21,8 @@ from train.core.compat import launched_with_fsdp
 from train.core.config import Config, load_config
 from train.core.errors import Stopped, one_line_errors
 from train.core.files import require_disk_space, write_atomically
-from train.core.runs import Run, create_run, last_checkpoint, now, require_free, resumable_run
-from train.encoding.rows import kept_encoder, require_vocabulary
+from train.core.runs import Run, create_run, forget_tokens, last_checkpoint, now, require_free, resumable_run
+from train.encoding.rows import encoder, require_vocabulary
 from train.evaluation.report import write_report
 from train.models.base import find_base
 from train.models.load import import_peft, load_tokenizer, quiet_libraries, require_device, resolve_precision
@@ -52,6 +52,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
     checkpoint = last_checkpoint(run) if resume else None
     quiet_libraries()
     require_device(config)
+    forget_tokens()
     rows, held_out = read_split(config)
     import_peft(config)
 
@@ -75,7 +76,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
     # 3. Rows → token ids and loss mask
     tokenizer = load_tokenizer(base)
     today = (run.template_date() if resume else None) or datetime.now()
-    encode = kept_encoder(config, tokenizer, base, today)
+    encode = encoder(config, tokenizer, base, today)
     train_set, eval_set = encode(rows), encode(held_out)
     require_vocabulary(base, tokenizer, [*train_set.encoded, *eval_set.encoded])
     say(state, f"{len(train_set.rows)} rows to train on, {len(eval_set.rows)} held out; {describe(state, precision)}")

@@ -66,11 +66,15 @@ def annotated_type(node: ast.expr) -> Any:
 # transformers: chat templates
 
 
-def render_chat_template(template: str, messages: Sequence[Any], tools: Any, special: dict[str, str]) -> str:
+def render_chat_template(
+    template: str, messages: Sequence[Any], tools: Any, special: dict[str, str], *, add_generation_prompt: bool = False
+) -> str:
     """The messages in a chat template by transformers' own renderer, which needs neither a tokenizer nor torch."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    (text,), _ = render_jinja_template([messages], tools=tools, chat_template=template, **special)
+    (text,), _ = render_jinja_template(
+        [messages], tools=tools, chat_template=template, add_generation_prompt=add_generation_prompt, **special
+    )
     return str(text)
 
 

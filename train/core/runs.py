@@ -9,8 +9,6 @@ runs/NAME/
     adapter/         final adapter, tokenizer files of the base, frozen chat template
     merged/          the whole model: written by `govor merge`, or by full tuning itself
     samples.md  report.html
-
-runs/.tokens/ has the ids of rows, see encoding/cache.py.
 """
 
 import json
@@ -43,7 +41,7 @@ from train.core.files import (
 RUNS = Path("runs")
 TOKEN_CACHE = RUNS / ".tokens"
 TOKEN_FILE = re.compile(rf"[0-9a-f]{{64}}\.npz|\.[0-9a-f]{{64}}\.npz{ASIDE}|\.\d+\.partial")
-"""The last name is that of the version before, which wrote aside under its process id."""
+"""Where, and under which names, earlier versions kept the ids of rows."""
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 UNNOTED = re.compile(
     r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|(adapter_|generation_|tokenizer_)?config\.json"
@@ -237,12 +235,12 @@ def discard_run(run: Run) -> list[Path]:
     return sorted(run.path.iterdir()) if run.path.exists() else []
 
 
-def forget_tokens(folder: Path) -> None:
-    """Remove the ids of rows that encoding/cache.py has kept in a folder."""
-    for path in folder.glob("*") if folder.is_dir() else ():
+def forget_tokens() -> None:
+    """Remove the ids of rows that earlier versions kept beside the runs: they are the rows in another form."""
+    for path in TOKEN_CACHE.glob("*") if TOKEN_CACHE.is_dir() else ():
         if TOKEN_FILE.fullmatch(path.name):
             path.unlink(missing_ok=True)
-    remove_if_empty(folder)
+    remove_if_empty(TOKEN_CACHE)
 
 
 def create_run(config: Config, manifest: dict[str, Any]) -> Run:

@@ -6,7 +6,7 @@ from typing import Any
 from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, trained_answers, without_weight
 from train.core.runs import Run
-from train.encoding.loss_mask import Encoded, encode_row
+from train.encoding.loss_mask import Encoded, encode_each
 
 
 def held_out_rows(run: Run) -> list[Row]:
@@ -20,8 +20,7 @@ def encode_held_out(run: Run, tokenizer: Any, rows: Iterable[Row]) -> Iterator[E
     """Each row with the ids and labels that training gave it: the run's date, stop ids and `assistant_only_loss`."""
     answers_only = run.config().training.assistant_only_loss
     stop, today = run.end_of_turn(), run.template_date()
-    for row in rows:
-        yield encode_row(tokenizer, row, assistant_only_loss=answers_only, stop=stop, today=today)
+    return encode_each(tokenizer, rows, assistant_only_loss=answers_only, stop=stop, today=today)
 
 
 def prompt_differences(

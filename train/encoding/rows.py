@@ -12,7 +12,6 @@ Rows whose earlier answers the chat template rewrites once others follow (`data.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import Any, NamedTuple
 from train.chats.rows import Row
 from train.core.config import Config
 from train.core.errors import BaseError, DataError
-from train.encoding.cache import Encode, fingerprint, remembered
-from train.encoding.loss_mask import Encoded, encode_row
+from train.core.progress import track
+from train.encoding.loss_mask import Encoded, encode_each, encode_row
 from train.encoding.too_long import (
     EncodingReport,
     Part,
@@ -53,22 +52,21 @@ def encode_rows(
     assistant_only_loss: bool = True,
     stop: Collection[int] = (),
     today: datetime | None = None,
-    cached: Callable[[Encode], AbstractContextManager[Encode]] = nullcontext,
 ) -> Encoding:
     """The rows as ids and labels; DataError names those that the template refuses, and where none is left.
 
-    `stop` and `today` are those of `loss_mask.encode_row`. `cached` wraps it in one that reads back earlier results.
+    `stop` and `today` are those of `loss_mask.encode_row`.
     """
-    plain = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
+    encode = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
+    each = encode_each(tokenizer, rows, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
     report = EncodingReport(max_length)
     kept: list[Part] = []
-    with cached(plain) as encode:
-        for row in rows:
-            for part in parts_by_history(row, encode, rewritten_history, report):
-                if len(part[1].input_ids) > max_length:
-                    kept += shorten(part, encode, too_long, report)
-                else:
-                    kept.append(part)
+    for row, encoded in zip(rows, track(each, "rows → token ids", len(rows)), strict=True):
+        for part in parts_by_history((row, encoded), encode, rewritten_history, report):
+            if len(part[1].input_ids) > max_length:
+                kept += shorten(part, encode, too_long, report)
+            else:
+                kept.append(part)
     if too_long == "error" and report.dropped:
         raise DataError(
             f"{len(report.dropped)} rows are longer than training.max_length={max_length} tokens: "
@@ -88,31 +86,16 @@ def encode_rows(
 
 def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None = None) -> Callable[..., Encoding]:
     """A function that encodes rows as the config says: `encode_rows` with its settings."""
-    return partial(encode_rows, tokenizer, **_settings(config), stop=stop_ids(base), today=today)
-
-
-def kept_encoder(
-    config: Config, tokenizer: Any, base: Path, today: datetime | None = None
-) -> Callable[[Sequence[Row]], Encoding]:
-    """An `encoder` that reads back rows which it has encoded before, see cache.py."""
-    encode, settings = encoder(config, tokenizer, base, today), _settings(config)
-
-    def encode_once(rows: Sequence[Row]) -> Encoding:
-        key = fingerprint(base, rows, settings)
-        only_answers = config.training.assistant_only_loss
-        return encode(rows, cached=lambda plain: remembered(plain, key, assistant_only_loss=only_answers))
-
-    return encode_once
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """The arguments of `encode_rows` that the config decides."""
-    return {
-        "max_length": config.training.max_length,
-        "too_long": config.data.too_long,
-        "rewritten_history": config.data.rewritten_history,
-        "assistant_only_loss": config.training.assistant_only_loss,
-    }
+    return partial(
+        encode_rows,
+        tokenizer,
+        max_length=config.training.max_length,
+        too_long=config.data.too_long,
+        rewritten_history=config.data.rewritten_history,
+        assistant_only_loss=config.training.assistant_only_loss,
+        stop=stop_ids(base),
+        today=today,
+    )
 
 
 def require_vocabulary(base: Path, tokenizer: Any, encoded: Sequence[Encoded]) -> None:

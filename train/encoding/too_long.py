@@ -51,12 +51,12 @@ class EncodingReport:
 
 
 def parts_by_history(
-    row: Row, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, report: EncodingReport
+    part: Part, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, report: EncodingReport
 ) -> list[Part]:
     """The row; or a row for each of its answers, where the template rewrites earlier ones and that is asked for."""
-    encoded = encode(row)
+    row, encoded = part
     if rewritten_history == "last_turn" or not encoded.last_turn_only:
-        return [(row, encoded)]
+        return [part]
     report.history_split += 1
     answers = trained_answers(row.messages)
     parts = [row._replace(messages=[*_context(row.messages[:at]), row.messages[at]]) for at in answers]

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from train.core.files import write_whole
-from train.core.runs import TOKEN_CACHE, Run, forget_tokens, whole_checkpoints
+from train.core.runs import Run, whole_checkpoints
 from train.jobs import training_process
 from train.jobs.change import new_id
 from train.jobs.job_errors import log_line, training_problem
@@ -29,7 +29,6 @@ def has_result(run: Run) -> bool:
 
 def settle(store: Store, job: str) -> None:
     """Act upon the end of a training: the job succeeds, fails, or stays as it is and is started again."""
-    forget_tokens(store.folder / TOKEN_CACHE)  # encoded rows must not outlive their file
     entry = store.entry(job)
     if entry is None or entry.job.status != "running":
         return

@@ -7,7 +7,7 @@ from typing import Any
 from train.chats.rows import Message, Row, configured_prompts, trained_answers
 from train.core.errors import GovorError
 from train.encoding.held_out import held_out_rows, prompt_differences
-from train.encoding.loss_mask import encode_row, template_hash
+from train.encoding.loss_mask import encode_each, template_hash
 from train.serving.chat_request import plain_messages
 from train.serving.engine_api import Served
 
@@ -54,7 +54,7 @@ def check_prompts(served: Served) -> PromptCheck:
     def render(messages: Sequence[Message], tools: Any) -> list[int]:
         return engine_api.prompt_ids(served, plain_messages(messages), tools)
 
-    encoded = [encode_row(served.tokenizer, row, stop=served.stop) for row in compared]
+    encoded = list(encode_each(served.tokenizer, compared, stop=served.stop))
     different_rows = prompt_differences(render, compared, encoded, served.tokenizer.decode)
     differences = [f"row {line}: {reason}" for line, reason in different_rows]
     longest = engine_api.context(served) - 1
