@@ -58,7 +58,7 @@ class Job:
     learning_rate: float = LEARNING_RATE
     logging_steps: int = 1
     use_liger_kernel: bool = False
-    """Of plain TRL alone."""
+    """Whether plain TRL runs with Liger's kernels; no other tool has the option."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Measured:
     steps: list[float]
     """Length of every step but the first."""
     processor: list[float]
-    """The same in seconds of the processor."""
+    """Length of every step but the first, in seconds of the processor."""
     peak: int
     """GPU memory allocated at most; on a CPU the process's."""
     cpu: float
@@ -142,10 +142,10 @@ def main(
         for tool, python in pythons.items():
             found[tool].append(run(tool, python, job, out, kernels, threads))
             one = found[tool][-1]
-            said = (
+            speed = (
                 f"{one.total:.1f} s, first step after {one.first_step:.1f} s, then {statistics.median(one.steps):.3f} s"
             )
-            print(f"round {number + 1}, {TOOLS[tool]}: {said}; loss {one.loss:.6f}, load {one.load:.1f}", flush=True)
+            print(f"round {number + 1}, {TOOLS[tool]}: {speed}; loss {one.loss:.6f}, load {one.load:.1f}", flush=True)
             save(out, job, found)
     flops = model_flops(base, sum(lengths) / len(lengths), job.r)
     rates = {"tokens": lengths, "trained": trained}

@@ -4,7 +4,7 @@
 
 SPEC: see `bench_train.Job`. REPORT: when every step ended (seconds since the epoch, and of the processor), what was
 logged, GPU memory.
-The stopwatch is the same for all: it hooks transformers' callbacks, which every one of the tools runs through.
+The stopwatch is the same for all: it is a callback of transformers' Trainer, which every one of the tools runs through.
 """
 
 import atexit
@@ -25,35 +25,37 @@ def main(tool: str, spec_file: str, report_file: str) -> None:
 def watch(report: Path) -> None:
     """Note the time after every step, and what is logged."""
     import torch
-    from transformers.trainer_callback import CallbackHandler
+    from transformers import Trainer, TrainerCallback
 
     begun: list[float] = []
     steps: list[float] = []
     processor: list[float] = []
-    logs: list[dict[str, Any]] = []
-    on_train_begin, on_step_end, on_log = (
-        CallbackHandler.on_train_begin, CallbackHandler.on_step_end, CallbackHandler.on_log,
-    )  # fmt: skip
+    logged: list[dict[str, Any]] = []
 
     def now() -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.time()
 
-    def begin(self: Any, *more: Any, **named: Any) -> Any:
-        begun.append(now())
-        return on_train_begin(self, *more, **named)
+    class Stopwatch(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            begun.append(now())
 
-    def end(self: Any, *more: Any, **named: Any) -> Any:
-        steps.append(now())
-        processor.append(time.process_time())
-        return on_step_end(self, *more, **named)
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            steps.append(now())
+            processor.append(time.process_time())
 
-    def log(self: Any, args: Any, state: Any, control: Any, logged: Any, **named: Any) -> Any:
-        logs.append({"step": state.global_step, **{k: v for k, v in logged.items() if isinstance(v, int | float)}})
-        return on_log(self, args, state, control, logged, **named)
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            numbers = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
+            logged.append({"step": state.global_step, **numbers})
 
-    CallbackHandler.on_train_begin, CallbackHandler.on_step_end, CallbackHandler.on_log = begin, end, log
+    train = Trainer.train
+
+    def watched(self: Any, *more: Any, **named: Any) -> Any:
+        self.add_callback(Stopwatch())
+        return train(self, *more, **named)
+
+    Trainer.train = watched
 
     def write() -> None:
         memory = None
@@ -64,7 +66,7 @@ def watch(report: Path) -> None:
             "begun": begun,
             "steps": steps,
             "processor": processor,
-            "logs": logs,
+            "logs": logged,
             "memory": memory,
             "device": device,
         }

@@ -75,9 +75,9 @@ def ngram_bits(train: list[str], held_out: list[str], order: int) -> float:
         contexts, first = np.unique(codes >> DIGIT, return_index=True)
         totals = np.add.reduceat(counts, first)
         kinds = np.diff(np.append(first, len(codes)))
-        asked = grams(wanted, length)
-        total, kind = (pick(contexts, values, asked >> DIGIT) for values in (totals, kinds))
-        count = pick(codes, counts, asked)
+        codes_wanted = grams(wanted, length)
+        total, kind = (pick(contexts, values, codes_wanted >> DIGIT) for values in (totals, kinds))
+        count = pick(codes, counts, codes_wanted)
         seen = total > 0
         own = np.maximum(count[seen] - discount, 0) + discount * kind[seen] * probability[seen]
         probability[seen] = own / total[seen]
@@ -85,10 +85,10 @@ def ngram_bits(train: list[str], held_out: list[str], order: int) -> float:
     return float(-np.log2(probability[inside]).mean())
 
 
-def pick(keys: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """The values of the asked keys (sorted keys), 0 where there is none."""
-    places = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
-    return np.where(keys[places] == asked, values[places], 0)
+def pick(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The values of the wanted keys (sorted keys), 0 where there is none."""
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[places] == wanted, values[places], 0)
 
 
 def model_bits(folder: Path, texts: list[str], window: int) -> float:

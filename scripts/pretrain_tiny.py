@@ -24,7 +24,7 @@ from train.core.files import complete_folder
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """What decides the result."""
 
     tokens: int
@@ -85,7 +85,7 @@ def main(out: Path, plays: Path, prose: Path, work: Path, resume: bool, long_: i
          minutes_between_saves: float, eval_steps: int, compiled: bool, threads: int, stop_at: int,
          **options: Any) -> None:  # fmt: skip
     """Pre-train and write the model to the new folder OUT."""
-    plan = Plan(long=long_, plays=plays_share, **options)
+    plan = Schedule(long=long_, plays=plays_share, **options)
     if out.exists():
         raise click.ClickException(f"{out} is there already: remove it or name another folder")
     if work.exists() and not resume:
@@ -98,7 +98,7 @@ def main(out: Path, plays: Path, prose: Path, work: Path, resume: bool, long_: i
         export(work, out, plan)
 
 
-def batch_of(data: dict[str, np.ndarray], plan: Plan, step: int) -> tuple[np.ndarray, np.ndarray]:
+def batch_of(data: dict[str, np.ndarray], plan: Schedule, step: int) -> tuple[np.ndarray, np.ndarray]:
     """The step's ids and labels (rows, window); seed and step decide them, so that a checkpoint needs no more."""
     draw = np.random.default_rng([plan.seed, step])
     window = plan.short if step < plan.stable else plan.long
@@ -123,7 +123,7 @@ def batch_of(data: dict[str, np.ndarray], plan: Plan, step: int) -> tuple[np.nda
 # --- model --------------------------------------------------------------------------------------------------------
 
 
-def new_model(plan: Plan, tokenizer: Any) -> Any:
+def new_model(plan: Schedule, tokenizer: Any) -> Any:
     """Qwen3 with tied embeddings; widths are multiples of 256 so that every quantised GGUF type fits."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -152,7 +152,7 @@ def new_model(plan: Plan, tokenizer: Any) -> Any:
     return model
 
 
-def new_optimizers(model: Any, plan: Plan) -> list[Any]:
+def new_optimizers(model: Any, plan: Schedule) -> list[Any]:
     """Muon for the matrices inside the blocks, AdamW for embeddings and norms; initial_lr is what the plan scales."""
     import torch
 
@@ -186,7 +186,7 @@ def token_loss(model: Any, ids: Any, labels: Any) -> Any:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-def train(work: Path, data: dict[str, np.ndarray], plan: Plan, minutes: float, eval_steps: int, compiled: bool,
+def train(work: Path, data: dict[str, np.ndarray], plan: Schedule, minutes: float, eval_steps: int, compiled: bool,
           threads: int, stop_at: int) -> bool:  # fmt: skip
     """Train to the plan's last step; False when stopped before it."""
     import torch
@@ -289,8 +289,8 @@ def tried_bits(model: Any, data: dict[str, np.ndarray], device: str, window: int
     return sum(nats) / tokens_measured * len(stream) / int(data["tried_characters"]) / float(np.log(2))
 
 
-def save(path: Path, step: int, model: Any, optimizers: list[Any], plan: Plan, spent: tuple[float, float]) -> None:
-    """Written aside and renamed: a kill leaves the last whole one."""
+def save(path: Path, step: int, model: Any, optimizers: list[Any], plan: Schedule, spent: tuple[float, float]) -> None:
+    """Save the state of the training; written aside and renamed, so that a kill leaves the last whole one."""
     import torch
 
     aside = path.with_suffix(".partial")
@@ -302,7 +302,7 @@ def save(path: Path, step: int, model: Any, optimizers: list[Any], plan: Plan, s
     aside.rename(path)
 
 
-def load(work: Path, model: Any, optimizers: list[Any], plan: Plan) -> tuple[int, tuple[float, float]]:
+def load(work: Path, model: Any, optimizers: list[Any], plan: Schedule) -> tuple[int, tuple[float, float]]:
     """The step to go on with and (CPU, wall) seconds spent before it; a longer plan starts where no rate has fallen."""
     import torch
 
@@ -312,7 +312,7 @@ def load(work: Path, model: Any, optimizers: list[Any], plan: Plan) -> tuple[int
         if (work / name).is_file()
     ]
     for state in states:
-        before = Plan(**state["plan"])
+        before = Schedule(**state["plan"])
         differ = [
             f"--{name.replace('_', '-')} {value}"
             for name, value in asdict(before).items()
@@ -335,7 +335,7 @@ def load(work: Path, model: Any, optimizers: list[Any], plan: Plan) -> tuple[int
     return 0, (0.0, 0.0)
 
 
-def export(work: Path, out: Path, plan: Plan) -> None:
+def export(work: Path, out: Path, plan: Schedule) -> None:
     """The last checkpoint as a Hugging Face folder in bfloat16."""
     import torch
     from tokenizers import Tokenizer

@@ -26,7 +26,7 @@ TARGETS: dict[str, str | None] = {
 """Each with the target that installs its peers, in the order in which they run."""
 
 PASSED_ON = "MAKEFLAGS", "MFLAGS", "MAKELEVEL"
-"""What one make tells another."""
+"""Variables by which one make tells another its options: the targets must not inherit them."""
 
 
 class Result(NamedTuple):

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,8 +32,8 @@ DOCUMENTED = {
     "peft",
     "peft.utils",
     "transformers",
-    "transformers.trainer_callback",
     "transformers.utils",
+    "transformers.utils.logging",
     "trl",
 }
 """Modules of the libraries that their documentation names; no other may be used outside compat.py."""
@@ -377,6 +378,28 @@ def is_own(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of an attribute chain that begins at a name; empty where it begins otherwise."""
+    if isinstance(node, ast.Attribute):
+        return f"{before}.{node.attr}" if (before := dotted(node.value)) else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@cache
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+def modules_in(name: str) -> list[str]:
+    """The library's modules that a dotted name goes through: `transformers.utils.generic.X` → two."""
+    parts = name.split(".")
+    whole = [".".join(parts[:count]) for count in range(2, len(parts) + 1)] if parts[0] in LIBRARIES else []
+    return [module for module in whole if is_module(module)]
+
+
 def private_uses(path: Path) -> list[str]:
     """`file:line: name` of private names and undocumented modules of libraries; what the file defines is ours."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -387,13 +410,18 @@ def private_uses(path: Path) -> list[str]:
         names: list[str] = []
         match node:
             case ast.ImportFrom(module=str(module), names=aliases, level=0) if module.split(".")[0] not in OWN:
-                modules, names = [module], [alias.name for alias in aliases]
+                names = [alias.name for alias in aliases]
+                modules = [module, *(inner for name in names for inner in modules_in(f"{module}.{name}")[-1:])]
             case ast.Import(names=aliases):
                 modules = [alias.name for alias in aliases]
             case ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr=name) if name not in PUBLIC:
                 uses += [(node.lineno, name)] * is_private(name)  # also where this file overrides it
-            case ast.Attribute(attr=name):
-                names = [name]
+            case ast.Attribute(attr=name, value=value):
+                modules = modules_in(dotted(node))
+                if is_private(name) and not is_own(value) and name not in PUBLIC:
+                    uses.append((node.lineno, name))
+                else:
+                    names = [name]
             case ast.Call(
                 func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"),
                 args=[_, ast.Constant(value=str(name)), *_],
@@ -404,7 +432,7 @@ def private_uses(path: Path) -> list[str]:
         private = [name for name in names if is_private(name) and name not in ours]
         private += [m for m in modules if "._" in m or (m.split(".")[0] in LIBRARIES and m not in DOCUMENTED)]
         uses += [(node.lineno, name) for name in private]
-    return [f"{path.relative_to(REPOSITORY)}:{line}: {name}" for line, name in sorted(uses)]
+    return [f"{path.relative_to(REPOSITORY)}:{line}: {name}" for line, name in sorted(set(uses))]
 
 
 def test_private_parts_are_used_in_compat_alone():
@@ -428,27 +456,68 @@ def source_of(cls) -> str:
         return ""
 
 
+PRIVATE = re.compile(r"(?:\bself\.|\bdef )(_[a-z]\w*)")
+
+
+def private_names(classes) -> set[str]:
+    """Private names that classes of the libraries define, or assign to self."""
+    bases = [b for b in classes if b.__module__.split(".")[0] not in {*sys.stdlib_module_names, *OWN}]
+    names = set(PRIVATE.findall("".join(map(source_of, bases)))).union(*map(dir, bases))
+    return {name for name in names if is_private(name)} - PUBLIC
+
+
 def overrides(cls) -> set[str]:
     """Private names that a class of ours takes from a library's class by defining them, or by assigning to self."""
-    bases = [b for b in cls.__mro__[1:] if b.__module__.split(".")[0] not in {*sys.stdlib_module_names, *OWN}]
-    named = re.compile(r"(?:\bself\.|\bdef )(_[a-z]\w*)")
-    theirs = set(named.findall("".join(map(source_of, bases)))).union(*map(dir, bases))
-    mine = set(named.findall(source_of(cls)))
-    return {name for name in mine & theirs if is_private(name)} - PUBLIC
+    return set(PRIVATE.findall(source_of(cls))) & private_names(cls.__mro__[1:])
+
+
+def nested_overrides(path: Path) -> list[str]:
+    """The same of classes that stand within functions, and of scripts, which are not imported here: by what is written.
+
+    A base counts if the file imports it from a library.
+    """
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    imported = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in LIBRARIES
+        for alias in node.names
+    }
+    taken = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            mine = set(PRIVATE.findall(ast.get_source_segment(source, node)))
+            for module, name in [imported[name] for base in node.bases if (name := dotted(base)) in imported]:
+                theirs = private_names(getattr(importlib.import_module(module), name).__mro__)
+                taken += [f"{path.name}: {node.name}.{method}" for method in sorted(mine & theirs)]
+    return taken
 
 
 def test_no_class_takes_a_private_name_of_its_base():
     """By name alone the search above cannot tell an override from a method of ours."""
     taken = []
-    for path in sorted(REPOSITORY.glob("train/**/*.py")):
+    for path in sorted([*REPOSITORY.glob("train/**/*.py"), *REPOSITORY.glob("scripts/**/*.py")]):
         bases = [base for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
                  for base in node.bases]  # fmt: skip
         if not bases or path == COMPAT:
+            continue
+        taken += nested_overrides(path)
+        if not path.is_relative_to(REPOSITORY / "train"):
             continue
         module = importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
         classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
         taken += [f"{path.name}: {cls.__name__}.{name}" for cls in classes for name in sorted(overrides(cls))]
     assert taken == []
+
+
+def test_an_override_within_a_function_is_found(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text(
+        "def make():\n    from transformers import Trainer\n    class Bad(Trainer):\n"
+        "        def _save_checkpoint(self, model, trial): ...\n        def _mine(self): ...\n"
+    )
+    assert nested_overrides(path) == ["bad.py: Bad._save_checkpoint"]
 
 
 def test_an_override_is_found(trainer_class):
@@ -471,6 +540,8 @@ def test_the_search_finds_private_uses(tmp_path, monkeypatch):
         "from transformers.trainer_pt_utils import LengthGroupedSampler\n"
         "RUN = 'from transformers.cli.chat import app; app()'\nlogger('peft.tuners.lora')\n"
         "'said of transformers.cli.chat and trl'\nfrom transformers.utils import logging\n"
+        "from transformers import conversion_mapping\ntransformers.core_model_loading.rename_source_key\n"
+        "from peft.utils import other\ndef _saved(): ...\ntrainer._saved\n"
     )
     assert [use.split(": ")[1] for use in private_uses(path)] == [
         "trl.trainer.utils",
@@ -479,7 +550,12 @@ def test_the_search_finds_private_uses(tmp_path, monkeypatch):
         "_metrics",
         "_tied",
         "_ours",
+        "_ours",
         "transformers.trainer_pt_utils",
         "transformers.cli.chat",
         "peft.tuners.lora",
+        "transformers.conversion_mapping",
+        "transformers.core_model_loading",
+        "peft.utils.other",
+        "_saved",
     ]

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,11 @@ def test_the_wheels_are_pinned_in_the_constraints_alone():
     versions = wheels.pinned()
     assert {*wheels.NAMES, wheels.BITSANDBYTES} <= set(versions)
     assert len(set(wheels.NAMES)) == len(wheels.NAMES)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {Requirement(text).name.replace("_", "-") for text in project["dependencies"]}
+    fetched = {name.lower().replace("_", "-") for name in (*wheels.NAMES, wheels.BITSANDBYTES)}
+    elsewhere = {"torch", "matplotlib", "psutil", "numpy", "pyyaml", "safetensors", "openai"}
+    assert needed - fetched == elsewhere, "the machine has them, or no step needs them"
     assert not {Requirement(peer).name for peer in wheels.PEERS} & set(versions)
     for file in FOLDER.iterdir():
         if file.is_file():

@@ -169,9 +169,9 @@ class TestRecipe:
     def test_auto(self, tmp_path):
         tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
         config = run_config.write_config(tmp_path / "c.yaml", tree)
-        resolved = run_config.resolve(Hyperparameters(), config, 10)
+        resolved = run_config.resolve_hyperparameters(Hyperparameters(), config, 10)
         assert resolved == Hyperparameters(n_epochs=10, batch_size=4, learning_rate_multiplier=1.0)
-        assert run_config.resolve(Hyperparameters(), config, 3).batch_size == 3
+        assert run_config.resolve_hyperparameters(Hyperparameters(), config, 3).batch_size == 3
 
 
 class TestWorker:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from datetime import date
@@ -11,11 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from train.chats.split import read_split
 from train.core.config import Lora, dump_config, load_config
 from train.core.errors import BaseError, ConfigError, GovorError, MachineError
+from train.encoding.rows import encoder
+from train.models.load import load_tokenizer
 from train.plan import plan
 from train.plan.estimate import find_gpu, known_gpus, prices
-from train.plan.fit import as_begun, fit, out_of_memory_help, settle, smallest_change_that_fits, with_options
+from train.plan.fit import as_begun, fit, out_of_memory_help, settle_fit, smallest_change_that_fits, with_options
 from train.plan.memory import GIB, Workload, activation_bytes, layer_bytes, memory
 from train.plan.shapes import Shapes, _of_config, find_shapes, read_shapes
 from train.plan.tokens import packed_rows
@@ -317,6 +322,27 @@ def test_tokens_parameters_and_steps_are_those_of_the_run(finished_run):
     assert found.work.steps == 6
 
 
+PARTS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% for p in m.content %}{{ p.text }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+REFUSING = "{% if messages|length > 3 %}{{ raise_exception('too many') }}{% endif %}" + PARTS
+
+
+@pytest.mark.parametrize(("template", "refused"), [(PARTS, 0), (REFUSING, 1)])
+def test_tokens_of_a_template_that_takes_content_in_parts(template, refused, base, write_config, working_folder):
+    folder = Path(shutil.copytree(base, "base"))
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    config = load_config(write_config(model={"name_or_path": str(folder)}))
+    found = plan(config).tokens
+    if refused:
+        assert re.search(r"chat template; \d+ rows that it refuses are estimated$", found.how)
+        return
+    rows, _ = read_split(config)
+    encoded = encoder(config, load_tokenizer(folder), folder)(rows).encoded
+    assert found.total == pytest.approx(sum(len(one.input_ids) for one in encoded), abs=len(rows))
+
+
 @pytest.mark.parametrize("options", [{}, {"max_steps": 5}, {"dataloader_drop_last": True}, {"num_train_epochs": 1.5}])
 @pytest.mark.parametrize("batch, accumulation", [(3, 2), (4, 1), (30, 1)])
 def test_steps_are_the_trainers(options, batch, accumulation, write_config):
@@ -390,7 +416,7 @@ def test_fit_chooses_what_fits_and_keeps_the_effective_batch(gibibytes, batch, a
     config = config_of(write_config, {**training, "fit": "auto"}, model={"name_or_path": "Qwen/Qwen3-4B"})
     shapes = facts(find_shapes(config.model)[0])
     gpu = gibibytes * GIB
-    settled, line = settle(config, gpu, shapes)
+    settled, line = settle_fit(config, gpu, shapes)
     assert memory(settled, shapes).peak < gpu * 0.95
     assert settled.training.fit is None
     assert str(settled.training.per_device_train_batch_size) in line

@@ -1,6 +1,5 @@
 """The command line: parse, import the verb, call it."""
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -83,9 +82,9 @@ def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool)
 
 @main.command()
 @click.argument("config", type=PATH)
-@click.argument("words", nargs=-1, metavar="[key=value …] [-- ACCELERATE FLAGS]")
+@click.argument("arguments", nargs=-1, metavar="[key=value …] [-- ACCELERATE FLAGS]")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run from its last checkpoint.")
-def train(config: Path, words: tuple[str, ...], resume: bool) -> None:
+def train(config: Path, arguments: tuple[str, ...], resume: bool) -> None:
     """Train as the YAML file CONFIG says: prints the accelerate command and runs it.
 
     \b
@@ -94,7 +93,7 @@ def train(config: Path, words: tuple[str, ...], resume: bool) -> None:
     """
     from train.tuning.processes import launch
 
-    if launch(config, words, resume=resume) != 0:
+    if launch(config, arguments, resume=resume) != 0:
         raise SystemExit(2)  # sft.py has said why
 
 
@@ -228,12 +227,12 @@ def merge(
     Exit code 1 where it does not.
     """
     from train.core.runs import open_run
-    from train.merging.merge import merge as fold
+    from train.merging.merge import merge as merge_run
     from train.merging.merge import report
 
     if no_drift and (compare or max_drift is not None):
         raise GovorError("--no-drift measures nothing: leave out --compare and --max-drift")
-    result = fold(
+    result = merge_run(
         open_run(run),
         target,
         device=device,
@@ -330,7 +329,7 @@ def push(
 
 
 @main.command()
-@click.argument("words", nargs=-1, required=True, metavar="RUN… [-- VLLM FLAGS]")
+@click.argument("arguments", nargs=-1, required=True, metavar="RUN… [-- VLLM FLAGS]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--api-key", envvar="GOVOR_API_KEY", help="Key that clients must show; also from GOVOR_API_KEY.")
@@ -345,7 +344,7 @@ def push(
 @click.option("--merged", is_flag=True, help="Serve the merged model also where vLLM could take base + adapter.")
 @click.option("--allow-template-drift", is_flag=True, help="Serve although prompts differ from training's.")
 def serve(
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     host: str,
     port: int,
     api_key: str | None,
@@ -360,12 +359,13 @@ def serve(
     govor serve runs/natasha
     govor serve runs/natasha runs/anton --port 8080 -- --gpu-memory-utilization 0.5
     """
+    from train.core.launch import split_at_flags
     from train.core.runs import open_run
     from train.serving.serve import serve as serve_runs
 
-    first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    runs, flags = split_at_flags(arguments)
     serve_runs(
-        [open_run(Path(word)) for word in words[:first_flag]],
+        [open_run(Path(run)) for run in runs],
         host=host,
         port=port,
         key=api_key,
@@ -373,7 +373,7 @@ def serve(
         merged=merged,
         program=program,
         allow_template_drift=allow_template_drift,
-        flags=words[first_flag:],
+        flags=flags,
     )
 
 
@@ -429,10 +429,9 @@ def _to_server(command: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="The jobs as JSON.")
 def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs: id, status, base, model."""
-    from train.jobs.client import Client, job_line
+    from train.jobs.client import Client, list_jobs
 
-    found = Client(url, api_key).jobs(limit)
-    print(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(map(job_line, found)) or "no jobs yet")
+    list_jobs(Client(url, api_key), limit, as_json=as_json)
 
 
 @jobs.command(name="show")
@@ -442,16 +441,9 @@ def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The job as JSON, without events.")
 def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: bool) -> None:
     """One job and its last events."""
-    from train.jobs.client import Client, job_line
+    from train.jobs.client import Client, show_job
 
-    client = Client(url, api_key)
-    found = client.job(job)
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-        return
-    print(job_line(found))
-    for event in client.events(job, events):
-        print(f"{event['created_at']}  {event['level']:<5}  {event['message']}")
+    show_job(Client(url, api_key), job, events, as_json=as_json)
 
 
 @jobs.command(name="cancel")

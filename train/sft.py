@@ -37,7 +37,7 @@ from train.tuning.processes import (
     smallest_gpu_bytes,
 )
 from train.tuning.resume import is_last, restore_counters
-from train.tuning.save import check_prompts, checkpoint_bytes, save_result
+from train.tuning.save import check_saved_prompts, checkpoint_bytes, save_result
 
 
 def train(config: Config, *, resume: bool = False) -> Run:
@@ -112,7 +112,7 @@ def train(config: Config, *, resume: bool = False) -> Run:
     # 6. The result: adapter, prompts compared, report
     save_result(trainer, run, base, tokenizer, config)
     if state.is_main_process:
-        check_prompts(run, eval_set, today)
+        check_saved_prompts(run, eval_set, today)
         seconds = round(time.perf_counter() - started, 1)
         run.update_manifest(status="finished", finished=now(), seconds=seconds, steps=trainer.state.global_step)
         write_report(run)
@@ -127,11 +127,11 @@ def main(arguments: Sequence[str]) -> None:
         print(__doc__)
         raise SystemExit(0 if arguments else 2)
     resume = "--resume" in arguments
-    words = [word for word in arguments if word != "--resume"]
+    config_file, *overrides = [argument for argument in arguments if argument != "--resume"]
     with one_line_errors():
         see_one_gpu()
         end_with_launcher()
-        train(load_config(Path(words[0]), words[1:]), resume=resume)
+        train(load_config(Path(config_file), overrides), resume=resume)
     gc.freeze()  # Python would look through a million objects of the libraries before it ends: more than a second
 
 

@@ -47,7 +47,7 @@ CASES = (
 class Result(NamedTuple):
     loss: float
     gradient: Tensor
-    """Of every trained weight, one after the other."""
+    """The gradients of every trained weight, one after the other."""
 
     def away_from(self, reference: "Result") -> float:
         """Length of the gradients' difference as a share of the reference's length."""

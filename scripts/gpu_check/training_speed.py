@@ -62,7 +62,7 @@ def is_made(work: Path, base: str) -> bool:
     return all((rows_folder(work, name) / LENGTHS).exists() for name, setup in SETUPS.items() if setup.base == base)
 
 
-def settle(setup_name: str) -> Setup:
+def setup_of(setup_name: str) -> Setup:
     """The setup as this machine runs it: tiny in a rehearsal, but for what is to be rehearsed."""
     setup = SETUPS[setup_name]
     if has_cuda():
@@ -85,7 +85,7 @@ def make_base_and_rows(report: Report, work: Path, base: str) -> None:
     report.record(gigabytes=round(size / 1e9, 2))
     steps = STEPS if has_cuda() else REHEARSED_STEPS
     for name in [name for name, setup in SETUPS.items() if setup.base == base]:
-        setup, rows = settle(name), rows_folder(work, name)
+        setup, rows = setup_of(name), rows_folder(work, name)
         shutil.rmtree(rows, ignore_errors=True)
         rows.mkdir()
         options = {"batch": setup.batch, "length": setup.max_length, "order": "file", "fill": setup.joined}
@@ -102,7 +102,7 @@ def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) 
     if not can_run(report, tool):
         return
     base, rows = base_folder(work, SETUPS[setup_name].base), rows_folder(work, setup_name)
-    job = job_of(settle(setup_name), base, rows, liger=tool == "liger" and has_cuda())
+    job = job_of(setup_of(setup_name), base, rows, liger=tool == "liger" and has_cuda())
     out, runner = work / report.name, "trl" if tool == "liger" else tool
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()

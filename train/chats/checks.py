@@ -20,7 +20,7 @@ from train.core.errors import DataError, GovorError
 
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
 MAX_PROBLEMS = 100  # problems kept in full; all are counted
-BLOCK = 1 << 20  # bytes read at once
+CHUNK = 1 << 20  # bytes read at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
 
@@ -175,7 +175,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     """
     number, rest, skipping = 1, b"", False
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(CHUNK):
             if file.tell() == len(block):
                 block = block.removeprefix(BYTE_ORDER_MARK)
             if skipping:

@@ -34,7 +34,7 @@ PAGE = """<!doctype html>
 """
 
 
-class Section(NamedTuple):
+class PageSection(NamedTuple):
     """A table, the same in the terminal and on the page."""
 
     title: str
@@ -124,12 +124,12 @@ def _write(path: Path, text: str, force: bool) -> None:
     write_whole(path, [text], replace=force)
 
 
-def _sections(stats: Statistics) -> list[Section]:
+def _sections(stats: Statistics) -> list[PageSection]:
     quality = stats.quality
     failed = [(CRITERIA[name], f"{rows:,}") for name, rows in quality.failed.items()]
     good = f"Good, failing nothing: {quality.good.rows:,} of {stats.rows:,} rows ({quality.good.share:.1%})."
     sections = [
-        Section("Rows", ("", ""), _overview(stats)),
+        PageSection("Rows", ("", ""), _overview(stats)),
         _lengths(stats),
         _style(stats),
         _share_section("Topics", stats.topics, "A row may have several topics."),
@@ -141,10 +141,10 @@ def _sections(stats: Statistics) -> list[Section]:
     words = ", ".join(f"{lemma} {count:,}" for lemma, count in stats.vocabulary.content_lemmas) or "none"
     return [
         *sections,
-        Section(
+        PageSection(
             "Vocabulary of the assistant", ("", ""), _vocabulary(stats), f"Most frequent: {words}" if words else ""
         ),
-        Section("Quality", ("A row is good when", "rows that fail"), failed, good),
+        PageSection("Quality", ("A row is good when", "rows that fail"), failed, good),
     ]
 
 
@@ -163,7 +163,7 @@ def _overview(stats: Statistics) -> list[tuple[str, str]]:
     return facts
 
 
-def _lengths(stats: Statistics) -> Section:
+def _lengths(stats: Statistics) -> PageSection:
     distributions = [("turns a row", stats.turns), ("tokens a row", stats.tokens and stats.tokens.rows)]
     distributions += [(f"characters a message, {name}", role.characters) for name, role in _roles(stats)]
     rows = [
@@ -171,10 +171,10 @@ def _lengths(stats: Statistics) -> Section:
         for name, s in distributions
         if s
     ]
-    return Section("Lengths", ("", "mean", "median", "5 %", "95 %", "longest"), rows)
+    return PageSection("Lengths", ("", "mean", "median", "5 %", "95 %", "longest"), rows)
 
 
-def _style(stats: Statistics) -> Section:
+def _style(stats: Statistics) -> PageSection:
     names = {
         "question_share": "hold a question",
         "closing_question_share": "end with a question",
@@ -185,7 +185,7 @@ def _style(stats: Statistics) -> Section:
     rows = [(text, *(_percent(getattr(role, name)) for role in roles)) for name, text in names.items()]
     counts = [("messages", *(f"{role.messages:,}" for role in roles))]
     counts.append(("without text, left out", *(f"{role.without_text:,}" for role in roles)))
-    return Section("Messages", ("", *(name for name, _ in _roles(stats))), [*counts, *rows])
+    return PageSection("Messages", ("", *(name for name, _ in _roles(stats))), [*counts, *rows])
 
 
 def _roles(stats: Statistics) -> tuple[tuple[str, RoleStatistics], tuple[str, RoleStatistics]]:
@@ -201,16 +201,16 @@ def _vocabulary(stats: Statistics) -> list[tuple[str, str]]:
     return facts
 
 
-def _share_section(title: str, shares: Mapping[str, RowShare], note: str) -> Section:
+def _share_section(title: str, shares: Mapping[str, RowShare], note: str) -> PageSection:
     rows = [(name, f"{share.rows:,}", _percent(share.share)) for name, share in shares.items()]
-    return Section(title, ("", "rows", "share"), rows, note, [share.share for share in shares.values()])
+    return PageSection(title, ("", "rows", "share"), rows, note, [share.share for share in shares.values()])
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _html(section: Section) -> str:
+def _html(section: PageSection) -> str:
     header = "".join(f"<th>{escape(name)}</th>" for name in section.header) + ("<th></th>" if section.shares else "")
     rows = [f"<tr>{header}</tr>"] if any(section.header) else []
     for number, cells in enumerate(section.rows):

@@ -25,7 +25,9 @@ class Converted(NamedTuple):
 
 
 def convert_rows(rows: Iterable[Row], target: str, when_lossy: str = "refuse") -> Converted:
-    """The rows as records of the target: openai, alpaca, sharegpt or gemini. `when_lossy` is one of
+    """The rows as records of the target: openai, alpaca, sharegpt or gemini.
+
+    `when_lossy` is one of
 
     refuse: a row that would lose anything is not written but named; drop: weights, names, tools and the like are left
     out and counted; split: a row with untrained answers becomes one row for each trained answer, the rest is refused.

@@ -280,8 +280,11 @@ def keep_input_types(model: Any) -> None:
 
 
 def save_adapter_alone(model: Any) -> None:
-    """Let `save_pretrained` write the adapter only: PEFT would ask the Hub whether the base's vocabulary has grown, and
-    save the base of a tuned head as well. Trainer calls it without the argument that says so."""
+    """Let `save_pretrained` write the adapter only.
+
+    PEFT would ask the Hub whether the base's vocabulary has grown, and save the base of a tuned head as well; Trainer
+    calls it without the argument that says otherwise.
+    """
     model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
 
 

@@ -65,8 +65,11 @@ class Data(Section):
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of train_file that is held out. 0: nothing is held out and nothing is evaluated."""
     too_long: Literal["error", "drop", "truncate", "split"] = "error"
-    """Rows longer than training.max_length. error: refused, by line and length; drop: left out; truncate: cut behind
-    the last answer that fits; split: made into several rows that fit, each answer trained once."""
+    """What becomes of rows longer than training.max_length.
+
+    error: refused, by line and length; drop: left out; truncate: cut behind the last answer that fits; split: made into
+    several rows that fit, each answer trained once.
+    """
     rewritten_history: Literal["last_turn", "split"] = "last_turn"
     """Rows whose earlier answers the chat template rewrites once others follow (it takes thoughts out of them, say).
     last_turn: their last answer is trained; split: each answer in a row of its own, after its prompt as served."""
@@ -91,8 +94,11 @@ class Lora(Section):
     use_dora: bool = False
     """Learn each weight's length apart from its direction: slower, at times better at small ranks."""
     init_lora_weights: Literal[True, "gaussian", "orthogonal", "olora", "pissa"] | PissaIterations = True
-    """The adapter's first weights. True: B is zero. pissa (quicker: pissa_niter_16) and olora begin with the main
-    part of each weight, which is learned faster; the adapter is saved over the unchanged base, with twice the rank."""
+    """The adapter's first weights.
+
+    True: B is zero. pissa (quicker: pissa_niter_16) and olora begin with the main part of each weight, which is learned
+    faster; the adapter is saved over the unchanged base, with twice the rank.
+    """
 
     @property
     def changes_base(self) -> bool:
@@ -143,7 +149,7 @@ class Training(Section):
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When the held-out loss is measured."""
     eval_on_start: bool = True
-    """Measure it before the first step too, so that the curve has its beginning."""
+    """Whether the held-out loss is measured before the first step too, so that the curve has its beginning."""
     save_strategy: Literal["no", "steps", "epoch", "best"] = "epoch"
     """When a checkpoint is written."""
     save_total_limit: PositiveInt | None = 2
@@ -153,12 +159,17 @@ class Training(Section):
     seed: int = 42
     """Seed of the split, the order of rows, the adapter's first weights and the sampled answers."""
     fit: Literal["auto"] | None = None
-    """auto: choose load_in_4bit, both batch sizes, accumulation and checkpointing for the GPU at hand and keep the
-    effective batch: 16-bit weights if they fit, then the least recomputation. The run's config.yaml has the choice."""
+    """Whether the run fits itself to the GPU at hand.
+
+    auto: choose load_in_4bit, both batch sizes, accumulation and checkpointing, and keep the effective batch: 16-bit
+    weights if they fit, then the least recomputation. The run's config.yaml has the choice.
+    """
     kernels: Literal["auto", "off"] | list[Kernel] = "auto"
-    """Code of ours that computes the same faster. auto: what was tested on such a device, on a CPU all but norm, on a
-    GPU none yet; off: none; or names: varlen (rows end to end instead of padded), head (the loss of trained positions
-    alone), lora_qkv, lora_mlp, norm (less memory)."""
+    """Code of ours that computes the same faster.
+
+    auto: what was tested on such a device, on a CPU all but norm, on a GPU none yet; off: none; or names: varlen (rows
+    end to end instead of padded), head (the loss of trained positions alone), lora_qkv, lora_mlp, norm (less memory).
+    """
 
 
 class PromptMessage(Section):

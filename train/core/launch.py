@@ -31,3 +31,9 @@ def _from_here(path: Path) -> str:
     """The path relative to the working folder where it lies below it, so that the printed command reads well."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def split_at_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(arguments before the first that begins with `-`, the rest: flags for another program)."""
+    first = next((at for at, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    return list(arguments[:first]), list(arguments[first:])

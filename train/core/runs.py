@@ -50,7 +50,7 @@ UNNOTED = re.compile(
 )
 """Files of adapters, models and checkpoints of the last version, which left no note of what it wrote."""
 UNNOTED_IN_CHECKPOINT = re.compile(f"{UNNOTED.pattern}|README\\.md")
-"""There PEFT writes its card, which training removes from the adapter."""
+"""In a checkpoint README.md is PEFT's card, which training removes from the adapter."""
 PARTIAL = ".partial"
 """Name of the folder in checkpoints/ in which a checkpoint is being written."""
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")

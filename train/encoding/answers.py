@@ -10,7 +10,8 @@ from train.core.errors import BaseError, DataError
 from train.encoding.chat_template import Conversation
 
 Span = tuple[int, int]
-BLOCK = re.compile(r"<(\|?)(\w+)>")  # the beginning of a block in an answer: <think>, or <|channel> in Gemma's manner
+BLOCK_START = re.compile(r"<(\|?)(\w+)>")
+"""The beginning of a block in an answer: <think>, or <|channel> in Gemma's manner."""
 
 
 def require_answer(chat: Conversation, index: int, prompt: str, turn: str) -> None:
@@ -25,7 +26,7 @@ def require_answer(chat: Conversation, index: int, prompt: str, turn: str) -> No
             f"{chat.name}: the chat template leaves out {what} of message {index + 1}, an answer: "
             "take it out of the row, or choose a base with another template"
         )
-    block = BLOCK.match(content.lstrip())
+    block = BLOCK_START.match(content.lstrip())
     if block and turn.count(block[0]) + prompt.rstrip().endswith((block[0], closing(block))) > content.count(block[0]):
         raise DataError(
             f"{chat.name}: the chat template writes another {block[0]} before that of message {index + 1}: "

@@ -1,44 +1,15 @@
-"""A conversation in the form that a chat template reads, and its text in that template.
-
-Templates differ in what they take: content as text or as a list of parts, arguments of calls as an object or as text,
-a thought in a field of its own or within the answer. Each is tried once on a conversation of our own (`_form`).
-"""
+"""A conversation in its tokenizer's chat template: as text, and as token ids."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from train.chats.rows import Message, template_message, text_of
+from train.chats.message_form import in_form, message_form
+from train.chats.rows import Message, text_of
 from train.core.compat import render_chat_template, template_clock
 from train.core.errors import BaseError, DataError
-
-THOUGHT = re.compile(r"\s*<(\w+)>(.*?)</\1>\s*(.*)", re.DOTALL)
-QUESTION: Message = {"role": "user", "content": "probe-question"}
-ANSWER: Message = {"role": "assistant", "content": "<think>probe-thought</think>probe-answer"}
-CALL = {"name": "probe_call", "arguments": '{"probe_key": "probe-value"}'}
-CALLING: Message = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [{"id": "call00001", "type": "function", "function": CALL}],
-}
-SCHEMA = {"type": "object", "properties": {"probe_key": {"type": "string", "description": "A key."}}}
-TOOLS = [{"type": "function", "function": {"name": "probe_call", "description": "A probe.", "parameters": SCHEMA}}]
-
-
-class MessageForm(NamedTuple):
-    """How a template wants its messages."""
-
-    in_parts: bool
-    """Whether content is a list of parts: [{"type": "text", "text": …}]."""
-    arguments_as_text: bool
-    """Whether arguments of calls are JSON text, not an object."""
-    thought_apart: bool
-    """Whether an answer's <think>…</think> goes into `reasoning_content`."""
-    trailing_prompt: str
-    """Opening of the next answer that the template writes behind the last one, asked or not."""
 
 
 class Clock:
@@ -134,9 +105,9 @@ def open_conversation(
         raise BaseError(f"{tokenizer.name_or_path} has no chat template: choose an instruct model, or its chat version")
     template = tokenizer.get_chat_template(tools=tools)
     stops = frozenset({*stop, tokenizer.eos_token_id} - {None})
-    form = _form(tokenizer, template)
+    form = message_form(template, tokenizer.special_tokens_map)
     clock = Clock(today)
-    formed = [_in_form(message, form) for message in messages]
+    formed = [in_form(message, form) for message in messages]
     chat = Conversation(tokenizer, template, formed, tools, name, stops, form.trailing_prompt)
     with ExitStack() as block:
         try:
@@ -146,57 +117,8 @@ def open_conversation(
         yield chat, clock
 
 
-def common_prefix(text: str, other: str) -> int:
-    """Number of characters that both texts begin with."""
-    return next((at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
-
-
 def _render(tokenizer: Any, template: str, messages: list[Message], tools: Any, add_generation_prompt: bool) -> str:
     """What `tokenizer.apply_chat_template` renders, without the half of its time that goes elsewhere."""
     return render_chat_template(
         template, messages, tools, tokenizer.special_tokens_map, add_generation_prompt=add_generation_prompt
     )
-
-
-def _in_form(message: Message, form: MessageForm) -> Message:
-    """The message as servers hand it to a template, without its weight."""
-    formed = template_message(message, arguments_as_text=form.arguments_as_text)
-    text = text_of(formed)
-    if form.thought_apart and message["role"] == "assistant" and (thought := THOUGHT.fullmatch(text)):
-        formed["reasoning_content"], text = thought[2].strip(), thought[3]
-    formed["content"] = [{"type": "text", "text": text}] if form.in_parts else text
-    return cast(Message, {key: value for key, value in formed.items() if value is not None})  # as transformers does
-
-
-@lru_cache(maxsize=8)
-def _form(tokenizer: Any, template: str) -> MessageForm:
-    """The first form in which the template shows what it is given."""
-
-    def rendered(form: MessageForm, *messages: Message, tools: Any = None, add_generation_prompt: bool = False) -> str:
-        try:
-            formed = [_in_form(message, form) for message in messages]
-            return _render(tokenizer, template, formed, tools, add_generation_prompt)
-        except Exception:  # not in this form; where in none, the rows themselves say why
-            return ""
-
-    def works(form: MessageForm, *words: str) -> bool:
-        text = (
-            rendered(form, QUESTION, ANSWER)
-            if words[0] != CALL["name"]
-            else rendered(form, QUESTION, CALLING, tools=TOOLS)
-        )
-        return all(word in text for word in words) and "'text':" not in text  # a list printed as it is
-
-    form = MessageForm(in_parts=False, arguments_as_text=False, thought_apart=False, trailing_prompt="")
-    if not works(form, "probe-question"):
-        form = form._replace(in_parts=works(form._replace(in_parts=True), "probe-question"))
-    if works(form._replace(thought_apart=True), "probe-thought", "probe-answer"):
-        form = form._replace(thought_apart=True)
-    if not works(form, "probe_call", "probe-value"):
-        as_text = form._replace(arguments_as_text=True)
-        form = as_text if works(as_text, "probe_call", "probe-value") else form
-    last, inner = (rendered(form, QUESTION, ANSWER, *more).partition("probe-answer")[2] for more in ((), (QUESTION,)))
-    trailing_prompt = last[common_prefix(last, inner) :]
-    if trailing_prompt.strip() and rendered(form, QUESTION, add_generation_prompt=True).endswith(trailing_prompt):
-        form = form._replace(trailing_prompt=trailing_prompt)
-    return form

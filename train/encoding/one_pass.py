@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from train.chats.message_form import common_prefix
 from train.chats.rows import text_of
 from train.encoding.answers import Span, is_word, require_answer, said_length
-from train.encoding.chat_template import Conversation, common_prefix
+from train.encoding.chat_template import Conversation
 
 
 class Rendered(NamedTuple):

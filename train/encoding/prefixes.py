@@ -15,10 +15,11 @@ generation prompt does. What cannot be told without doubt is a named error.
 
 from typing import Any
 
+from train.chats.message_form import common_prefix
 from train.chats.rows import text_of
 from train.core.errors import DataError
-from train.encoding.answers import BLOCK, Span, answer_ids_of, closing, require_answer, with_text
-from train.encoding.chat_template import Conversation, common_prefix
+from train.encoding.answers import BLOCK_START, Span, answer_ids_of, closing, require_answer, with_text
+from train.encoding.chat_template import Conversation
 from train.encoding.one_pass import Spans
 
 
@@ -126,7 +127,7 @@ def _continuation(chat: Conversation, index: int, prompt: str, upto: str) -> str
             if content.lstrip().startswith(left.strip()):  # the answer's own thought, which the template drops
                 thought = content.lstrip().removeprefix(left.strip())
                 return thought.removeprefix(left[len(left.rstrip()) :]) + tail
-            opening = BLOCK.search(left)
+            opening = BLOCK_START.search(left)
             if opening and closing(opening) not in left:
                 return f"\n{closing(opening)}\n\n{reply}"
             return reply

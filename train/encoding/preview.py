@@ -32,8 +32,10 @@ class Shown(NamedTuple):
     labels: list[int]
     """Equal to input_ids where trained, -100 elsewhere; same length."""
     tokens: list[str]
-    """The text of each token; joined they are the whole. A character that spans tokens stands in its last, the others
-    are empty."""
+    """The text of each token; joined they are the whole.
+
+    A character that spans tokens stands in its last, the others are empty.
+    """
     trained: int
     """Tokens the loss counts."""
     last_turn_only: bool
@@ -163,7 +165,7 @@ def _added(tokens: Sequence[str], contents: Sequence[str]) -> int:
     Templates trim contents and drop thinking from their beginning, so the longest end that is there counts.
     """
     text = "".join(tokens)
-    said = bytearray(len(text) + 1)  # a character each: 1 where it is a message's
+    covered = bytearray(len(text) + 1)  # a character each: 1 where it is a message's
     at = 0
     for content in contents:
         lines = content.splitlines(keepends=True)
@@ -172,12 +174,12 @@ def _added(tokens: Sequence[str], contents: Sequence[str]) -> int:
             found = text.find(part, at)
             if found >= 0:
                 at = found + len(part)
-                said[found:at] = b"\1" * len(part)
+                covered[found:at] = b"\1" * len(part)
                 break
     count = start = 0
     for token in tokens:
         end = start + len(token)
-        count += not any(said[start : max(end, start + 1)])
+        count += not any(covered[start : max(end, start + 1)])
         start = end
     return count
 

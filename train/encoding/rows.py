@@ -23,8 +23,8 @@ from train.core.errors import BaseError, DataError
 from train.core.progress import track
 from train.encoding.loss_mask import Encoded, encode_each, encode_row
 from train.encoding.too_long import (
+    EncodedRow,
     EncodingReport,
-    Part,
     RewrittenHistory,
     TooLong,
     name_lines,
@@ -60,7 +60,7 @@ def encode_rows(
     encode = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
     each = encode_each(tokenizer, rows, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
     report = EncodingReport(max_length)
-    kept: list[Part] = []
+    kept: list[EncodedRow] = []
     for row, encoded in zip(rows, track(each, "rows → token ids", len(rows)), strict=True):
         for part in parts_by_history((row, encoded), encode, rewritten_history, report):
             if len(part[1].input_ids) > max_length:

@@ -13,7 +13,7 @@ TooLong = Literal["error", "drop", "truncate", "split"]
 RewrittenHistory = Literal["last_turn", "split"]
 
 
-Part = tuple[Row, Encoded]
+EncodedRow = tuple[Row, Encoded]
 
 
 @dataclass
@@ -51,8 +51,8 @@ class EncodingReport:
 
 
 def parts_by_history(
-    part: Part, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, report: EncodingReport
-) -> list[Part]:
+    part: EncodedRow, encode: Callable[[Row], Encoded], rewritten_history: RewrittenHistory, report: EncodingReport
+) -> list[EncodedRow]:
     """The row; or a row for each of its answers, where the template rewrites earlier ones and that is asked for."""
     row, encoded = part
     if rewritten_history == "last_turn" or not encoded.last_turn_only:
@@ -63,7 +63,9 @@ def parts_by_history(
     return [(part, encode(part)) for part in parts]
 
 
-def shorten(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, report: EncodingReport) -> list[Part]:
+def shorten(
+    part: EncodedRow, encode: Callable[[Row], Encoded], too_long: TooLong, report: EncodingReport
+) -> list[EncodedRow]:
     """What `too_long` leaves of a row that is longer than max_length."""
     row, length = part[0], len(part[1].input_ids)
     if too_long == "split":
@@ -77,7 +79,7 @@ def shorten(part: Part, encode: Callable[[Row], Encoded], too_long: TooLong, rep
     return [shorter] if shorter else []
 
 
-def _truncate(row: Row, encode: Callable[[Row], Encoded], max_length: int) -> Part | None:
+def _truncate(row: Row, encode: Callable[[Row], Encoded], max_length: int) -> EncodedRow | None:
     """The longest beginning of the row that ends with a trained answer and fits."""
     answers = trained_answers(row.messages)
     best, low, high = None, 0, len(answers)
@@ -92,7 +94,7 @@ def _truncate(row: Row, encode: Callable[[Row], Encoded], max_length: int) -> Pa
     return best
 
 
-def _split(part: Part, encode: Callable[[Row], Encoded], max_length: int) -> tuple[list[Part], list[int]]:
+def _split(part: EncodedRow, encode: Callable[[Row], Encoded], max_length: int) -> tuple[list[EncodedRow], list[int]]:
     """(rows within max_length that together train what the row trains, tokens of each exchange that fits in none).
 
     As many exchanges as fit make a row; the room that is left goes to those before them, as context.
@@ -102,19 +104,19 @@ def _split(part: Part, encode: Callable[[Row], Encoded], max_length: int) -> tup
         last = trained_answers(row.messages)[-1]
         row = row._replace(messages=[*_context(row.messages[:last]), *row.messages[last:]])
     system, exchanges = _exchanges(row.messages)
-    parts: list[Part] = []
+    parts: list[EncodedRow] = []
     beyond: list[int] = []
 
-    def cut(first: int, begin: int, end: int) -> Part:
+    def cut(first: int, begin: int, end: int) -> EncodedRow:
         context = _context([message for exchange in exchanges[first:begin] for message in exchange])
         trained = [message for exchange in exchanges[begin:end] for message in exchange]
         piece = row._replace(messages=[*system, *context, *trained])
         return piece, encode(piece)
 
-    def fits(part: Part) -> bool:
+    def fits(part: EncodedRow) -> bool:
         return len(part[1].input_ids) <= max_length
 
-    def close(open_at: tuple[int, int, Part]) -> None:
+    def close(open_at: tuple[int, int, EncodedRow]) -> None:
         begin, end, best = open_at
         for first in range(begin - 1, -1, -1):
             wider = cut(first, begin, end)
@@ -123,7 +125,7 @@ def _split(part: Part, encode: Callable[[Row], Encoded], max_length: int) -> tup
             best = wider
         parts.append(best)
 
-    open_at: tuple[int, int, Part] | None = None
+    open_at: tuple[int, int, EncodedRow] | None = None
     for at in (at for at, exchange in enumerate(exchanges) if any(map(is_trained, exchange))):
         if open_at and fits(grown := cut(open_at[0], open_at[0], at + 1)):
             open_at = (open_at[0], at + 1, grown)

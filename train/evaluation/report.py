@@ -41,7 +41,7 @@ PAGE = """<!doctype html>
 
 
 def write_report(run: Run, samples: Sequence[Sample] = ()) -> None:
-    """The page anew, with loss curve, lengths, config and the samples given."""
+    """Write the run's report.html, over an earlier one: loss curve, lengths, config and the samples given."""
     manifest = run.manifest()
     facts = "".join(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in _facts(manifest))
     answers = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in sample) + "</tr>" for sample in samples)

@@ -56,6 +56,23 @@ def _error_message(error: urllib.error.HTTPError) -> str:
         return f"{error.url}: answered {error.code}"
 
 
+def list_jobs(client: Client, limit: int, *, as_json: bool) -> None:
+    """Print the newest jobs, a line each or as JSON."""
+    jobs = client.jobs(limit)
+    print(json.dumps(jobs, ensure_ascii=False) if as_json else "\n".join(map(job_line, jobs)) or "no jobs yet")
+
+
+def show_job(client: Client, id_: str, events: int, *, as_json: bool) -> None:
+    """Print a job and its last events; as JSON the job alone."""
+    job = client.job(id_)
+    if as_json:
+        print(json.dumps(job, ensure_ascii=False))
+        return
+    print(job_line(job))
+    for event in client.events(id_, events):
+        print(f"{event['created_at']}  {event['level']:<5}  {event['message']}")
+
+
 def job_line(job: dict[str, Any]) -> str:
     """A job on one line: id, status, base, fine-tuned model."""
     return f"{job['id']}  {job['status']:<16}  {job['model']}  {job['fine_tuned_model'] or ''}".rstrip()

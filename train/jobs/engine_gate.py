@@ -27,7 +27,7 @@ from train.serving.api_errors import ApiError, model_not_found
 from train.serving.choose_engine import find_vllm, served_models
 from train.serving.engine import SUPERVISOR
 from train.serving.engine_api import Served
-from train.serving.prompt_check import check_prompts
+from train.serving.prompt_check import check_served_prompts
 
 ANSWER_GRACE = 30.0
 """Seconds that answers in flight may take when the engine is to stop."""
@@ -149,7 +149,7 @@ class EngineGate(GpuLease):
         with self._engine_lock:
             if served is self._checked or served is not self._served:
                 return
-            prompt_check = check_prompts(served)
+            prompt_check = check_served_prompts(served)
             if prompt_check.differences:
                 served.engine.stop()
                 self._served = None

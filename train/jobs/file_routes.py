@@ -74,7 +74,7 @@ def add_file_routes(routes: APIRouter, store: Store) -> None:
         remove_file(store.file_path(file_id))
         return json_response(wire.Deleted(id=file_id, object="file").model_dump_json())
 
-    @routes.get("/files/{file_id}/content", response_class=Response, responses=CONTENT)
+    @routes.get("/files/{file_id}/content", response_class=Response, responses=CONTENT_RESPONSES)
     async def content(file_id: str) -> Response:
         file = File.model_validate_json(require_found(store.object_json("files", file_id), _no_file(file_id)))
         return _download(store.file_path(file_id), file)
@@ -149,6 +149,6 @@ UPLOAD = {
         },
     }
 }
-CONTENT: dict[int | str, dict[str, Any]] = {
+CONTENT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }

@@ -27,7 +27,7 @@ def has_result(run: Run) -> bool:
     return run.adapter.exists() or run.merged.exists()
 
 
-def settle(store: Store, job: str) -> None:
+def finish_attempt(store: Store, job: str) -> None:
     """Act upon the end of a training: the job succeeds, fails, or stays as it is and is started again."""
     entry = store.entry(job)
     if entry is None or entry.job.status != "running":

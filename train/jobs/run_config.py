@@ -50,7 +50,7 @@ def check_client_config(sections: dict[str, Any]) -> None:
                 raise ConfigError(f"govor.{section}.{key}: not a client's to set; a job may set {allowed}")
 
 
-def resolve(requested: Hyperparameters, config: Config, rows: int) -> Hyperparameters:
+def resolve_hyperparameters(requested: Hyperparameters, config: Config, rows: int) -> Hyperparameters:
     """Put numbers for `auto`: epochs by OpenAI's rule, rows a step and learning rate of the recipe."""
     multiplier = requested.learning_rate_multiplier
     batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps

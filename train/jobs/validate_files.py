@@ -92,7 +92,7 @@ class FileChecker:
             config = run_config.write_config(folder / "config.yaml", entry.state.tree)
             if config.data.eval_fraction:
                 rows -= max(1, round(rows * config.data.eval_fraction))  # roughly; the manifest has the exact number
-            hyperparameters = run_config.resolve(job.hyperparameters, config, rows)
+            hyperparameters = run_config.resolve_hyperparameters(job.hyperparameters, config, rows)
             tree = run_config.with_hyperparameters(entry.state.tree, config, hyperparameters)
             config = run_config.write_config(folder / "config.yaml", tree)
         except ConfigError as error:

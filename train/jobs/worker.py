@@ -15,7 +15,7 @@ from train.core.launch import launch_command
 from train.core.runs import last_checkpoint
 from train.jobs import training_process
 from train.jobs.change import JobEntry
-from train.jobs.finish import fail_job, has_result, settle
+from train.jobs.finish import fail_job, finish_attempt, has_result
 from train.jobs.job_errors import log_line
 from train.jobs.metrics_to_events import MetricsFollower, WatchedTraining, follow
 from train.jobs.step_metrics import Tail
@@ -108,7 +108,7 @@ class Worker(threading.Thread):
             fail_job(self.store, job, JobError(code="server_error", message=text, param=None))
 
     def _tend(self, job: str) -> None:
-        """Read on in a training that should run, stop one that should not, settle one that has ended."""
+        """Read on in a training that should run, stop one that should not, finish one that has ended."""
         watched = self._watched[job]
         entry = self.store.entry(job)
         assert entry is not None
@@ -123,7 +123,7 @@ class Worker(threading.Thread):
             watched.training.request_stop(bool(saved and since and saved.stat().st_mtime > since))
         if not running:
             del self._watched[job]
-            settle(self.store, job)
+            finish_attempt(self.store, job)
 
     def _start(self, job: str) -> None:
         """Start or resume the training of a job, unless it has ended or runs already."""
@@ -132,7 +132,7 @@ class Worker(threading.Thread):
         run, mark = self.store.run(job), self._mark(job)
         if has_result(run):  # it ended while nobody looked
             self._set_running(job)
-            settle(self.store, job)
+            finish_attempt(self.store, job)
             return
         self.lease.acquire()
         if training_process.find(mark):

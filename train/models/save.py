@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.core.config import Generation
-from train.models.base import read_json
+from train.models.base import read_json, stop_ids
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -78,10 +78,9 @@ def write_generation_config(
     if not generation.do_sample:  # beside it GenerationConfig calls invalid what only sampling uses
         saved = {key: value for key, value in saved.items() if key not in SAMPLING}
     saved.pop("max_length", None)  # max_new_tokens stands instead
-    ends = saved.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if not set(stop) <= set(ends):
-        saved["eos_token_id"] = [*dict.fromkeys([*ends, *stop])]
+    ends = stop_ids(base)
+    if not set(stop) <= ends:
+        saved["eos_token_id"] = sorted({*ends, *stop})
     if saved.get("pad_token_id") is None:
         saved["pad_token_id"] = min(stop) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     (folder / GENERATION_FILE).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")

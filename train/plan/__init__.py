@@ -8,7 +8,7 @@ from train.chats.split import read_split
 from train.core.config import Config
 from train.core.errors import DataError
 from train.plan.estimate import Gpu, Price, Work, known_gpus, prices, seconds, work_of
-from train.plan.fit import Change, settle, smallest_change_that_fits
+from train.plan.fit import Options, settle_fit, smallest_change_that_fits
 from train.plan.memory import Memory, Workload, memory, trained_shapes, workload_of
 from train.plan.shapes import Shapes, find_shapes
 from train.plan.tokens import Tokens, count_tokens
@@ -41,7 +41,7 @@ class Plan:
     requested_gpu: Gpu | None
     fit_choice: str | None
     """What `training.fit` has chosen, in a line."""
-    smallest_change: tuple[Change, int] | None
+    smallest_change: tuple[Options, int] | None
     """The smallest change that fits and the bytes it needs, where the requested GPU is too small."""
     prices: list[Price]
 
@@ -62,7 +62,7 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
     gpu = None if config.training.use_cpu else gpu
     chosen = None
     if config.training.fit and (gpu or config.training.use_cpu):
-        config, chosen = settle(config, gpu.memory if gpu else None, workload)
+        config, chosen = settle_fit(config, gpu.memory if gpu else None, workload)
     work, needed = work_of(config, shapes, tokens), memory(config, workload)
     too_large = gpu is not None and needed.peak > gpu.usable
     change = smallest_change_that_fits(config, gpu.memory, workload) if gpu and too_large else None

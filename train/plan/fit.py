@@ -29,11 +29,11 @@ CHOSEN = (
 )
 """What `training.fit: auto` settles."""
 PAIRED = {CHOSEN[1]: CHOSEN[2], CHOSEN[2]: CHOSEN[1]}  # one without the other would change the effective batch
-Change = dict[str, Any]
+Options = dict[str, Any]
 """Options by their dotted names: {"model.load_in_4bit": True}."""
 
 
-def fit(config: Config, gpu_bytes: int, workload: Workload) -> Change:
+def fit(config: Config, gpu_bytes: int, workload: Workload) -> Options:
     """The values of `CHOSEN` for a card of that memory; MachineError where no choice fits."""
     usable = Gpu("", gpu_bytes, None).usable
     for quantised in (False, True):
@@ -54,7 +54,7 @@ def fit(config: Config, gpu_bytes: int, workload: Workload) -> Change:
     )
 
 
-def settle(config: Config, gpu_bytes: int | None, workload: Workload) -> tuple[Config, str]:
+def settle_fit(config: Config, gpu_bytes: int | None, workload: Workload) -> tuple[Config, str]:
     """(the config with `training.fit` carried out, what was chosen in a line); `gpu_bytes` is None without a GPU."""
     settled = with_options(config, {"training.fit": None})
     if gpu_bytes is None:
@@ -73,7 +73,7 @@ def fit_to_rows(
     require_fittable(config, sharded=sharded)
     shapes = read_shapes(base)
     tokens = count_tokens(config, base, str(shapes.config.get("model_type")), rows, held_out)
-    return settle(config, gpu_bytes, workload_of(config, shapes, tokens.lengths, tokens.held_out))
+    return settle_fit(config, gpu_bytes, workload_of(config, shapes, tokens.lengths, tokens.held_out))
 
 
 def as_begun(config: Config) -> Config:
@@ -88,7 +88,7 @@ def as_begun(config: Config) -> Config:
 
 def smallest_change_that_fits(
     config: Config, gpu_bytes: int, workload: Workload, *, below: int | None = None
-) -> tuple[Change, int] | None:
+) -> tuple[Options, int] | None:
     """(the change that costs least, bytes it then needs), None where nothing helps.
 
     In this order: smaller batches with as many more to accumulate, checkpointing, both, 4-bit weights, 8-bit optimizer
@@ -97,7 +97,7 @@ def smallest_change_that_fits(
     limit = Gpu("", gpu_bytes, None).usable
     limit = limit if below is None else min(limit, below - 1)
 
-    def needed(change: Change) -> int:
+    def needed(change: Options) -> int:
         changed = with_options(config, change)
         shorter = changed.training.max_length
         cut = min(workload.longest, shorter), min(workload.longest_held_out, shorter)
@@ -128,9 +128,9 @@ def out_of_memory_help(config: Config, gpu_bytes: int, workload: Workload, what:
     return f"{line}: try {describe_change(found[0])} (about {format_gib(found[1])})"
 
 
-def with_options(config: Config, change: Change) -> Config:
+def with_options(config: Config, change: Options) -> Config:
     """The config with these options replaced."""
-    sections: dict[str, Change] = {}
+    sections: dict[str, Options] = {}
     for name, value in change.items():
         section, key = name.split(".")
         sections.setdefault(section, {})[key] = value
@@ -139,7 +139,7 @@ def with_options(config: Config, change: Change) -> Config:
     )
 
 
-def describe_change(change: Change) -> str:
+def describe_change(change: Options) -> str:
     """The change as it is written on the command line."""
     return " ".join(f"{name}={yaml_word(value)}" for name, value in change.items())
 
@@ -170,7 +170,7 @@ def _batches(config: Config) -> Iterator[tuple[int, int]]:
     return ((batch, whole // batch) for batch in range(whole, 0, -1) if whole % batch == 0)
 
 
-def _evaluation(config: Config, change: Change, usable: int, workload: Workload) -> Change:
+def _evaluation(config: Config, change: Options, usable: int, workload: Workload) -> Options:
     """The largest batch for evaluating, at most the config's, that fits beside the choice."""
     name = "training.per_device_eval_batch_size"
     for batch in range(config.training.per_device_eval_batch_size, 1, -1):
@@ -179,11 +179,11 @@ def _evaluation(config: Config, change: Change, usable: int, workload: Workload)
     return {name: 1}
 
 
-def _changes(config: Config, workload: Workload) -> Iterator[Change]:
+def _changes(config: Config, workload: Workload) -> Iterator[Options]:
     """Changes of the config that save memory, the cheapest first."""
     training = config.training
     now = training.per_device_train_batch_size
-    batches: list[Change] = [{}]
+    batches: list[Options] = [{}]
     for batch, accumulation in _batches(config):
         if batch < now:
             batches.append({CHOSEN[1]: batch, CHOSEN[2]: accumulation})
@@ -194,12 +194,12 @@ def _changes(config: Config, workload: Workload) -> Iterator[Change]:
     yield from (batch | fewer for batch in batches if fewer)
     if checkpointing:
         yield from (batch | extra | checkpointing for extra in ({}, fewer) for batch in batches)
-    quantise: Change = {CHOSEN[0]: True} if _may_quantise(config) and not config.model.load_in_4bit else {}
+    quantise: Options = {CHOSEN[0]: True} if _may_quantise(config) and not config.model.load_in_4bit else {}
     if quantise:
         yield from (
             batch | extra | quantise for extra in ({}, checkpointing, fewer | checkpointing) for batch in batches
         )
-    eight: Change = {} if "8bit" in training.optim else {"training.optim": "adamw_8bit"}
+    eight: Options = {} if "8bit" in training.optim else {"training.optim": "adamw_8bit"}
     if eight:
         yield smallest | eight
         yield smallest | quantise | eight

@@ -241,8 +241,10 @@ def _loss(config: Config, shapes: Shapes, tokens: int) -> int:
 
 
 def _workspace(config: Config, shapes: Shapes) -> int:
-    """16-bit weights beside the stored ones: the largest NF4 layer; under autocast every float32 layer that is kept for
-    the backward pass."""
+    """Bytes of 16-bit weights beside the stored ones.
+
+    These are the largest NF4 layer, and under autocast every float32 layer that is kept for the backward pass.
+    """
     sizes = [prod(shape) for shape in shapes.linears.values()]
     if config.model.load_in_4bit:
         return weight_bytes(config) * max(sizes, default=0)

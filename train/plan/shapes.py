@@ -21,7 +21,7 @@ from train.core.errors import BaseError, ConfigError
 from train.models.base import language_config, local_folder, read_json
 
 Shape = tuple[int, ...]
-Source = Literal["the files' headers", "config.json", "a table of published shapes"]
+ShapesSource = Literal["the files' headers", "config.json", "a table of published shapes"]
 
 NOT_LINEAR = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared|gate|router|router\.layer)\.weight$|norm|\.experts\.")
 """Two-dimensional weights that are no nn.Linear: embeddings, routers, and experts, which transformers 5 holds fused."""
@@ -41,7 +41,7 @@ TUNED_EXPERTS = """mixtral minimax minimax_m2 afmoe deepseek_v2 deepseek_v3 deep
 class Shapes:
     """Every parameter of a base, tied ones once."""
 
-    source: Source
+    source: ShapesSource
     config: dict[str, Any]
     """The language model's part of config.json."""
     tensors: dict[str, Shape]
@@ -190,7 +190,7 @@ def _headers(folder: Path) -> dict[str, Shape]:
 
 
 def _as_loaded(tensors: dict[str, Shape], whole: dict[str, Any], config: dict[str, Any]) -> dict[str, Shape]:
-    """Without what the model that is trained does not have: predictors of later tokens, buffers, a tied head."""
+    """The tensors of the model that is trained: no predictors of later tokens, no buffers, no tied head."""
     text_only = whole.get("model_type") in ("qwen3_5", "qwen3_5_moe")  # transformers leaves out their eyes
     layers = config.get("num_hidden_layers")
     family = FAMILIES.get(str(config.get("model_type")), Family())

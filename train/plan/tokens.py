@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.rows import Message, Row, is_trained, template_message, text_of
+from train.chats.message_form import in_form, message_form
+from train.chats.rows import Message, Row, is_trained, text_of
 from train.core.compat import render_chat_template
 from train.core.config import Config
 from train.core.errors import BaseError
@@ -19,8 +20,11 @@ from train.models.base import chat_template_source, read_json
 
 AROUND = 5  # tokens that a template such as ChatML writes around a message
 CYRILLIC, IDEOGRAPH, OTHER = 0.42, 0.65, 0.25
-"""Tokens a character. The first makes a Russian chat, four fifths of it Cyrillic letters, the 2.61 characters a token
-measured for Qwen3; the others are rules of thumb."""
+"""Tokens a character.
+
+The first makes a Russian chat, four fifths of it Cyrillic letters, the 2.61 characters a token measured for Qwen3; the
+others are rules of thumb.
+"""
 RELATIVE = {"gemma": 2.61 / 3.02, "gemma2": 2.61 / 3.02, "gemma3_text": 2.61 / 3.02, "mistral": 2.61 / 2.74,
             "llama": 2.61 / 2.66, "gpt_oss": 2.61 / 3.07}  # fmt: skip
 """Tokens for one of Qwen3's, by architecture, measured on Russian chats."""
@@ -57,9 +61,10 @@ def count_tokens(
         count = _estimator(model_type)
         text_of_chat, how = None, "estimated from the number of characters: the base's tokenizer is not here"
 
-    lengths, answers = [], 0
+    lengths, answers, refused = [], 0, 0
     for index, row in enumerate([*rows, *held_out]):
         rendered = text_of_chat(row) if text_of_chat else None
+        refused += text_of_chat is not None and rendered is None
         contents = [count(_content(message)) for message in row.messages]
         length = count(rendered) if rendered is not None else sum(contents) + AROUND * len(contents)
         lengths.append(length)
@@ -74,7 +79,7 @@ def count_tokens(
         held_out=[min(length, limit) for length in lengths[len(rows) :]],
         trained=answers,
         too_long=sum(length > limit for length in lengths[: len(rows)]),
-        how=how,
+        how=how + (f"; {refused} rows that it refuses are estimated" if refused else ""),
     )
 
 
@@ -145,10 +150,11 @@ def _template(folder: Path) -> tuple[Callable[[Row], str | None] | None, str]:
         if key in ("bos_token", "eos_token", "pad_token", "unk_token") and value
     }
 
+    form = message_form(source, special)
+
     def render(row: Row) -> str | None:
         try:
-            messages = [template_message(message) for message in row.messages]
-            return render_chat_template(source, messages, row.tools, special)
+            return render_chat_template(source, [in_form(m, form) for m in row.messages], row.tools, special)
         except Exception:  # whatever a template makes of a row it was not written for; training says what
             return None
 

@@ -15,7 +15,7 @@ IGNORED_FIELDS = (
     "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store", "user", "verbosity",
 )  # fmt: skip
 """OpenAI's fields that clients send along and that change nothing here."""
-ROLES = {"system", "developer", "user", "assistant", "tool"}
+SERVED_ROLES = {"system", "developer", "user", "assistant", "tool"}
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -87,8 +87,8 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 def _plain(message: Mapping[str, Any], path: str) -> Message:
     content_path = f"{path}.content"
     role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        roles = ", ".join(sorted(ROLES))
+    if role not in SERVED_ROLES:
+        roles = ", ".join(sorted(SERVED_ROLES))
         raise ApiError(400, f"Invalid '{path}.role': {role!r}; known are {roles}.", param=f"{path}.role")
     calls = message.get("tool_calls")
     if isinstance(content, list):

@@ -39,7 +39,7 @@ class PromptCheck:
         return f"{self.compared - len(self.differences)} of {self.compared} prompts as trained{refused}"
 
 
-def check_prompts(served: Served) -> PromptCheck:
+def check_served_prompts(served: Served) -> PromptCheck:
     """Compare the running engine's rendering of prompts with training's; MachineError where it cannot answer.
 
     It also has to answer three prompts, the shortest, the middle one and the longest, and say what it was fed.

@@ -13,7 +13,7 @@ from train.core.runs import Run
 from train.serving.choose_engine import EngineName, served_models
 from train.serving.engine import Engine
 from train.serving.engine_api import Served
-from train.serving.prompt_check import PromptCheck, PromptCheckError, check_prompts
+from train.serving.prompt_check import PromptCheck, PromptCheckError, check_served_prompts
 from train.serving.routes import make_app
 
 ANSWER_GRACE = 60
@@ -80,7 +80,7 @@ def start(engines: Sequence[Engine]) -> None:
 
 def check(served: Served, allow_template_drift: bool) -> PromptCheck:
     """Check a model's prompts; PromptCheckError where they differ from training's, unless that is allowed."""
-    prompt_check = check_prompts(served)
+    prompt_check = check_served_prompts(served)
     if not prompt_check.differences:
         return prompt_check
     differences = prompt_check.differences

@@ -13,7 +13,7 @@ from typing import Any
 from train.core.compat import launched_on_cpu, launched_with_fsdp
 from train.core.config import Training, load_config
 from train.core.errors import MachineError
-from train.core.launch import launch_command
+from train.core.launch import launch_command, split_at_flags
 from train.core.runs import require_free, resumable_run
 from train.models.load import Precision
 from train.plan.fit import as_begun
@@ -21,13 +21,12 @@ from train.plan.fit import as_begun
 TIMEOUT = 1800  # seconds that a process waits for the others: transformers' own default of ddp_timeout
 
 
-def launch(config_file: Path, words: Sequence[str], *, resume: bool) -> int:
+def launch(config_file: Path, arguments: Sequence[str], *, resume: bool) -> int:
     """Print the `accelerate launch` command for a training and run it; its exit code.
 
-    `words` are overrides, then accelerate's flags. What is wrong with the config shows before the launcher starts.
+    `arguments` are overrides, then accelerate's flags. What is wrong with the config shows before the launcher starts.
     """
-    first_flag = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
-    overrides, flags = words[:first_flag], words[first_flag:]
+    overrides, flags = split_at_flags(arguments)
     config = load_config(config_file, overrides)
     if resume:
         resumable_run(as_begun(config))

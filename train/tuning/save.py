@@ -40,7 +40,7 @@ def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Conf
         write_generation_config(base, tokenizer, config.generation, run.end_of_turn(), folder)
 
 
-def check_prompts(run: Run, eval_set: Encoding, today: datetime) -> None:
+def check_saved_prompts(run: Run, eval_set: Encoding, today: datetime) -> None:
     """Render the held-out prompts as a server does, from the files just saved; what differs is said and recorded."""
     served = load_tokenizer(run.adapter if run.adapter.exists() else run.merged)
     differing = prompt_differences(

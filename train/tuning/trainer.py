@@ -31,8 +31,10 @@ class Trainer(BaseTrainer):
     kernels: frozenset[Kernel] = frozenset()
     """Kernels that run, see kernels/."""
     masks_nothing = False
-    """Whether padding, always on the right, needs no mask: trained tokens look to the left alone. Without a mask plain
-    attention takes its fast path."""
+    """Whether padding needs no mask: it is on the right, and trained tokens look to the left alone.
+
+    Without a mask plain attention takes its fast path.
+    """
     scores_trained = False
     """Whether the loss is computed as kernels/head.py does."""
     initial_adapter: dict[str, Any] | None = None
@@ -122,7 +124,7 @@ class Trainer(BaseTrainer):
         self.accelerator.wait_for_everyone()
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: TRL would write one into the checkpoint folder at every save."""
+        """Write no card: TRL would write one into the checkpoint folder at every save."""
 
 
 def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool, resumed: bool = False) -> Any:
@@ -139,7 +141,7 @@ def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool
         "output_dir": str(run.checkpoints),
         "bf16": precision.autocast == "bf16",
         "fp16": precision.autocast == "fp16",
-        "assistant_only_loss": False,  # the rows come with labels, see templates.py
+        "assistant_only_loss": False,  # the rows come with labels, see encoding/loss_mask.py
         "disable_tqdm": True,
     }
     if not evaluate:

@@ -52,7 +52,7 @@ Settings = dict[str, dict[str, Any]]
 """Name of a YAML file, without .yaml → its settings."""
 
 
-class Source(NamedTuple):
+class ExportSource(NamedTuple):
     """A run, or a config that has not run yet, with its rows as training encodes them."""
 
     config: Config
@@ -108,7 +108,7 @@ def export_llamafactory(run_or_config: Run | Config, folder: Path | None = None,
     return [f"wrote {folder}: {', '.join(files)}", *notes, f"next: cd {folder} && llamafactory-cli train train.yaml"]
 
 
-def _run_source(run: Run) -> Source:
+def _run_source(run: Run) -> ExportSource:
     """The source of a finished run; an error where its rows or its base have changed since."""
     config, manifest = run.config(), run.manifest()
     for name, path in (("train", config.data.train_file), ("held_out", config.data.eval_file)):
@@ -119,19 +119,19 @@ def _run_source(run: Run) -> Source:
     return _source(config, run, run_base(run), run.template_date() or datetime.now())
 
 
-def _config_source(config: Config) -> Source:
+def _config_source(config: Config) -> ExportSource:
     return _source(config, None, find_base(config.model), datetime.now())
 
 
-def _source(config: Config, run: Run | None, base: Path, today: datetime) -> Source:
+def _source(config: Config, run: Run | None, base: Path, today: datetime) -> ExportSource:
     tokenizer = load_tokenizer(base)
     rows, held_out = read_split(config)
     encode = encoder(config, tokenizer, base, today)
     alpaca = read_records(config.data.train_file)[0] == "alpaca"
-    return Source(config, run, base, tokenizer, encode(rows), encode(held_out), alpaca)
+    return ExportSource(config, run, base, tokenizer, encode(rows), encode(held_out), alpaca)
 
 
-def _settings(source: Source, choice: TemplateChoice | None, left_out: dict[str, str]) -> Settings:
+def _settings(source: ExportSource, choice: TemplateChoice | None, left_out: dict[str, str]) -> Settings:
     """The YAML files by name, merge only where there is an adapter; what has no counterpart is added to `left_out`."""
     config, name = source.config, source.config.name
     evaluate = bool(source.held_out.rows)
@@ -174,18 +174,18 @@ def _settings(source: Source, choice: TemplateChoice | None, left_out: dict[str,
     return settings
 
 
-def _name_or_path(source: Source) -> str:
+def _name_or_path(source: ExportSource) -> str:
     """Where LLaMA-Factory finds the base: its Hub id, or its folder's absolute path."""
     name = source.config.model.name_or_path
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _revision(source: Source) -> str | None:
+def _revision(source: ExportSource) -> str | None:
     recorded = source.run.manifest()["base"]["revision"] if source.run else None
     return recorded or source.config.model.revision
 
 
-def _targets(source: Source) -> list[str] | None:
+def _targets(source: ExportSource) -> list[str] | None:
     """The layers that get an adapter, where the config names them by a regular expression."""
     if source.config.lora is None or not isinstance(source.config.lora.target_modules, str):
         return None
@@ -198,7 +198,7 @@ def _targets(source: Source) -> list[str] | None:
     return names
 
 
-def _generation(source: Source) -> dict[str, Any]:
+def _generation(source: ExportSource) -> dict[str, Any]:
     """The generation_config.json of the adapter or model that answers; empty where it has none."""
     file = (source.adapter or source.merged or source.base) / GENERATION_FILE
     return json.loads(file.read_bytes()) if file.is_file() else {}

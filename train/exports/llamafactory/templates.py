@@ -14,7 +14,7 @@ from train.encoding.rows import Encoding
 
 BOS, EOS = "\0bos", "\0eos"
 """Slots that stand for the tokenizer's own tokens."""
-CONTENT = "{{content}}"
+CONTENT_SLOT = "{{content}}"
 COMPARED_ROWS = 200
 """A template is judged by so many rows, at most."""
 Slots = tuple[str, ...]
@@ -28,9 +28,9 @@ class Template:
     name: str
     user: Slots
     """The user message and all that the model is fed before it answers."""
-    assistant: Slots = (CONTENT, EOS)
+    assistant: Slots = (CONTENT_SLOT, EOS)
     """The answer and what follows the end of the turn: all of it is learned."""
-    system: Slots = (CONTENT,)
+    system: Slots = (CONTENT_SLOT,)
     prefix: Slots = ()
     default_system: str = ""
     """Written where a row has no system message."""
@@ -102,11 +102,11 @@ TEMPLATES = (
         needs_image_processor=True,
         model_types=("gemma4", "gemma4_text"),
     ),
-    Template("ministral", ("[INST]{{content}}[/INST]",), (CONTENT, EOS), ("{{content}}\n\n",), (BOS,),
+    Template("ministral", ("[INST]{{content}}[/INST]",), (CONTENT_SLOT, EOS), ("{{content}}\n\n",), (BOS,),
              system_in_user=True, model_types=("mistral", "ministral")),
     Template("mistral", ("[INST] {{content}}[/INST]",), (" {{content}}", EOS), ("{{content}}\n\n",), (BOS,),
              system_in_user=True, model_types=("mistral",)),
-    Template("mistral_small", ("[INST]{{content}}[/INST]",), (CONTENT, EOS),
+    Template("mistral_small", ("[INST]{{content}}[/INST]",), (CONTENT_SLOT, EOS),
              ("[SYSTEM_PROMPT]{{content}}[/SYSTEM_PROMPT]",), (BOS,), needs_image_processor=True,
              model_types=("mistral3",)),
     Template(
@@ -256,7 +256,7 @@ def _turn_ids(
 
 
 def _filled(slots: Slots, content: str) -> list[str]:
-    return [slot.replace(CONTENT, content) for slot in slots]
+    return [slot.replace(CONTENT_SLOT, content) for slot in slots]
 
 
 def _ids(tokenizer: Any, *slots: str) -> list[int]:

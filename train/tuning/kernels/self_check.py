@@ -22,7 +22,7 @@ class SelfCheck:
     """Loss and gradients of the model as it was, to `check` each kernel against once it is put in."""
 
     def __init__(self, model: Any, autocast: Any) -> None:
-        """Compute them under `autocast`, the torch.dtype of training's autocast; None where it has none."""
+        """Compute loss and gradients; `autocast`: the torch.dtype of training's autocast, None where it has none."""
         self.model, self.autocast = model, autocast
         parameter = next(model.parameters())
         self.device = parameter.device
@@ -109,7 +109,7 @@ def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
 
 
 def _difference(before: Tensor, after: Tensor) -> float:
-    """Relative, 0 for two zeros."""
+    """Length of the difference as a share of the length before; 0 for two zeros."""
     size = float(before.float().norm())
     return float((after.float() - before.float()).norm()) / size if size else float(after.float().norm())
 
