@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,7 +14,6 @@ import yaml
 from click.testing import CliRunner
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 
 def govor(*arguments: str, **kwargs):

@@ -6,8 +6,9 @@ import json
 import re
 from collections import Counter
 
-from conftest import REPOSITORY
 from datasketch import MinHash, MinHashLSH
+
+from tests.conftest import REPOSITORY
 
 ROWS = [json.loads(line)["messages"] for line in (REPOSITORY / "data/natasha.jsonl").read_bytes().splitlines()]
 ANSWERS = [m["content"] for row in ROWS for m in row if m["role"] == "assistant"]

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, govor
-from jobs_server import Server, strict
 
+from tests.conftest import REPOSITORY, govor
+from tests.jobs.jobs_server import Server, strict
 from train.core.config import load_config
 from train.core.runs import open_run
 from train.sft import train

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import REPOSITORY
+
+from tests.conftest import REPOSITORY
 
 LAYERS = [
     {"core"},
@@ -102,7 +103,9 @@ def test_every_way_to_import_is_seen(source, found):
 
 def test_the_rooms_are_these():
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert entries - {"__init__.py", "README.md", "README.ru.md"} == {f"{room}.py" if room in ("sft", "cli") else room for room in LEVELS}
+    assert entries - {"__init__.py", "README.md", "README.ru.md"} == {
+        f"{room}.py" if room in ("sft", "cli") else room for room in LEVELS
+    }
     folders = {path.parent.relative_to(PACKAGE).as_posix() for path in MODULES}
     assert {folder for folder in folders if "/" in folder} == SUBFOLDERS
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import draw_way
 import pytest
-from conftest import REPOSITORY
 
+from tests.conftest import REPOSITORY
 from train.chats.checks import validate
 from train.cli import main
 from train.core.config import Lora, Training, load_config

@@ -1,0 +1,148 @@
+"""One long job while two hundred clients ask, while the server is stopped, and while it dies.
+
+GOVOR_LOAD_ROUNDS=20 pytest -s tests/test_jobs_load.py -k clients   the full measure, in three minutes
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import time
+from itertools import pairwise
+
+import pytest
+
+from tests.jobs.jobs_server import Server, rows
+from train.jobs import training_process
+
+CLIENTS = 200
+PAUSE = 1.0
+"""Seconds between two requests of a client; the SDK's own polling waits five."""
+WINDOW = 2.0
+"""Seconds with clients, and as many without, turn by turn."""
+ROUNDS = int(os.environ.get("GOVOR_LOAD_ROUNDS", "3"))
+MOST_P99 = 0.25
+MOST_SLOWER = 0.10
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, base):
+    with Server(tmp_path_factory.mktemp("jobs"), base) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def job(server) -> str:
+    client = server.client()
+    file = client.files.create(file=rows(400), purpose="fine-tune").id
+    govor = {"training": {"per_device_train_batch_size": 1}}
+    job = client.fine_tuning.jobs.create(
+        model="acme/tiny", training_file=file, hyperparameters={"n_epochs": 50}, extra_body={"govor": govor}
+    )
+    server.wait_steps(job.id, 5)
+    return job.id
+
+
+async def ask_often(port: int, paths: list[str], seconds: float) -> tuple[list[float], list[float]]:
+    """(seconds that each answer took, seconds by which this process itself was woken late).
+
+    One connection a client; a plain socket, so that the asking costs little.
+    """
+    took: list[float] = []
+    late: list[float] = []
+    until = time.monotonic() + seconds
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(PAUSE * number / CLIENTS)
+        request = number
+        while time.monotonic() < until:
+            began = time.perf_counter()
+            path = paths[request % len(paths)]
+            writer.write(f"GET /v1{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer x\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), head
+            [length] = [
+                line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+            ]
+            await reader.readexactly(int(length))
+            took.append(time.perf_counter() - began)
+            request += 1
+            paused = time.perf_counter()
+            await asyncio.sleep(PAUSE)
+            late.append(time.perf_counter() - paused - PAUSE)
+        writer.close()
+
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+    return took, late
+
+
+def p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[-1]
+
+
+def steps_done(server: Server, job: str) -> int:
+    return (server.data / "runs" / job / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+def pace(server: Server, job: str, work) -> float:
+    """StepCollector a second of the training while `work` is done."""
+    first, began = steps_done(server, job), time.monotonic()
+    work()
+    return (steps_done(server, job) - first) / (time.monotonic() - began)
+
+
+def test_two_hundred_clients(server, job):
+    paths = ["/fine_tuning/jobs", f"/fine_tuning/jobs/{job}", f"/fine_tuning/jobs/{job}/events", "/files", "/models"]
+    took: list[float] = []
+    late: list[float] = []
+    quiet, loaded = [], []
+
+    def ask() -> None:
+        for all_, new in zip((took, late), asyncio.run(ask_often(server.port, paths, WINDOW)), strict=True):
+            all_.extend(new)
+
+    for _ in range(ROUNDS):
+        quiet.append(pace(server, job, lambda: time.sleep(WINDOW)))
+        loaded.append(pace(server, job, ask))
+    quiet.append(pace(server, job, lambda: time.sleep(WINDOW)))
+    beside = [(before + after) / 2 for before, after in pairwise(quiet)]  # the machine's own drift is in both
+    lost = [1 - with_ / without for with_, without in zip(loaded, beside, strict=True)]
+    slower, doubt = statistics.mean(lost), 2 * statistics.stdev(lost) / ROUNDS**0.5
+    print(
+        f"{CLIENTS} clients, {len(took)} requests: median {statistics.median(took) * 1000:.1f} ms, "
+        f"p99 {p99(took) * 1000:.0f} ms (of the machine's own lateness {p99(late) * 1000:.0f} ms); "
+        f"training {slower:+.1%} ± {doubt:.1%} slower "
+        f"(steps/s quiet {[round(x, 1) for x in quiet]}, loaded {[round(x, 1) for x in loaded]})"
+    )
+    assert len(took) >= CLIENTS * ROUNDS
+    assert p99(took) <= MOST_P99 + p99(late), "slow beyond what this machine's other work can explain"
+    assert slower - doubt <= MOST_SLOWER, "slower beyond what this machine's other work can explain"
+
+
+def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
+    assert server.stop() in (0, -signal.SIGTERM)
+    assert training_process.live_marks(f"{server.data}:") == set(), "no training outlives a server that was stopped"
+    assert "and saved" in server.output(job)
+    server.start()
+    before = steps_done(server, job)
+    server.wait_steps(job, before + 2)
+    assert "going on after step" in server.output(job)
+
+
+def test_a_training_outlives_a_killed_server(server, job):
+    [mark] = training_process.live_marks(f"{server.data}:")
+    before = {process.pid for process in training_process.find(mark)}
+    server.kill()
+    time.sleep(0.5)
+    steps = steps_done(server, job)
+    server.start()
+    server.wait_steps(job, steps + 5)
+    assert {process.pid for process in training_process.find(mark)} == before, "the same processes, taken over"
+    numbers = [event["data"]["step"] for event in server.events(job) if event["type"] == "metrics"]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    server.ask("POST", f"/fine_tuning/jobs/{job}/cancel")
+    deadline = time.monotonic() + 15
+    while training_process.find(mark):
+        assert time.monotonic() < deadline, "cancelled within seconds"
+        time.sleep(0.1)

@@ -1,0 +1,334 @@
+"""What the server keeps, checks and refuses, part by part."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from tests.conftest import REPOSITORY
+from tests.jobs.jobs_server import Server, envelope, rows
+from train.cli import main
+from train.core.config import config_class
+from train.core.errors import ConfigError, GovorError
+from train.jobs import run_config, training_process
+from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
+from train.jobs.change import JobEntry, JobState, new_id
+from train.jobs.data_folder import lock_folder
+from train.jobs.job_errors import training_problem
+from train.jobs.server import is_loopback, serve
+from train.jobs.step_metrics import StepCollector, Tail, result_csv
+from train.jobs.store import NoSuchCursorError, Store
+from train.jobs.wire import GovorDetails, Hyperparameters, Job, JobMethod, SupervisedMethod
+from train.jobs.worker import GpuLease, Worker
+
+
+def a_job(id_: str, status: str = "queued") -> JobEntry:
+    numbers = Hyperparameters()
+    job = Job(
+        id=id_, model="tiny", created_at=1, organization_id="org-local", validation_file=None, training_file="file-x",
+        hyperparameters=numbers, user_provided_suffix=None, seed=1, metadata=None, status=status,
+        method=JobMethod(supervised=SupervisedMethod(hyperparameters=numbers)),
+        govor=GovorDetails(requested_model="tiny", base="./tiny", config={}),
+    )  # fmt: skip
+    return JobEntry(job, JobState(tree={}, name_suffix="abcdefgh"))
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "data")
+
+
+class TestStore:
+    def test_a_change_is_whole_or_absent(self, store):
+        with pytest.raises(RuntimeError), store.change() as change:
+            change.add_job(a_job("ftjob-a"), "body", None)
+            change.add_event("ftjob-a", "created", "Created")
+            raise RuntimeError
+        assert store.entry("ftjob-a") is None and store.page("events", limit=9).objects == []
+
+    def test_it_is_on_disk_for_the_next_one(self, store):
+        with store.change() as change:
+            change.add_job(a_job("ftjob-a", "running"), "body", None)
+        again = Store(store.folder)
+        assert [entry.job.id for entry in again.jobs_with_status("running")] == ["ftjob-a"]
+        with again.change() as change:
+            entry = change.entry("ftjob-a")
+            entry.job.status, entry.state.step = "succeeded", 7
+            change.save(entry)
+        assert store.jobs_with_status("running") == [] and store.entry("ftjob-a").state.step == 7
+
+    def test_states_are_stored_under_the_names_of_older_servers(self):
+        stored = '{"tree":{},"letters":"abcdefgh","alone":2,"step":7,"total":9}'
+        state = JobState.model_validate_json(stored)
+        assert (state.name_suffix, state.deaths_in_a_row) == ("abcdefgh", 2)
+        assert state.model_dump_json() == stored
+
+    def test_an_event_happens_once(self, store):
+        for _ in range(3):
+            with store.change() as change:
+                change.add_event("ftjob-a", "step 1", "Step 1/2")
+                change.add_event("ftjob-b", "step 1", "Step 1/2")
+        assert len(store.page("events", [("job = ?", "ftjob-a")], limit=9).objects) == 1
+
+    def test_pages(self, store):
+        with store.change() as change:
+            for number in range(7):
+                change.add_event("ftjob-a", f"step {number}", f"{number}")
+            change.add_event("ftjob-b", "other", "other")
+        where, seen, after = [("job = ?", "ftjob-a")], [], None
+        while True:
+            page = store.page("events", where, after=after, limit=3)
+            seen += [json.loads(text) for text in page.objects]
+            if not page.has_more:
+                break
+            after = seen[-1]["id"]
+        assert [event["message"] for event in seen] == list("6543210")
+        first = store.page("events", where, limit=2, oldest_first=True).objects
+        assert [json.loads(text)["message"] for text in first] == ["0", "1"]
+        for cursor in ("ftevent-none", json.loads(store.page("events", limit=1).objects[0])["id"]):  # another job's
+            with pytest.raises(NoSuchCursorError):
+                store.page("events", where, after=cursor, limit=3)
+
+    def test_one_server_a_folder(self, tmp_path):
+        held = lock_folder(tmp_path)
+        with pytest.raises(GovorError, match="another server works on this folder"):
+            lock_folder(tmp_path)
+        held.close()
+        lock_folder(tmp_path).close()
+
+
+class TestMetrics:
+    def write(self, path: Path, *lines: dict, end: str = "") -> None:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines) + end)
+
+    def test_a_growing_file_is_read_once(self, tmp_path):
+        path = tmp_path / "metrics.jsonl"
+        tail = Tail(path)
+        assert tail.new_lines() == []
+        with path.open("w") as file:
+            file.write('{"step": 1}\n{"st')
+            file.flush()
+            assert tail.new_lines() == [{"step": 1}]
+            file.write('ep": 2}\n')
+            file.flush()
+            assert tail.new_lines() == [{"step": 2}] and tail.new_lines() == []
+        other = tmp_path / "other"
+        self.write(other, {"step": 1})
+        other.replace(path)  # a resumed run forgets what it will do again
+        assert tail.new_lines() == [{"step": 1}]
+
+    def test_a_step_waits_for_its_validation(self):
+        steps = StepCollector(total=4, eval_every=2, after=0)
+        steps.add([{"step": 0, "eval_loss": 9.0}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
+        assert [step.step for step in steps.ready()] == [1]
+        steps.add([{"step": 2, "eval_loss": 3.0}, {"step": 3, "loss": 3.0}, {"step": 4, "loss": 4.0}])
+        ready = list(steps.ready())
+        assert [step.message for step in ready] == [
+            "Step 2/4: training loss=2.00, validation loss=3.00",
+            "Step 3/4: training loss=3.00",
+        ]
+        assert [step.step for step in steps.ready(ended=True)] == [4], "its validation never came"
+        steps.add([{"step": 3, "loss": 3.5}])
+        assert list(steps.ready(ended=True)) == [], "a step that is done again is not recorded again"
+
+    def test_the_table(self):
+        lines = [{"step": 1, "loss": 1.523471, "mean_token_accuracy": 0.0}, {"step": 2, "loss": 1.0},
+                 {"step": 2, "eval_loss": 2.0, "eval_mean_token_accuracy": 0.5}]  # fmt: skip
+        assert result_csv(lines) == (
+            "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.52347,0.0,,\n2,1.0,,2.0,0.5\n"
+        )
+
+
+class TestRecipe:
+    def test_every_key_of_a_clients_exists(self):
+        sections = {name: field.annotation for name, field in config_class().model_fields.items()}
+        for section, keys in run_config.CLIENT_KEYS.items():
+            kind = next(
+                k for k in getattr(sections[section], "__args__", (sections[section],)) if hasattr(k, "model_fields")
+            )
+            assert keys - {"gradient_checkpointing"} <= set(kind.model_fields), section
+
+    @pytest.mark.parametrize(
+        ("batch", "at_once", "accumulated"), [(1, 1, 1), (4, 4, 1), (6, 3, 2), (7, 1, 7), (64, 4, 16)]
+    )
+    def test_rows_a_step(self, tmp_path, batch, at_once, accumulated):
+        tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
+        config = run_config.write_config(tmp_path / "c.yaml", {**tree, "training": {"per_device_train_batch_size": 4}})
+        chosen = Hyperparameters(n_epochs=2, batch_size=batch, learning_rate_multiplier=0.1)
+        config = run_config.write_config(tmp_path / "c.yaml", run_config.with_hyperparameters(tree, config, chosen))
+        training = config.training
+        assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (at_once, accumulated)
+        assert math.isclose(training.learning_rate, 2e-5)
+        assert run_config.total_steps(config, 100) == 2 * math.ceil(math.ceil(100 / at_once) / accumulated)
+
+    def test_auto(self, tmp_path):
+        tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
+        config = run_config.write_config(tmp_path / "c.yaml", tree)
+        resolved = run_config.resolve_hyperparameters(Hyperparameters(), config, 10)
+        assert resolved == Hyperparameters(n_epochs=10, batch_size=4, learning_rate_multiplier=1.0)
+        assert run_config.resolve_hyperparameters(Hyperparameters(), config, 3).batch_size == 3
+
+
+class TestWorker:
+    def test_last_words(self, tmp_path):
+        log = tmp_path / "output.log"
+        assert training_process.last_error(log) is None
+        log.write_text("24 rows\nstep 1/2: loss 1\n")
+        assert training_process.last_error(log) is None
+        log.write_text("24 rows\nerror: 2 problems:\n  one\n  two\nsome warning\n")
+        assert training_process.last_error(log) == "2 problems:\n  one\n  two"
+
+    def test_a_training_is_found_again_with_its_slot(self, tmp_path):
+        mark = f"{tmp_path}:ftjob-a"
+        started = training_process.start(["sleep", "60"], mark, tmp_path, tmp_path / "log", 3, {})
+        training = training_process.TrainingProcesses(mark)
+        assert training.runs() and training.slot() == 3 and training_process.live_marks(f"{tmp_path}:") == {mark}
+        training.request_stop(saved=False)
+        deadline = time.monotonic() + 10
+        while started.runs() or training.runs():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert training.slot() is None
+
+    def test_a_job_that_cannot_go_on_holds_up_no_other(self, store):
+        with store.change() as change:
+            for id_ in ("ftjob-a", "ftjob-b"):  # without the folders that a request makes
+                change.add_job(a_job(id_), "body", None)
+        worker = Worker(store, 1, GpuLease())
+        worker._look()
+        worker._look()
+        assert [store.entry(id_).job.status for id_ in ("ftjob-a", "ftjob-b")] == ["failed", "failed"]
+        assert store.entry("ftjob-a").job.error.code == "server_error"
+
+    def test_what_training_says_becomes_the_error(self, store):
+        folder = store.job_folder("ftjob-a")
+        error = training_problem(f"{folder}/train.jsonl:3: the chat template refuses it", folder)
+        assert (error.code, error.param) == ("invalid_training_file", "training_file")
+        assert error.message == "The job failed due to an invalid training file. line 3: the chat template refuses it"
+        text = f"2 rows of {folder}/valid.jsonl are like rows of {folder}/train.jsonl"
+        assert training_problem(text, folder).param == "validation_file"
+        long = "3 rows are longer than training.max_length=64 tokens: line 5 (70)"
+        assert training_problem(long, folder).code == "invalid_training_file"
+        error = training_problem(f"{store.folder}/runs/x: no room", folder)
+        assert (error.code, error.message) == ("server_error", "The job failed: runs/x: no room")
+
+
+class TestCatalogue:
+    def test_the_default_names_the_bases_of_the_readme(self, monkeypatch, working_folder, base):
+        (working_folder / "data").mkdir()
+        (working_folder / "data/tiny-ru").symlink_to(base)
+        catalogue = load_catalogue(DEFAULT_CATALOGUE)
+        used = {yaml.safe_load(path.read_text())["model"]["name_or_path"] for path in REPOSITORY.glob("configs/*.yaml")}
+        assert used <= {b.reference.removeprefix("./") for b in catalogue.bases.values()}
+        assert catalogue.find("gpt-4.1-mini-2025-04-14").name == "Qwen/Qwen3-4B-Instruct-2507"
+        assert catalogue.bases["tiny"].path == str(working_folder / "data/tiny-ru")
+        assert catalogue.find("gpt-99") is None
+
+    def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
+        catalogue = load_catalogue(DEFAULT_CATALOGUE)
+        assert catalogue.find("tiny") is None and catalogue.missing["tiny"] == "./data/tiny-ru"
+
+    def test_recipes(self, working_folder, base):
+        (working_folder / "mine.yaml").write_text(
+            f"mine: {{base: {base}, recipe: {REPOSITORY}/configs/natasha-24gb.yaml}}"
+        )
+        tree = load_catalogue(working_folder / "mine.yaml").find("mine").tree
+        assert tree["training"]["gradient_accumulation_steps"] == 2
+        assert tree["model"]["name_or_path"] == str(base) and "data" not in tree
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("x: {bse: y/z}", "x.bse"),
+            ("x: {base: a/b, overrides: {lora: {rank: 8}}}", "x: lora.rank"),
+            ("x: {base: a/b, aliases: [y]}\ny: {base: a/b}", "'y' is empty, holds `:` or stands there twice"),
+            ('"a:b": {base: a/b}', "holds `:`"),
+            ("x: [", "cannot be read as YAML"),
+            ("x: {base: a/b, recipe: none.yaml}", "no such config file"),
+        ],
+    )
+    def test_mistakes(self, working_folder, text, message):
+        (working_folder / "c.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+            load_catalogue(working_folder / "c.yaml")
+
+
+class TestSafety:
+    def test_beyond_loopback_only_with_a_key(self, tmp_path, base):
+        (tmp_path / "c.yaml").write_text(f"x: {{base: {base}}}")
+        with pytest.raises(GovorError, match="key"):
+            serve(tmp_path / "d", load_catalogue(tmp_path / "c.yaml"), host="0.0.0.0", port=0, key=None, slots=1)
+        assert not (tmp_path / "d").exists()
+        assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
+        assert not any(map(is_loopback, ("0.0.0.0", "evil.example", "")))
+
+    def test_ids_are_ours(self):
+        assert len({new_id("file-") for _ in range(1000)}) == 1000
+
+    def test_keys_and_browsers(self, tmp_path, base):
+        with Server(tmp_path, base, key="sk-right") as server:
+            for given in ("Bearer sk-wrong", "Bearer", "sk-right", ""):
+                response = server.ask("GET", "/files", headers={"authorization": given})
+                assert response.status_code == 401 and envelope(response.json())["code"] == "invalid_api_key"
+            assert server.ask("GET", "/files", headers={"origin": "https://evil.example"}).status_code == 200
+            assert server.healthy()
+            seen = CliRunner().invoke(main, ["jobs", "list", "--url", server.url])
+            assert seen.exit_code == 2, "the key is missing"
+            file = server.client().files.create(file=rows(3), purpose="fine-tune")
+            job = server.client().fine_tuning.jobs.create(model="acme/tiny", training_file=file.id)
+            server.wait(job.id)
+            at = ["--url", server.url, "--api-key", "sk-right"]
+            for arguments, shown in (
+                (["list", *at], f"{job.id}  failed            acme/tiny"),
+                (["show", job.id, *at], "Training file has 3 example(s), but must have at least 10 examples"),
+                (["list", *at, "--json"], '"object": "fine_tuning.job"'),
+            ):
+                seen = CliRunner().invoke(main, ["jobs", *arguments])
+                assert seen.exit_code == 0 and shown in seen.output, seen.output
+            refused = CliRunner().invoke(main, ["jobs", "cancel", job.id, *at])
+            assert refused.exit_code == 2 and "cannot be cancelled" in refused.output
+            second = Server.__new__(Server)
+            second.__dict__ |= server.__dict__ | {
+                "folder": tmp_path / "second",
+                "data": tmp_path / "second",
+                "process": None,
+            }
+            second.folder.mkdir()
+            with pytest.raises(AssertionError, match="cannot be had"):
+                second.start()
+            second.process.wait(10)
+            second.process.stdout.close()
+
+    def test_without_a_key_a_web_page_is_refused(self, tmp_path, base):
+        with Server(tmp_path, base) as server:
+            for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"host": "evil.example"}):
+                assert server.ask("GET", "/files", headers=headers).status_code == 403
+            for headers in ({}, {"origin": "http://localhost:3000"}, {"host": f"localhost:{server.port}"}):
+                assert server.ask("GET", "/files", headers=headers).status_code == 200
+
+    def test_too_large_is_refused_and_leaves_nothing(self, tmp_path, base, monkeypatch):
+        from fastapi import FastAPI, Request
+        from fastapi.testclient import TestClient
+
+        from train.jobs.uploads import receive_upload
+        from train.serving.api_errors import install_error_handlers
+
+        app = FastAPI()
+        install_error_handlers(app)
+
+        @app.post("/")
+        async def upload(request: Request) -> dict:
+            return vars(await receive_upload(request, tmp_path / "file-x", max_bytes=3_000_000))
+
+        with TestClient(app) as client:
+            began = time.monotonic()
+            for size, status in ((3_000_000, 200), (3_000_001, 413), (20_000_000, 413)):
+                response = client.post("/", files={"file": ("a", b"x" * size)}, data={"purpose": "batch"})
+                assert response.status_code == status
+                assert (tmp_path / "file-x").exists() == (status == 200)
+                (tmp_path / "file-x").unlink(missing_ok=True)
+            assert not list(tmp_path.glob(".*")) and time.monotonic() - began < 20

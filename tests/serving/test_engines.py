@@ -1,0 +1,195 @@
+"""govor serve with vLLM behind it. It has an environment of its own (`make test-engines` builds one for the CPU)."""
+
+import http.client
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.serving.test_serve import KEY, TALK, Server, gone, make_run, user
+from train.cli import main
+from train.encoding.loss_mask import render
+from train.models.load import load_merged, load_tuned
+from train.serving.chat import chat
+from train.serving.choose_engine import find_vllm
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif(find_vllm(None) is None, reason="no vllm executable on PATH: make test-engines"),
+]
+FLAGS = ["--", "--enforce-eager", "--gpu-memory-utilization", "0.1"]
+CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """vLLM's attention on a CPU wants heads of 32."""
+    folder = tmp_path_factory.mktemp("engines")
+    made = make_run(folder, "natasha", hidden_size=128, steps=60)
+    return made, make_run(folder, "болтун", hidden_size=128, steps=1, max_new_tokens=20)
+
+
+@pytest.fixture(scope="module", params=["adapters", "merged"])
+def server(runs, request):
+    """Base + two adapters in one engine; or the merged model of one run."""
+    if request.param == "adapters":
+        started = Server(*(str(run.path) for run in runs), *FLAGS, env=CPU)
+    else:
+        started = Server(str(runs[0].path), "--merged", *FLAGS, env=CPU)
+    started.merged = request.param == "merged"
+    yield started
+    below = started.descendants()
+    assert len([process for process in below if "supervisor.py" in " ".join(process.cmdline())]) == 1
+    started.close()
+    assert gone(below, 5)
+    assert started.process.returncode == 0
+
+
+def test_the_list_at_start(server):
+    lines = {line.split()[0]: line for line in server.output.splitlines() if "prompts as trained" in line}
+    assert set(lines) == ({"natasha"} if server.merged else {"natasha", "болтун"})
+    assert ("merged from base128" if server.merged else "adapter over base128") in lines["natasha"]
+    assert "vLLM" in lines["natasha"]
+    assert lines["natasha"].rstrip().endswith("5 of 5 prompts as trained")
+
+
+@pytest.mark.parametrize("question", [question for question, _ in TALK])
+def test_tokens_are_those_of_chat_and_of_plain_transformers(server, runs, question, capsys):
+    got = server.ask("natasha", question)
+    chat(str(runs[0].path), merged=server.merged, prompt=question)
+    plain, tokenizer = load_merged(runs[0]), load_tuned(runs[0])[1]
+    prompt = render(tokenizer, [user(question)])
+    output = plain.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[0, len(prompt) :]
+    assert got.choices[0].message.content == capsys.readouterr().out.strip()
+    assert got.choices[0].message.content == tokenizer.decode(output, skip_special_tokens=True).strip()
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (len(prompt), len(output))
+    assert (got.choices[0].finish_reason, got.model) == ("stop", "natasha")
+
+
+def test_each_name_is_its_own_adapter(server):
+    if server.merged:
+        pytest.skip("one model is served")
+    answers = {name: server.ask(name, "Кто я?").choices[0].message.content for name in ("natasha", "болтун")}
+    assert answers["natasha"] != answers["болтун"]
+    assert server.ask("болтун", "Кто я?").usage.completion_tokens == 20, "the run's own max_new_tokens"
+    with pytest.raises(openai.NotFoundError):
+        server.ask("base:", "Кто я?")
+
+
+def test_streaming(server):
+    whole = server.ask("natasha", "Где ты живёшь?")
+    chunks = list(server.ask("natasha", "Где ты живёшь?", stream=True, stream_options={"include_usage": True}))
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+    assert "".join(filter(None, pieces)) == whole.choices[0].message.content
+    assert sum(map(bool, pieces)) > 2
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage) and whole.usage.completion_tokens > 2
+    assert {chunk.model for chunk in chunks} == {"natasha"}
+
+
+def test_several_clients_at_once(server):
+    questions = [question for question, _ in TALK] * 4
+    expected = {question: server.ask("natasha", question).choices[0].message.content for question in questions[:4]}
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda question: server.ask("natasha", question).choices[0].message.content, questions))
+    assert got == [expected[question] for question in questions]
+
+
+def test_stop_several_answers_and_probabilities(server):
+    whole = server.ask("natasha", "Кто я?").choices[0].message.content
+    got = server.ask("natasha", "Кто я?", stop=[whole[6:9]])
+    assert (got.choices[0].message.content, got.choices[0].finish_reason) == (whole[:6], "stop")
+    got = server.ask("natasha", "Кто я?", n=3, temperature=2, logprobs=True, top_logprobs=2, seed=1)
+    assert [choice.index for choice in got.choices] == [0, 1, 2]
+    assert all(len(choice.logprobs.content[0].top_logprobs) == 2 for choice in got.choices)
+    assert len({choice.message.content for choice in got.choices}) > 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_hang_up_frees_the_engine(server, runs, stream):
+    """By the tokens that the engine counts. On a busy machine an answer may be ready too soon, so there are five."""
+    model = "natasha" if server.merged else "болтун"
+    endless = {str(token): -100 for token in runs[0].manifest()["template"]["end_of_turn"]}
+    busy = {"max_tokens": 900, "temperature": 2, "logit_bias": endless, "repetition_penalty": 2.0, "stream": stream}
+    generated = []
+    for _ in range(5):
+        before = engine_metric(server, "generation_tokens_total")
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
+        body = {"model": model, "messages": [user("Кто я?")], **busy}
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        if stream:
+            assert connection.getresponse().read(10)
+        else:
+            time.sleep(0.2)
+        connection.close()
+        deadline = time.monotonic() + 30
+        while engine_metric(server, "num_requests_running") > 0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        generated.append(engine_metric(server, "generation_tokens_total") - before)
+    assert 0 < min(generated) < 700, f"of 900 tokens that nobody waited for it generated {generated}"
+
+
+def engine_metric(server, name: str) -> float:
+    """One of the engine's own metrics."""
+    import httpx2
+
+    commands = [process.cmdline() for process in server.descendants()]
+    [command] = [words for words in commands if "serve" in words and "supervisor.py" not in " ".join(words)]
+    port = command[command.index("--port") + 1]
+    lines = httpx2.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    [line] = [line for line in lines if line.startswith(f"vllm:{name}{{")]
+    return float(line.split()[-1])
+
+
+def test_refusals(server):
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.ask("natasha", "слово " * 2000)
+    assert caught.value.code == "context_length_exceeded"
+    assert server.ask("natasha", "Кто я?", max_tokens=5000).choices[0].finish_reason == "stop"
+    with pytest.raises(openai.AuthenticationError) as caught:
+        server.client.with_options(api_key="wrong").models.list()
+    assert caught.value.code == "invalid_api_key"
+    with pytest.raises(openai.NotFoundError) as caught:
+        server.ask("gpt-4o", "Кто я?")
+    assert caught.value.code == "model_not_found"
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    with pytest.raises(openai.BadRequestError, match="leaves out the tools"):
+        server.ask("natasha", "Кто я?", tools=[tool])
+
+
+def test_json_schema(server):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    got = server.ask("natasha", "Кто я?", response_format=form).choices[0].message.content
+    squeezed = "".join(got.split())  # so small a model may spend all its tokens on white space
+    assert squeezed and any(whole.startswith(squeezed) for whole in ('{"a":true}', '{"a":false}'))
+
+
+def test_govor_s_own_options_are_not_handed_on(runs):
+    result = CliRunner().invoke(main, ["serve", str(runs[0].path), *FLAGS, "--api-key=x"])
+    assert (result.exit_code, result.stderr) == (
+        2, "error: --api-key=x behind -- goes to vLLM, where govor sets it: put govor's own options before --\n",
+    )  # fmt: skip
+
+
+def test_engine_that_dies_at_start(runs, working_folder):
+    """One line of ours, then its own."""
+    shutil.copytree(runs[0].path, "runs/copy")
+    result = CliRunner().invoke(main, ["serve", "runs/copy", "--port", "0", "--", "--max-model-len", "9999999"])
+    assert result.exit_code == 2
+    first, *lines = result.stderr.split("error: ", 1)[1].splitlines()
+    assert first == "vLLM (copy) ended while it started (exit code 1):"
+    assert any("max_model_len" in line for line in lines)
+    assert len(lines) <= 6
