@@ -2,7 +2,7 @@
 
 Default → YAML → `key=value` on the command line → one frozen `Config`. Names are the ecosystem's: `model` follows
 transformers' `from_pretrained`, `lora` follows PEFT's `LoraConfig`, `generation` follows `GenerationConfig`, and
-`training` takes every field of TRL's `SFTConfig` (those named here have a default of ours; README.md says why).
+`training` takes every field of TRL's `SFTConfig` (those named here have a default of ours; train/README.md says why).
 """
 
 import difflib

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from train.chats.rows import Message, configured_prompts, text_of
 from train.core.config import Config, Generation
 from train.core.files import write_atomically
+from train.core.progress import track
 from train.core.runs import Run, now
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
@@ -37,15 +38,17 @@ def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
     prompts = [with_system(prompt, system) for prompt in configured_prompts(config)]
     stop = run.end_of_turn()
 
-    def measure(model: Any) -> tuple[float | None, list[str]]:
+    def measure(model: Any, when: str) -> tuple[float | None, list[str]]:
         answers = [
-            answer(model, tokenizer, prompt, generation, stop=stop, seed=config.training.seed) for prompt in prompts
+            answer(model, tokenizer, prompt, generation, stop=stop, seed=config.training.seed)
+            for prompt in track(prompts, f"answers {when} training", len(prompts))
         ]
-        return held_out_loss(model, encode_held_out(run, tokenizer, rows)), answers
+        encoded = track(encode_held_out(run, tokenizer, rows), f"held-out loss {when} training", len(rows))
+        return held_out_loss(model, encoded), answers
 
-    tuned_loss, after = measure(tuned)
+    tuned_loss, after = measure(tuned, "after")
     with untuned(tuned, run, config) as base:
-        base_loss, before = measure(base)
+        base_loss, before = measure(base, "before")
     samples = [Sample(shown(p), b, a) for p, b, a in zip(prompts, before, after, strict=True)]
     result = Evaluation(base_loss, tuned_loss, len(rows), samples)
     write_atomically(run.samples_file, samples_page(result, run))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.core.files import aside_folder, require_disk_space
+from train.core.progress import track
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
@@ -63,7 +64,8 @@ def tuned_reference(run: Run, *, use_cpu: bool) -> Iterator[Reference | None]:
     with aside_folder(run.path / "drift") as aside:
         file = aside / "log_probabilities"
         with file.open("wb") as out:
-            untuned, loss = _compare(_write_both(model, encoded, out), encoded)
+            pairs = track(_write_both(model, encoded, out), "answers of the adapter", len(encoded))
+            untuned, loss = _compare(pairs, encoded)
         del model
         _free_memory()
         yield Reference(len(encoded), tokens, loss, untuned, encoded, file)
@@ -71,7 +73,10 @@ def tuned_reference(run: Run, *, use_cpu: bool) -> Iterator[Reference | None]:
 
 def drift_of(reference: Reference, run: Run, folder: Path, *, use_cpu: bool) -> Drift:
     """How far the model in that folder is from the tuned one."""
-    drift, _ = _compare(_read_both(load_merged(run, folder, use_cpu=use_cpu), reference), reference.encoded)
+    model = load_merged(run, folder, use_cpu=use_cpu)
+    pairs = track(_read_both(model, reference), "answers of the merged model", reference.rows)
+    drift, _ = _compare(pairs, reference.encoded)
+    del model, pairs
     _free_memory()
     return drift
 

@@ -5,12 +5,14 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from train.core.config import Config
 from train.core.errors import BaseError, RunError
 from train.core.files import require_disk_space
+from train.core.progress import track
 from train.core.runs import Run
 from train.merging.merge_tensors import NeedsWholeModelError, TensorMerger, to_tensor
 from train.models.load import load_base, load_tokenizer, resolve_precision
@@ -86,11 +88,11 @@ def write_shards(merger: TensorMerger, files: Sequence[Path], dtype: str | None,
     places = plan_tensors(merger, dtype)
     total = sum(place.planned.size for place in places)
     require_disk_space(folder, total, "the merged model")
-    for number, file in enumerate(files, 1):
-        if len(files) > 1:
-            print(f"merging file {number} of {len(files)}", file=sys.stderr, flush=True)
-        here = [place for place in places if place.stored.file == file]
-        write_shard(folder / file.name, {p.key: p.planned for p in here}, (_data(merger, place) for place in here))
+    by_file = [(file, [place for place in places if place.stored.file == file]) for file in files]
+    tensors = (place for _, here in by_file for place in here)
+    data = (_data(merger, place) for place in track(tensors, "merging tensors", len(places)))
+    for file, here in by_file:
+        write_shard(folder / file.name, {p.key: p.planned for p in here}, islice(data, len(here)))
     if files[0].name != "model.safetensors":
         weight_map = {place.key: place.stored.file.name for place in sorted(places)}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

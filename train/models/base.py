@@ -8,6 +8,7 @@ from typing import Any
 
 from train.core.config import Model
 from train.core.errors import BaseError
+from train.core.progress import progress
 from train.core.runs import Run
 
 
@@ -59,7 +60,8 @@ def find_base(model: Model) -> Path:
     patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
     patterns += ["README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # whoever passes the weights on needs them
     try:
-        return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=patterns))
+        with progress(f"fetching {model.name_or_path} from the Hub"):
+            return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=patterns))
     except LocalEntryNotFoundError:
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
         raise BaseError(

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from train.core import compat
 from train.core.config import Config, Lora, Model
 from train.core.errors import BaseError, MachineError, RunError
+from train.core.progress import progress
 from train.core.runs import Run
 from train.models.base import run_base
 
@@ -77,14 +78,15 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
     quantization = nf4_config(precision.weights, sharded=sharded) if model.load_in_4bit else None
     device = "cpu" if use_cpu or not torch.accelerator.is_available() else int(os.environ.get("LOCAL_RANK", "0"))
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            base,
-            dtype=precision.weights,
-            quantization_config=quantization,
-            attn_implementation=model.attn_implementation,
-            device_map=None if sharded else {"": device},
-            trust_remote_code=model.trust_remote_code,
-        )
+        with progress(f"loading {model.name_or_path}"):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                base,
+                dtype=precision.weights,
+                quantization_config=quantization,
+                attn_implementation=model.attn_implementation,
+                device_map=None if sharded else {"": device},
+                trust_remote_code=model.trust_remote_code,
+            )
         compat.forbid_cpu_repacking(loaded)
         return loaded
     except torch.OutOfMemoryError:
