@@ -22,7 +22,7 @@ from train.chats.privacy.scrub import Scrubber
 from train.chats.readers import read_rows
 from train.chats.rows import Row
 from train.chats.telegram.dialogues import collect_dialogues
-from train.chats.telegram.participants import find_persona, survey_export
+from train.chats.telegram.participants import find_persona, survey_exports
 from train.chats.writers import convert_rows
 from train.core.errors import GovorError
 
@@ -88,9 +88,9 @@ def read_and_convert(path: Path) -> None:
 
 
 def collect_and_scrub(path: Path) -> None:
-    found = survey_export(path)
+    found = survey_exports([path])
     scrubber = Scrubber([name for who in found.participants for name in who.names], ["Наташа"])
-    collected = collect_dialogues(path, find_persona(found, "user1"), survey=found, scrub=scrubber.scrub)
+    collected = collect_dialogues(found, find_persona(found, ["user1"]), scrub=scrubber.scrub)
     report = collected.report
     assert report.messages_read == report.messages_kept + report.dropped.total(), "messages lost"
     json.dumps([row.messages for row in collected.rows]).encode()

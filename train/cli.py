@@ -1,6 +1,7 @@
 """The command line: parse, import the verb, call it."""
 
 import sys
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,28 +99,67 @@ def train(config: Path, arguments: tuple[str, ...], resume: bool) -> None:
 
 
 @main.command()
-@click.argument("export", type=PATH)
-@click.option("--persona", required=True, metavar="NAME|ID", help="Whose answers are to be learned.")
-@click.option("--name", help="Beginning of the files' names.  [default: the persona's first name]")
+@click.argument("exports", type=PATH, nargs=-1, required=True, metavar="EXPORT…")
+@click.option(
+    "--persona",
+    multiple=True,
+    required=True,
+    metavar="NAME|ID",
+    help="Whose answers are to be learned; again for another account of hers.",
+)
+@click.option("--slug", "--name", metavar="WORD", help="Beginning of the files' names.  [default: her first name]")
 @click.option("--gap-hours", default=6.0, show_default=True, help="Silence after which a new dialogue begins.")
+@click.option(
+    "--answer-within",
+    default=36.0,
+    show_default=True,
+    help="Hours within which, between two people, an answer is one also after such a silence.",
+)
+@click.option(
+    "--media",
+    type=click.Choice(["leave-out", "label"]),
+    default="leave-out",
+    show_default=True,
+    help="Voice messages, photos, …: leave out what answers them, or keep it behind [голосовое], [фото].",
+)
+@click.option("--leave-out", type=PATH, metavar="FILE", help="Leave out messages with these words, one a line.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="The first day.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day.")
+@click.option("--most-per-chat", type=click.IntRange(1), help="Take so many exchanges of a chat, the latest.")
 @click.option("--system", help="System message put before every row.")
 @click.option("--scrub/--no-scrub", default=True, show_default=True, help="Replace personal data by placeholders.")
 @click.option("-o", "--output", type=PATH, default=Path(), help="Folder for the files.")
 @click.option("--force", is_flag=True, help="Replace the files.")
 def collect(
-    export: Path,
-    persona: str,
-    name: str | None,
+    exports: tuple[Path, ...],
+    persona: tuple[str, ...],
+    slug: str | None,
     gap_hours: float,
+    answer_within: float,
+    media: str,
+    leave_out: Path | None,
+    since: datetime | None,
+    until: datetime | None,
+    most_per_chat: int | None,
     system: str | None,
     scrub: bool,
     output: Path,
     force: bool,
 ) -> None:
-    """Make training rows from a Telegram Desktop export (result.json)."""
-    from train.chats.telegram.collect_export import collect_export
+    """Make training rows from Telegram Desktop exports (result.json, or folders with them)."""
+    from train.chats.telegram.collect_export import collect_exports, words_filter
+    from train.chats.telegram.dialogues import Selection
 
-    collect_export(export, persona, output, name=name, gap_hours=gap_hours, system=system, scrub=scrub, force=force)
+    selection = Selection(
+        gap_hours=gap_hours,
+        answer_within=answer_within,
+        media_labels=media == "label",
+        since=since.date() if since else None,
+        until=until.date() if until else None,
+        leave_out=words_filter(leave_out) if leave_out else None,
+        most_exchanges=most_per_chat,
+    )
+    collect_exports(exports, persona, output, selection, slug=slug, system=system, scrub=scrub, force=force)
 
 
 @main.command()

@@ -4,54 +4,81 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from train.chats.privacy.scrub import Scrubber, replacement_table_path, write_replacement_table
 from train.chats.rows import row_to_json
-from train.chats.telegram.dialogues import Collected, CollectReport, Dialogue, collect_dialogues
-from train.chats.telegram.participants import find_persona, survey_export
+from train.chats.telegram.dialogues import Collected, CollectReport, Dialogue, Selection, Turn, collect_dialogues
+from train.chats.telegram.export import HOW_TO
+from train.chats.telegram.participants import find_persona, survey_exports
 from train.core.errors import DataError, GovorError
 from train.core.files import require_new, write_whole
 
+MOST_CHANNELS = 30  # of the table
 
-def collect_export(
-    export: Path,
-    persona: str,
+
+def collect_exports(
+    exports: Sequence[Path],
+    persona: Sequence[str],
     folder: Path,
+    selection: Selection,
     *,
-    name: str | None,
-    gap_hours: float,
+    slug: str | None,
     system: str | None,
     scrub: bool,
     force: bool,
 ) -> None:
     """Write the persona's rows and dialogues to files in `folder`, and print what became of every message.
 
-    `persona` is a name or an id, `name` the beginning of the files' names, by default the persona's first name.
+    `exports`: files, or folders that hold them. `persona`: names or ids of her accounts. `slug`: the beginning of the
+    files' names, by default her first name.
     """
-    survey = survey_export(export)
-    participant = find_persona(survey, persona)
-    others = [name for who in survey.participants if who.id != participant.id for name in who.names]
-    scrubber = Scrubber(names=others, keep=participant.names)
-    collected = collect_dialogues(
-        export,
-        participant,
-        survey=survey,
-        gap_hours=gap_hours,
-        scrub=scrubber.scrub if scrub else None,
-        system=system,
-    )
+    survey = survey_exports(find_exports(exports))
+    accounts = find_persona(survey, persona)
+    own = {account.id for account in accounts}
+    others = [name for who in survey.participants if who.id not in own for name in who.names]
+    scrubber = Scrubber(names=others, keep=[name for account in accounts for name in account.names])
+    collected = collect_dialogues(survey, accounts, selection, scrub=scrubber.scrub if scrub else None, system=system)
     if not collected.rows:
-        raise DataError(f"{export}: {persona} answers nobody in what is left; {_report_text(collected.report)}")
-    name = name or _file_name(participant.names, participant.id)
-    files = write_collected(collected, folder, name, force=force, scrubbed=scrub)
+        where = exports[0] if len(exports) == 1 else f"{len(exports)} exports"
+        raise DataError(f"{where}: {persona[0]} answers nobody in what is left; {_report_text(collected.report)}")
+    slug = slug or _file_name(accounts[0].names, accounts[0].id)
+    files = write_collected(collected, folder, slug, force=force, scrubbed=scrub)
     if scrub:
         files.append(write_replacement_table(scrubber, files[0], force=force))
     print(_report_text(collected.report))
+    print(_channel_table(collected.report))
     for path in files:
         print(f"wrote {path}")
+
+
+def find_exports(paths: Iterable[Path]) -> list[Path]:
+    """The files of exports: each path itself, or every result*.json in it and its folders; GovorError where none is."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        files = sorted(path.rglob("result*.json")) if path.is_dir() else [path]
+        if not files:
+            pages = any(path.rglob("*.html"))
+            kind = "an export as HTML, which cannot be read" if pages else "no result.json of a Telegram export in it"
+            raise GovorError(f"{path}: {kind}: export again as JSON ({HOW_TO})")
+        found |= {file.resolve(): file for file in files}
+    return list(found.values())
+
+
+def words_filter(file: Path) -> Callable[[str], bool]:
+    """Tells texts that hold one of the words or phrases of a file, one a line, as whole words in any case."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GovorError(f"{file}: cannot be read as a list of words, one a line: {error}") from None
+    words = [r"\s+".join(map(re.escape, line.split())) for line in lines if line.strip()]
+    if not words:
+        raise GovorError(f"{file}: no words in it, one a line")
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
+    return lambda text: pattern.search(text) is not None
 
 
 def write_collected(
@@ -86,11 +113,17 @@ def _as_json(dialogues: Iterable[Dialogue]) -> Iterator[str]:
             "chat_type": dialogue.chat_type,
             "date": dialogue.date,
             "participants": [speaker._asdict() for speaker in dialogue.participants],
-            "turns": [turn._asdict() for turn in dialogue.turns],
+            "turns": [_turn(turn) for turn in dialogue.turns],
         }
         yield before + json.dumps(entry, ensure_ascii=False)
         before = ",\n"
     yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    """The turn for the file; `trained` stands there only where it is false."""
+    fields = turn._asdict()
+    return fields if not turn.trained else {key: value for key, value in fields.items() if key != "trained"}
 
 
 def _as_csv(dialogues: Iterable[Dialogue]) -> Iterator[str]:
@@ -115,7 +148,23 @@ def _report_text(report: CollectReport) -> str:
         f"{report.messages_kept} kept ({report.share_kept:.0%}) in {report.dialogues} dialogues, {report.rows} rows",
         f"{report.dropped.total()} left out" + ": " * bool(report.dropped),
     ]
-    return "\n".join(lines) + ", ".join(f"{reason} {n}" for reason, n in report.dropped.most_common())
+    return "\n".join(lines) + ", ".join(f"{reason} {n}" for reason, n in report.dropped.most_common() if n)
+
+
+def _channel_table(report: CollectReport) -> str:
+    """Every channel with dialogues, its rows and its share of the messages kept, the largest first."""
+    channels = sorted(
+        ((n, c) for n, c in report.by_channel.items() if c["rows"]), key=lambda item: -item[1]["messages"]
+    )
+    lines = [f"{'dialogues':>9}  {'rows':>6}  {'messages':>8}  {'share':>5}  channel"]
+    for name, counts in channels[:MOST_CHANNELS]:
+        share = counts["messages"] / report.messages_kept
+        lines.append(
+            f"{counts['dialogues']:>9,}  {counts['rows']:>6,}  {counts['messages']:>8,}  {share:>5.0%}  {name}"
+        )
+    if len(channels) > MOST_CHANNELS:
+        lines.append(f"and {len(channels) - MOST_CHANNELS} more")
+    return "\n".join(lines)
 
 
 def _file_name(names: Sequence[str], id_: str) -> str:

@@ -1,31 +1,34 @@
-"""From a Telegram export to one person's dialogues and training rows.
+"""From Telegram exports to one person's dialogues and training rows.
 
-A session in which the persona answers somebody is a dialogue; a dialogue is a row, or several where it is long.
+An answer of the persona belongs to what it follows or answers by a reply, see exchanges.py. A stretch of a session that
+has no hole in it is a dialogue; a dialogue is a row, or several where it is long.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cache
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 from train.chats.rows import Message, Row
 from train.chats.telegram.compressed_list import CompressedList
-from train.chats.telegram.export import TelegramChat, read_export
-from train.chats.telegram.participants import Participant, Survey, survey_export
+from train.chats.telegram.exchanges import Exchange, pair
+from train.chats.telegram.export import TelegramChat, TelegramMessage, read_export
+from train.chats.telegram.participants import Participant, Survey
 from train.chats.telegram.sessions import SessionMessage, Sessions
 from train.core.errors import GovorError
 
 GAP_HOURS = 6.0
+ANSWER_WITHIN = 36.0  # hours
 MAX_TURNS = 40  # messages of a row, its system message not counted
 MAX_CHARS = 4000  # of a row: about 1,500 tokens of Russian; also of what others say before one answer
+PRIVATE = ("personal_chat", "bot_chat")
 
 Scrub = Callable[[str], str]
-Pair = tuple[str, str]
-"""(what the others say, what the persona answers)."""
+Pair = tuple[str, str, bool]
+"""(what the others say, what the persona answers, whether that is trained)."""
 
 
 class Turn(NamedTuple):
@@ -37,6 +40,8 @@ class Turn(NamedTuple):
     text: str
     time: str
     """ISO date with the zone of the computer that made the export."""
+    trained: bool = True
+    """Whether it may be learned: not so what the persona forwarded, or a label for what she sent without words."""
 
 
 class Speaker(NamedTuple):
@@ -68,12 +73,19 @@ class CollectReport:
     dialogues: int = 0
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Messages left out, by reason:
+    """Messages left out, by reason.
 
-    service, unsupported, forwarded, bot, media_without_text, empty; sender_unknown; duplicate: the same id again;
-    persona_silent: the persona says nothing in the session; nothing_to_answer: the persona speaks before anybody else;
-    after_last_answer; long_before_answer: others said more than MAX_CHARS since.
+    Of a message alone: service, call, unsupported, bot, media_without_text, empty, sender_unknown, duplicate (the same
+    id again), outside_dates, leave_out (it has one of the words).
+    Of an answer: answer_to_media, answer_to_call, answer_to_left_out (for another reason), answer_to_absent (the export
+    does not hold what it answers), second_answer (to a message that was answered long before), after_own_media,
+    nothing_to_answer: the persona speaks before anybody else.
+    Of what others say: persona_silent: she says nothing in the session; answered_without_words; after_last_answer;
+    long_before_answer: others said more than MAX_CHARS since.
+    over_chat_limit: there were more exchanges in the chat than wanted.
     """
+    by_channel: dict[str, Counter[str]] = field(default_factory=dict)
+    """For each channel its `dialogues`, `rows` and `messages` that were kept."""
 
     @property
     def share_kept(self) -> float:
@@ -81,7 +93,7 @@ class CollectReport:
 
 
 class Collected(NamedTuple):
-    """What `collect_dialogues` makes of an export."""
+    """What `collect_dialogues` makes of exports."""
 
     rows: Sequence[Row]
     """Rows with line numbers from 1. They and the dialogues are compressed: a list would take as much as the export."""
@@ -89,111 +101,205 @@ class Collected(NamedTuple):
     report: CollectReport
 
 
+class Selection(NamedTuple):
+    """Which messages are wanted, and how they are told apart."""
+
+    gap_hours: float = GAP_HOURS
+    """Silence after which a new dialogue begins."""
+    answer_within: float = ANSWER_WITHIN
+    """Hours within which, between two people, an answer is an answer also after a longer silence."""
+    media_labels: bool = False
+    """Whether what was sent without words stands as `[голосовое]`, `[фото]`, …, never trained."""
+    since: date | None = None
+    until: date | None = None
+    """The last day, inclusive, by the clock of the exporting computer."""
+    leave_out: Callable[[str], bool] | None = None
+    """Tells messages that are not wanted by their text."""
+    most_exchanges: int | None = None
+    """How many exchanges of a chat are taken, the latest first."""
+
+
+DEFAULT = Selection()
+
+
 def collect_dialogues(
-    path: Path,
-    persona: Participant,
+    survey: Survey,
+    persona: Sequence[Participant],
+    selection: Selection = DEFAULT,
     *,
-    survey: Survey | None = None,
-    gap_hours: float = GAP_HOURS,
     scrub: Scrub | None = None,
     system: str | None = None,
 ) -> Collected:
-    """The persona's dialogues in the export, and the rows that teach them.
+    """The persona's dialogues in the surveyed exports, and the rows that teach them.
 
-    `survey` spares a pass over the file where the caller has one. `scrub` is applied to every message and to the names
-    of groups; with it people get labels (persona, other-7) that are the same in all dialogues of the export.
-    `system` is the first message of every row.
+    `persona`: her accounts. `scrub` is applied to every message and to the names of groups; with it people get labels
+    (persona, other-7) that are the same in all dialogues. `system` is the first message of every row.
     """
-    if not gap_hours > 0:
-        raise GovorError(f"a gap of {gap_hours:g} hours: it must be above 0")
-    survey = survey or survey_export(path)
-    builder = _DialogueBuilder(persona.id, _labels(survey, persona, named=scrub is None), scrub, system)
-    bots = survey.bots - {persona.id}
+    for value, name in ((selection.gap_hours, "a gap"), (selection.answer_within, "answers within")):
+        if not value > 0:
+            raise GovorError(f"{name} of {value:g} hours: it must be above 0")
+    ids = frozenset(account.id for account in persona)
+    chats = frozenset[int]().union(*(account.chats for account in persona))
+    builder = _DialogueBuilder(ids, _labels(survey, persona, named=scrub is None), scrub, system, selection)
     report = builder.report
-    sessions = Sessions(gap_hours * 3600)
-    for item in read_export(path):
-        if isinstance(item, TelegramChat):
-            report.channels += 1
-            builder.add_chat(item, sessions.sessions)
-            sessions = Sessions(gap_hours * 3600)
-            continue
-        report.messages_read += 1
-        by_person = item.sender is not None and item.sender not in bots
-        reason = item.drop_reason or (None if by_person else "bot")
-        if report.channels not in persona.chats:
-            reason = reason or "persona_silent"
-        elif item.opens_topic and item.id is not None:
-            sessions.open_topic(item.id)
-        elif reason not in ("service", "unsupported"):
-            new = sessions.add(item, by_person=by_person, keep=reason is None)
-            reason = reason if new else "duplicate"
-        if reason is not None:
-            report.dropped[reason] += 1
+    seen: dict[tuple[str, int | None], set[int]] = {}
+    for path in survey.paths:
+        reader: _ChatReader | None = None
+        for item in read_export(path):
+            if reader is None:
+                chat = survey.chats[report.channels]
+                known = seen.setdefault((chat.type, chat.id), set()) if len(survey.paths) > 1 else None
+                reader = _ChatReader(chat, ids, survey.bots - ids, selection, known, report.dropped)
+            if isinstance(item, TelegramChat):
+                builder.add_chat(item, reader.sessions)
+                report.channels, reader = report.channels + 1, None
+            else:
+                report.messages_read += 1
+                reader.read(item, wanted=report.channels in chats)
     report.dialogues, report.rows = len(builder.dialogues), len(builder.rows)
     return Collected(builder.rows, builder.dialogues, report)
+
+
+class _ChatReader:
+    """Sorts a chat's messages into sessions and counts those that cannot be turns."""
+
+    def __init__(
+        self,
+        chat: TelegramChat,
+        persona: Collection[str],
+        bots: Collection[str],
+        selection: Selection,
+        seen: set[int] | None,
+        dropped: Counter[str],
+    ) -> None:
+        """`seen`: ids of the chat's messages in exports read before."""
+        within = selection.answer_within * 3600 if chat.type in PRIVATE else 0.0
+        self.sessions = Sessions(selection.gap_hours * 3600, within, persona)
+        self._bots, self._selection, self._dropped = bots, selection, dropped
+        self._before = frozenset(seen or ())
+        self._seen = seen
+
+    def read(self, message: TelegramMessage, *, wanted: bool) -> None:
+        """Take a message in; `wanted`: whether the persona writes in the chat at all."""
+        by_person = message.sender is not None and message.sender not in self._bots
+        reason = message.drop_reason or (None if by_person else "bot")
+        if not wanted:
+            self._dropped[reason or "persona_silent"] += 1
+            return
+        reason = reason or self._unwanted(message)
+        message = self._labelled(message) if reason == "media_without_text" else message
+        reason = None if message.text and reason == "media_without_text" else reason
+        if message.id is not None and self._seen is not None:
+            if message.id in self._before:
+                self._dropped["duplicate"] += 1
+                return
+            self._seen.add(message.id)
+        if message.opens_topic and message.id is not None:
+            self.sessions.open_topic(message.id)
+        elif reason not in ("service", "outside_dates"):
+            # what somebody sends through a bot is a message of theirs, and none that can be read
+            left_out = "via_bot" if reason == "bot" and message.drop_reason == "bot" else reason
+            if not self.sessions.add(message, by_person=by_person, left_out=left_out):
+                reason = "duplicate"
+        if reason is not None:
+            self._dropped[reason] += 1
+
+    def _unwanted(self, message: TelegramMessage) -> str | None:
+        """Why the message is not among those that were asked for."""
+        since, until, leave_out = self._selection.since, self._selection.until, self._selection.leave_out
+        if since or until:
+            day = datetime.fromtimestamp(message.time, _zone(message.zone)).date()
+            if (since and day < since) or (until and day > until):
+                return "outside_dates"
+        return "leave_out" if leave_out is not None and leave_out(message.text) else None
+
+    def _labelled(self, message: TelegramMessage) -> TelegramMessage:
+        """The message with a label for a text, where that is wanted."""
+        label = f"[{message.media}]"
+        return message._replace(text=label) if self._selection.media_labels and message.media else message
 
 
 class _DialogueBuilder:
     """Makes dialogues and rows of a chat's sessions and counts what it leaves out."""
 
-    def __init__(self, persona: str, labels: dict[str, str], scrub: Scrub | None, system: str | None) -> None:
+    def __init__(
+        self,
+        persona: Collection[str],
+        labels: dict[str, str],
+        scrub: Scrub | None,
+        system: str | None,
+        selection: Selection,
+    ) -> None:
         self.report = CollectReport()
         self.dialogues = CompressedList(Dialogue)
         self.rows = CompressedList(Row)
-        self._persona = persona
-        self._labels = labels
-        self._scrub = scrub
-        self._system = system
+        self._persona, self._labels, self._scrub, self._system = persona, labels, scrub, system
+        self._most_exchanges = selection.most_exchanges
 
-    def add_chat(self, chat: TelegramChat, sessions: list[list[SessionMessage]]) -> None:
+    def add_chat(self, chat: TelegramChat, sessions: Sessions) -> None:
         """Add the dialogues and rows of one chat."""
-        partner = self._labels.get(f"user{chat.id}") if chat.type in ("personal_chat", "bot_chat") else None
+        partner = self._labels.get(f"user{chat.id}") if chat.type in PRIVATE else None
         channel = chat.name or chat.type
         if self._scrub is not None:
             channel = partner or self._scrub(channel)
-        for session in sessions:
-            messages = self._trim(session)
-            if messages and self._scrub is not None:
-                for message in messages:
+        stretches = [stretch for session in sessions.sessions for stretch in self._stretches(session, sessions)]
+        counts = self.report.by_channel.setdefault(channel, Counter())
+        for stretch in self._latest(stretches):
+            dialogue = self._dialogue(channel, chat.type, stretch)
+            self.dialogues.append(dialogue)
+            before = len(self.rows)
+            for row_messages in _rows(dialogue, self._system):
+                self.rows.append(Row(len(self.rows) + 1, row_messages))
+            counts.update(dialogues=1, rows=len(self.rows) - before, messages=len(dialogue.turns))
+            self.report.messages_kept += len(dialogue.turns)
+
+    def _stretches(self, session: list[SessionMessage], sessions: Sessions) -> Iterator[list[Exchange]]:
+        """The session's stretches, scrubbed, without what was said long before an answer."""
+        if self._scrub is not None:
+            for message in session:
+                if message.left_out is None:
                     message.utf8 = self._scrub(message.text).strip().encode()
-                left = [message for message in messages if message.utf8]
-                self.report.dropped["empty"] += len(messages) - len(left)
-                messages = self._trim(left)
-            if messages:
-                self.report.messages_kept += len(messages)
-                dialogue = self._dialogue(channel, chat.type, messages)
-                self.dialogues.append(dialogue)
-                for row_messages in _rows(dialogue, self._system):
-                    self.rows.append(Row(len(self.rows) + 1, row_messages))
+                    if not message.utf8:
+                        message.left_out = "empty"
+                        self.report.dropped["empty"] += 1
+        paired = pair(session, self._persona, sessions.answers_what_is_not_here)
+        self.report.dropped.update(reason for _, reason in paired.unused)
+        for stretch in paired.stretches:
+            yield [exchange._replace(question=self._near(exchange.question)) for exchange in stretch]
 
-    def _trim(self, session: list[SessionMessage]) -> list[SessionMessage]:
-        """From somebody's first message to the persona's last answer, without what was said long before an answer."""
-        dropped = self.report.dropped
-        answers = [at for at, message in enumerate(session) if message.sender == self._persona]
-        if not answers:
-            dropped["persona_silent"] += len(session)
-            return []
-        end = answers[-1] + 1
-        start = min(end, next((at for at, message in enumerate(session) if message.sender != self._persona), end))
-        dropped["after_last_answer"] += len(session) - end
-        dropped["nothing_to_answer"] += start
-        trimmed = []
+    def _near(self, question: list[SessionMessage]) -> list[SessionMessage]:
+        """The last of a question's messages, MAX_CHARS of them; one at least."""
+        several = len({message.sender for message in question}) > 1  # then each stands behind a name
+        near: list[SessionMessage] = []
         size = 0
-        for message in reversed(session[start:end]):
-            before = size
-            size = 0 if message.sender == self._persona else size + len(message.text) + 1
-            if before and size > MAX_CHARS:
-                dropped["long_before_answer"] += 1
-            else:
-                trimmed.append(message)
-        return trimmed[::-1]
+        for message in reversed(question):
+            size += len(message.text) + 1 + (len(self._labels[message.sender]) + 2) * several
+            if near and size > MAX_CHARS:
+                break
+            near.append(message)
+        self.report.dropped["long_before_answer"] += len(question) - len(near)
+        return near[::-1]
 
-    def _dialogue(self, channel: str, chat_type: str, messages: list[SessionMessage]) -> Dialogue:
+    def _latest(self, stretches: list[list[Exchange]]) -> list[list[Exchange]]:
+        """The latest exchanges of a chat, as many as are wanted."""
+        if self._most_exchanges is None:
+            return stretches
+        room, latest = self._most_exchanges, list[list[Exchange]]()
+        for stretch in reversed(stretches):
+            kept = stretch[max(0, len(stretch) - room) :]
+            room -= len(kept)
+            dropped = stretch[: len(stretch) - len(kept)]
+            self.report.dropped["over_chat_limit"] += sum(len(e.question) + len(e.answer) for e in dropped)
+            latest += [kept] if kept else []
+        return latest[::-1]
+
+    def _dialogue(self, channel: str, chat_type: str, stretch: list[Exchange]) -> Dialogue:
         turns = []
-        for message in messages:
-            role = "assistant" if message.sender == self._persona else "user"
+        for message in (message for exchange in stretch for message in (*exchange.question, *exchange.answer)):
+            is_persona = message.sender in self._persona
             time = datetime.fromtimestamp(message.time, _zone(message.zone)).isoformat()
-            turns.append(Turn(self._labels[message.sender], role, message.text, time))
+            role, trained = ("assistant", message.spoken) if is_persona else ("user", True)
+            turns.append(Turn(self._labels[message.sender], role, message.text, time, trained))
         people = {turn.speaker: "persona" if turn.role == "assistant" else "other" for turn in turns}
         return Dialogue(channel, chat_type, turns[0].time, [Speaker(*item) for item in people.items()], turns)
 
@@ -203,14 +309,18 @@ def _zone(seconds: int) -> timezone:
     return timezone(timedelta(seconds=seconds)) if seconds else UTC
 
 
-def _labels(survey: Survey, persona: Participant, *, named: bool) -> dict[str, str]:
+def _labels(survey: Survey, persona: Sequence[Participant], *, named: bool) -> dict[str, str]:
     """Id → its label in the dialogues: its name, with the id where others have the same name, or other-1, other-2, …"""
+    ids = {account.id for account in persona}
+    own = "persona"
     if not named:
         labels = {who.id: f"other-{number}" for number, who in enumerate(survey.participants, 1)}
-        return {**labels, persona.id: "persona"}
-    names = {who.id: who.names[0] if who.names else who.id for who in survey.participants}
-    name_counts = Counter(names.values())
-    return {id_: name if name_counts[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
+    else:
+        names = {who.id: who.names[0] if who.names else who.id for who in survey.participants}
+        own = next((names[account.id] for account in persona), own)
+        counts = Counter(name for id_, name in names.items() if id_ not in ids) + Counter({own: 1})
+        labels = {id_: name if counts[name] == 1 else f"{name} ({id_})" for id_, name in names.items()}
+    return {**labels, **dict.fromkeys(ids, labels[persona[0].id] if named else own)}
 
 
 def _rows(dialogue: Dialogue, system: str | None) -> Iterator[list[Message]]:
@@ -219,30 +329,45 @@ def _rows(dialogue: Dialogue, system: str | None) -> Iterator[list[Message]]:
     A part after the first repeats the last two turns of the part before, the answer with weight 0, so that nothing is
     trained twice; they are left out where the row would pass MAX_CHARS with them.
     """
-    texts = ["\n".join(turn.text for turn in turns) for _, turns in groupby(dialogue.turns, key=lambda turn: turn.role)]
-    for context, pairs in _parts(list(zip(texts[::2], texts[1::2], strict=True))):
+    several = len({turn.speaker for turn in dialogue.turns if turn.role == "user"}) > 1
+    pairs = list(_pairs(dialogue.turns, several=several))
+    for context, own in _parts(pairs):
+        if not any(trained for _, _, trained in own):
+            continue
         messages: list[Message] = [{"role": "system", "content": system}] if system else []
-        for question, answer in context + pairs:
+        for number, (question, answer, trained) in enumerate(context + own):
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        if context:
-            messages[-2 * len(pairs) - 1]["weight"] = 0
+            if number < len(context) or not trained:
+                messages[-1]["weight"] = 0
         yield messages
+
+
+def _pairs(turns: Sequence[Turn], *, several: bool) -> Iterator[Pair]:
+    """Questions and answers of a dialogue; with `several` people each one's words stand behind the name."""
+    question = ""
+    for role, group in groupby(turns, key=lambda turn: turn.role):
+        said = list(group)
+        if role == "assistant":
+            yield question, "\n".join(turn.text for turn in said), all(turn.trained for turn in said)
+            continue
+        runs = [(who, "\n".join(t.text for t in own)) for who, own in groupby(said, key=lambda turn: turn.speaker)]
+        question = "\n".join(f"{who}: {text}" if several else text for who, text in runs)
 
 
 def _parts(pairs: list[Pair]) -> Iterator[tuple[list[Pair], list[Pair]]]:
     """(last pair of the part before, own pairs) of parts within MAX_TURNS and, unless one pair is longer, MAX_CHARS."""
     context: list[Pair] = []
     part: list[Pair] = []
-    for pair in pairs:
-        row = [*context, *part, pair]
+    for own in pairs:
+        row = [*context, *part, own]
         if part and (2 * len(row) > MAX_TURNS or _size(row) > MAX_CHARS):
             yield context, part
-            context = part[-1:] if _size([part[-1], pair]) <= MAX_CHARS else []
+            context = part[-1:] if _size([part[-1], own]) <= MAX_CHARS else []
             part = []
-        part.append(pair)
+        part.append(own)
     if part:
         yield context, part
 
 
 def _size(pairs: list[Pair]) -> int:
-    return sum(len(question) + len(answer) for question, answer in pairs)
+    return sum(len(question) + len(answer) for question, answer, _ in pairs)

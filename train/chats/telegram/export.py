@@ -25,7 +25,17 @@ PLAIN_KEYS = {
     "id", "type", "date", "date_unixtime", "edited", "edited_unixtime", "from", "from_id", "author", "reactions",
     "reply_to_message_id", "reply_to_peer_id", "text", "text_entities",
 }  # fmt: skip
-"""Keys of a message without media; every other key tells of some."""
+"""Keys of a message without media; every other key but those of a forward tells of some."""
+FORWARD_KEYS = {"forwarded_from", "forwarded_from_id", "saved_from"}
+MEDIA = {
+    "voice_message": "голосовое", "video_message": "кружок", "video_file": "видео", "animation": "гифка",
+    "audio_file": "музыка", "sticker": "стикер", "photo": "фото", "poll": "опрос", "location_information": "место",
+    "contact_information": "контакт", "file": "файл",
+}  # fmt: skip
+"""By `media_type` or key of a message, what it is in Russian."""
+CALLS = ("phone_call", "group_call", "conference_call")
+"""Service messages after which people go on from what they said aloud."""
+FORWARDED = "переслано: "
 LAST_SECOND = 253402214400  # 9999-12-31, less a day for the zone
 
 
@@ -43,15 +53,26 @@ class TelegramMessage(NamedTuple):
     """The sender's display name: None for a deleted account."""
     reply_to: int | None
     """Id of the message of the same chat that this one answers."""
+    answers_elsewhere: bool
+    """Whether it answers a message of another chat."""
     edited: int
     """Time of the last edit, seconds since 1970; 0 if never edited."""
     text: str
+    """The text or caption, a sticker's emoji, or behind FORWARDED what was forwarded."""
+    media: str | None
+    """What was sent instead of a text, in one Russian word; None where there is a text."""
+    forwarded: bool
     drop_reason: str | None
     """Why the message cannot be a turn of a dialogue, as far as it alone tells; None if it can."""
     opens_topic: bool
     """Whether it is the service message that opens a topic of a forum."""
     from_bot: bool
     """Whether it has buttons under it, which only bots send."""
+
+    @property
+    def spoken(self) -> bool:
+        """Whether the text is the sender's own words."""
+        return not self.forwarded and self.media is None
 
 
 class TelegramChat(NamedTuple):
@@ -147,8 +168,6 @@ def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
 def _no_file(path: Path) -> str:
     if not path.exists():
         return f"{path}: no such file"
-    if (path / "result.json").is_file():
-        return f"{path}: a folder, give the file in it: {path / 'result.json'}"
     if any(path.glob("*.html")):
         return f"{path}: an export as HTML, which cannot be read back: export again as JSON ({HOW_TO})"
     return f"{path}: not a file, expected the result.json of a Telegram export ({HOW_TO})"
@@ -173,21 +192,27 @@ def _message(raw: Any, chat_id: Any, last_time: int) -> TelegramMessage:
     name = fields.get(who)
     time, zone = _time(fields)
     id_, reply_to = fields.get("id"), fields.get("reply_to_message_id")
-    elsewhere = fields.get("reply_to_peer_id")
-    if elsewhere is not None and re.sub(r"^[a-z]+", "", str(elsewhere)) != str(chat_id):
-        reply_to = None
+    peer = fields.get("reply_to_peer_id")
+    elsewhere = peer is not None and re.sub(r"^[a-z]+", "", str(peer)) != str(chat_id)
     sender = _peer_id(fields.get(f"{who}_id"))
     text = _text(fields)
+    if not text and fields.get("media_type") == "sticker" and isinstance(fields.get("sticker_emoji"), str):
+        text = fields["sticker_emoji"].strip()
+    forwarded = "forwarded_from" in fields or "forwarded_from_id" in fields  # null where the source is deleted
+    media = None if text else _media(fields)
     return TelegramMessage(
         id=id_ if isinstance(id_, int) else None,
         time=last_time if time is None else time,
         zone=zone,
         sender=sender,
         name=normalize_name(name) or None if isinstance(name, str) else None,
-        reply_to=reply_to if isinstance(reply_to, int) else None,
+        reply_to=reply_to if isinstance(reply_to, int) and not elsewhere else None,
+        answers_elsewhere=elsewhere and isinstance(reply_to, int),
         edited=_seconds(fields.get("edited_unixtime")) or 0,
-        text=text,
-        drop_reason=_drop_reason(fields, sender, text),
+        text=f"{FORWARDED}{text}" if forwarded and text else text,
+        media=media,
+        forwarded=forwarded,
+        drop_reason=_drop_reason(fields, sender, text, media),
         opens_topic=service and fields.get("action") == "topic_created",
         from_bot="inline_bot_buttons" in fields
         and (sender or "").startswith("user")
@@ -195,21 +220,26 @@ def _message(raw: Any, chat_id: Any, last_time: int) -> TelegramMessage:
     )
 
 
-def _drop_reason(fields: dict[str, Any], sender: str | None, text: str) -> str | None:
+def _media(fields: dict[str, Any]) -> str | None:
+    """What the message holds instead of a text; None where it holds nothing."""
+    kind = fields.get("media_type")
+    known = [MEDIA[kind]] if isinstance(kind, str) and kind in MEDIA else [MEDIA[key] for key in MEDIA if key in fields]
+    return known[0] if known else "вложение" if fields.keys() - PLAIN_KEYS - FORWARD_KEYS else None
+
+
+def _drop_reason(fields: dict[str, Any], sender: str | None, text: str, media: str | None) -> str | None:
     """The value of `TelegramMessage.drop_reason`."""
     if fields.get("type") == "service":
-        return "service"
+        return "call" if fields.get("action") in CALLS else "service"
     if fields.get("type") != "message":
         return "unsupported"
-    if "forwarded_from" in fields or "forwarded_from_id" in fields:  # null where the source is deleted
-        return "forwarded"
     if "via_bot" in fields:
         return "bot"
     if sender is None:
         return "sender_unknown"
     if text:
         return None
-    return "media_without_text" if fields.keys() - PLAIN_KEYS else "empty"
+    return "media_without_text" if media else "empty"
 
 
 def _text(fields: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Who takes part in a Telegram export, and which of them is meant."""
 
+import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,24 +32,25 @@ class Participant(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """The participants and chats of an export."""
+    """The participants and chats of exports."""
 
-    path: Path
+    paths: list[Path]
     participants: list[Participant]
     """In the order in which they first appear."""
     chats: list[TelegramChat]
+    """Those of all exports, in order."""
     bots: frozenset[str]
     """Ids of the accounts that are evidently bots."""
 
 
-def survey_export(path: Path) -> Survey:
-    """Read the whole export once for its participants, their names, and its chats."""
+def survey_exports(paths: Sequence[Path]) -> Survey:
+    """Read whole exports once for their participants, their names, and their chats, which are numbered through."""
     names: dict[str, Counter[str]] = {}
     message_counts: Counter[str] = Counter()
     chat_numbers: dict[str, list[int]] = {}
     chats: list[TelegramChat] = []
     bots = set()
-    for item in read_export(path):
+    for item in (item for path in paths for item in read_export(path)):
         if isinstance(item, TelegramChat):
             partner = f"user{item.id}"
             if item.type in ("personal_chat", "bot_chat") and item.name:
@@ -60,7 +62,7 @@ def survey_export(path: Path) -> Survey:
             sender_names = names.setdefault(item.sender, Counter())
             if item.name is not None:
                 sender_names[item.name] += 1
-            if item.drop_reason != "service":
+            if item.drop_reason not in ("service", "call"):
                 message_counts[item.sender] += 1
                 numbers = chat_numbers.setdefault(item.sender, [])
                 if not numbers or numbers[-1] != len(chats):
@@ -73,24 +75,59 @@ def survey_export(path: Path) -> Survey:
         participants.append(Participant(id_, own, message_counts[id_], frozenset(chat_numbers.get(id_, ()))))
         if id_.startswith("user") and any(map(BOT_NAME.search, own)):
             bots.add(id_)
-    return Survey(path, participants, chats, frozenset(bots))
+    return Survey(list(paths), participants, chats, frozenset(bots))
 
 
-def find_persona(survey: Survey, name_or_id: str) -> Participant:
-    """The participant with this id (user123 or 123), or the only one with this display name; else GovorError."""
+def find_persona(survey: Survey, names_or_ids: Sequence[str]) -> list[Participant]:
+    """The persona's accounts: for each name or id the one participant that it fits, else GovorError.
+
+    An id is user123 or 123. A name fits a participant who has it, or else, whatever its case, the only one who has it
+    as part of a name: «Наташа» fits «Наташа Волкова».
+    """
+    return list({account.id: account for account in (_find(survey, each) for each in names_or_ids)}.values())
+
+
+def _find(survey: Survey, name_or_id: str) -> Participant:
     name_or_id = normalize_name(name_or_id)
     people = {participant.id: participant for participant in survey.participants}
     ids = (name_or_id, f"user{name_or_id}", f"channel{name_or_id}", f"chat{name_or_id}")
     by_id = [people[id_] for id_ in ids if id_ in people]
     matches = by_id[:1] or [participant for participant in survey.participants if name_or_id in participant.names]
     writers = [participant for participant in matches if participant.messages]
+    where = survey.paths[0] if len(survey.paths) == 1 else f"{len(survey.paths)} exports"
     if len(writers) == 1:
         return writers[0]
+    if not matches:
+        wanted = name_or_id.casefold().split()
+        fitting = [who for who in survey.participants if who.messages and any(_has(name, wanted) for name in who.names)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise GovorError(f"{where}: {name_or_id!r} fits {len(fitting)} people: give the id{_listed(fitting)}")
     if writers:
         text = f"{len(writers)} people are called {name_or_id!r}: give the id instead"
-        raise GovorError(f"{survey.path}: {text}{_listed(writers)}")
-    text = f"{name_or_id!r} has written nothing" if matches else f"nobody is called {name_or_id!r} or has that id"
-    raise GovorError(f"{survey.path}: {text}; those who write most{_listed(survey.participants)}")
+        raise GovorError(f"{where}: {text}{_listed(writers)}")
+    near = [] if matches else _near(survey, name_or_id)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    text = (
+        f"{name_or_id!r} has written nothing" if matches else f"nobody is called {name_or_id!r} or has that id{meant}"
+    )
+    raise GovorError(f"{where}: {text}; those who write most{_listed(survey.participants)}")
+
+
+def _has(name: str, words: Sequence[str]) -> bool:
+    """Whether the words stand in the name, one after another, as whole words; ё is е."""
+    own = name.casefold().replace("ё", "е").split()
+    words = [word.replace("ё", "е") for word in words]
+    return bool(words) and any(own[at : at + len(words)] == words for at in range(len(own)))
+
+
+def _near(survey: Survey, name: str) -> list[str]:
+    """Names of those who write that are nearly the given one."""
+    names = {each.casefold(): each for who in survey.participants if who.messages for each in who.names}
+    words = {word: each for folded, each in names.items() for word in folded.split()}
+    known = {**words, **names}
+    return [known[found] for found in difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.7)]
 
 
 def _listed(participants: Iterable[Participant]) -> str:

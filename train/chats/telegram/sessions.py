@@ -1,18 +1,23 @@
 """Sorts one chat's messages into sessions.
 
 A reply belongs to the session of the message that it answers, any other message to the talk that goes on in its topic,
-unless that has been quiet for longer than the gap.
+unless that has been quiet for longer than the gap. Between two people the answer to what was said last may take longer.
 """
 
 import sys
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from train.chats.telegram.export import TelegramMessage
 
+TOPIC_ANSWERS = 3
+"""So many answers to one message that the export does not hold: it is the head of a topic, not what they answer."""
+
 
 @dataclass(slots=True)
 class SessionMessage:
-    """A message in its session; one that is left out has no text, but other messages may answer it."""
+    """A message in its session, also one that no dialogue can hold: whatever follows it does not follow another."""
 
     sender: str
     time: int
@@ -22,6 +27,14 @@ class SessionMessage:
     """The text; a str of it takes twice the memory, with an emoji in it four times."""
     session: int
     topic: int | None
+    left_out: str | None
+    """Why it is no turn of a dialogue; None if it is one."""
+    spoken: bool
+    """Whether the text is the sender's own words: not forwarded, nor a label for what was sent instead of words."""
+    answered: "SessionMessage | None"
+    """The message that it answers by a reply."""
+    answered_id: int | None
+    """The id of the message that it answers where the export does not hold that one."""
 
     @property
     def text(self) -> str:
@@ -31,12 +44,14 @@ class SessionMessage:
 class Sessions:
     """One chat's messages, sorted into sessions in the order of the file."""
 
-    def __init__(self, gap: float) -> None:
+    def __init__(self, gap: float, answer_within: float = 0.0, persona: Collection[str] = ()) -> None:
+        """`gap`, `answer_within`: seconds. Within the latter an answer of the persona joins what it answers."""
         self.sessions: list[list[SessionMessage]] = []
-        self._gap = gap  # seconds
+        self._gap, self._answer_within, self._persona = gap, answer_within, persona
         self._last: list[int] = []  # time of each session's last message
         self._messages: dict[int, SessionMessage] = {}
         self._topics: set[int] = set()
+        self._absent: Counter[int] = Counter()  # answers to each message that the export does not hold
         self._current_sessions: dict[int | None, int] = {}  # each topic's session that a message without a reply joins
         self._people: set[str | None] = set()
 
@@ -44,33 +59,44 @@ class Sessions:
         """From here on the messages that answer this one belong to a topic of their own."""
         self._topics.add(id_)
 
-    def add(self, message: TelegramMessage, *, by_person: bool, keep: bool) -> bool:
+    def answers_what_is_not_here(self, message: SessionMessage) -> bool:
+        """Whether the message answers one that the export does not hold; a topic's head is no such message."""
+        return message.answered_id is not None and self._absent[message.answered_id] < TOPIC_ANSWERS
+
+    def add(self, message: TelegramMessage, *, by_person: bool, left_out: str | None = None) -> bool:
         """Add a message and return whether it is new; a second one of the same id can only be a newer edit.
 
-        A message without `keep` is left out of its session, but has a place in it, so that answers to it find theirs.
         Messages of bots (not `by_person`) keep no session alive.
         """
         earlier = self._messages.get(message.id) if message.id is not None else None
         if earlier is not None:
-            if earlier.utf8 and keep and message.edited >= earlier.edited:
+            if earlier.utf8 and left_out is None and message.edited >= earlier.edited:
                 earlier.utf8, earlier.edited = message.text.encode(errors="replace"), message.edited
             return False
-        topic, session = self._place(message)
+        answered = self._messages.get(message.reply_to) if message.reply_to is not None else None
+        topic, session = self._place(message, answered)
         if by_person:
             self._last[session] = max(self._last[session], message.time)
             self._people.add(message.sender)
+        absent = message.answers_elsewhere or (
+            message.reply_to is not None and answered is None and message.reply_to not in self._topics
+        )
+        answered_id = (message.reply_to if message.reply_to is not None else -1) if absent else None
+        if absent and message.reply_to is not None and not message.answers_elsewhere:
+            self._absent[message.reply_to] += 1
         sender = sys.intern(message.sender or "")  # one string a person, however many messages
-        utf8 = message.text.encode(errors="replace") if keep else b""
-        session_message = SessionMessage(sender, message.time, message.zone, message.edited, utf8, session, topic)
+        utf8 = message.text.encode(errors="replace") if left_out is None else b""
+        session_message = SessionMessage(
+            sender, message.time, message.zone, message.edited, utf8, session, topic,
+            left_out, message.spoken, answered, answered_id,
+        )  # fmt: skip
         if message.id is not None:
             self._messages[message.id] = session_message
-        if keep:
-            self.sessions[session].append(session_message)
+        self.sessions[session].append(session_message)
         return True
 
-    def _place(self, message: TelegramMessage) -> tuple[int | None, int]:
+    def _place(self, message: TelegramMessage, answered: SessionMessage | None) -> tuple[int | None, int]:
         """(topic, session) of a new message."""
-        answered = self._messages.get(message.reply_to) if message.reply_to is not None else None
         topic = answered.topic if answered else message.reply_to if message.reply_to in self._topics else None
         session = self._current_sessions.get(topic)
         quiet = session is None or message.time - self._last[session] > self._gap
@@ -78,8 +104,16 @@ class Sessions:
             if quiet or len(self._people) <= 2:  # in a group the others go on with their own talk
                 self._current_sessions[topic] = answered.session
             return topic, answered.session
+        if quiet and session is not None and self._is_awaited(message, session):
+            quiet = False
         if session is None or quiet:
             session = self._current_sessions[topic] = len(self.sessions)
             self.sessions.append([])
             self._last.append(message.time)
         return topic, session
+
+    def _is_awaited(self, message: TelegramMessage, session: int) -> bool:
+        """Whether it is the persona's answer, in time, to somebody who has spoken last."""
+        last = self.sessions[session][-1:]
+        in_time = message.time - self._last[session] <= self._answer_within
+        return in_time and message.sender in self._persona and bool(last) and last[0].sender not in self._persona
