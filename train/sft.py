@@ -53,7 +53,8 @@ def train(config: Config, *, resume: bool = False) -> Run:
     quiet_libraries()
     require_device(config)
     forget_tokens()
-    rows, held_out = read_split(config)
+    split = read_split(config)
+    rows, held_out = split.train, split.held_out
     import_peft(config)
 
     # 2. Processes and base; then the config is final
@@ -79,6 +80,8 @@ def train(config: Config, *, resume: bool = False) -> Run:
     encode = encoder(config, tokenizer, base, today)
     train_set, eval_set = encode(rows), encode(held_out)
     require_vocabulary(base, tokenizer, [*train_set.encoded, *eval_set.encoded])
+    for note in split.notes():
+        say(state, note)
     say(state, f"{len(train_set.rows)} rows to train on, {len(eval_set.rows)} held out; {describe(state, precision)}")
     for kind, encoding in (("rows to train on", train_set), ("held-out rows", eval_set)):
         for line in encoding.report.lines():

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import REPOSITORY
+from train.chats import checks
 from train.chats.checks import check_file
 from train.chats.readers import read_rows
 from train.cli import main
@@ -46,7 +47,6 @@ def write(*lines: str | bytes, fill: int = 10) -> Path:
         ("[" * 5000 + "]" * 5000, "json_array"),
         ('{"a":' * 5000 + "1" + "}" * 5000, "nesting_too_deep"),
         ('"text"', "not_an_object"),
-        ('{"prompt": "a", "completion": "b"}', "missing_messages"),
         ('{"messages": {}}', "messages_not_list"),
         ('{"messages": []}', "empty_messages"),
         ('{"messages": [1]}', "message_not_object"),
@@ -165,3 +165,51 @@ def test_missing_file_is_wrong_use():
     result = validate("nowhere.jsonl")
     assert result.exit_code == 2
     assert result.stderr == "error: nowhere.jsonl: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"prompt": "a", "completion": "b"}, "prompt-completion"),
+        ({"instruction": "a", "output": "b"}, "alpaca"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "sharegpt"),
+    ],
+)
+def test_a_file_of_another_format_is_one_line_with_the_command(record, name, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n" + f"{json.dumps(record)}\n" * 300)
+    report = check_file(path)
+    [problem] = report.errors
+    assert (report.error_count, problem.line, problem.kind) == (1, 0, "other_format")
+    assert f"rows in {name} format" in problem.message and f"govor convert {path} --to openai" in problem.message
+
+
+def test_a_nul_in_one_row_names_that_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [GOOD, GOOD.replace("а", "\x00")]
+    path.write_text("".join(f"{lines[n == 7]}\n" for n in range(12)))
+    [problem] = check_file(path).errors
+    assert (problem.line, problem.kind) == (8, "null_character") and "is NUL" in problem.message
+    path.write_bytes(b"\x7fELF\x00\x00")
+    assert [problem.kind for problem in check_file(path).errors] == ["binary_file"]
+
+
+def test_a_key_that_many_rows_have_is_one_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"id": n, "messages": [USER, {**ANSWER, "score": 1}, USER, {**ANSWER, "score": 2}]} for n in range(40)]
+    rows[30]["rating"] = 5
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    report = check_file(path)
+    assert [(problem.line, problem.message) for problem in report.errors] == [
+        (1, "unknown key 'id' beside `messages` in 40 rows, here first: remove it"),
+        (1, "unknown key 'score' in 40 rows, here first: remove it"),
+        (31, "unknown key 'rating' beside `messages`: remove it"),
+    ]
+    assert report.error_count == 3
+
+
+def test_a_problem_of_the_whole_file_has_no_line(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("")
+    assert not checks.validate([path], as_json=True)
+    assert json.loads(capsys.readouterr().out)["errors"][0]["line"] is None

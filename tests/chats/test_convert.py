@@ -3,6 +3,10 @@
 import contextlib
 import gzip
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import REPOSITORY
 from train.chats.readers import read_records, read_rows
 from train.chats.rows import Row, row_to_object
-from train.chats.writers import convert_rows
+from train.chats.writers import convert_file, convert_rows
 from train.cli import main
 from train.core.errors import DataError, GovorError
 
@@ -231,3 +236,92 @@ class TestCommand:
         assert not Path("out.jsonl").exists()
         result = govor(str(path), "--to", "gemini", "-o", "out.jsonl", "--when-lossy", "drop")
         assert "2 rows, read as openai, written as gemini; dropped: weights in 1 rows" in result.output
+
+
+def turn(speaker: str, **more) -> dict:
+    return {"from": speaker, "value": {"human": "а", "gpt": "б"}[speaker], **more}
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [({"weight": 0}, 0), ({"weight": 1}, 1), ({"train": False}, 0), ({"train": True}, 1), ({"loss": False}, 0),
+     ({"loss": 0, "train": False}, 0), ({"weight": 0.0}, 0), ({}, None), ({"train": None}, None)],
+)  # fmt: skip
+def test_turns_marked_as_not_learned_are_not(marks, expected):
+    record = {"conversations": [turn("human"), turn("gpt", **marks), turn("human", train=False), turn("gpt")]}
+    [row] = read_rows(write(dumps(record)))
+    assert [message.get("weight") for message in row.messages] == [None, expected, None, None]
+    [converted] = convert_rows([row], "openai").records
+    assert converted["messages"] == row.messages
+
+
+@pytest.mark.parametrize(
+    ("marks", "why"),
+    [({"weight": 0.5}, "`weight` is 0.5, expected 0 or 1"), ({"train": "no"}, "`train` is 'no'"),
+     ({"weight": 1, "train": False}, "`weight` and `train` contradict each other")],
+)  # fmt: skip
+def test_marks_that_say_nothing_are_errors(marks, why):
+    with pytest.raises(DataError, match=f"turn 2: {why}"):
+        read_rows(write(dumps({"conversations": [turn("human"), turn("gpt", **marks)]})))
+
+
+@pytest.mark.parametrize(
+    ("content", "lost"),
+    [
+        (dumps({**ALPACA, "id": 3, "source": "x"}), "key 'id', key 'source'"),
+        (
+            dumps({"conversations": [turn("human", mood="x"), turn("gpt")], "id": "7"}),
+            "key 'id', key 'mood (of a turn)'",
+        ),
+        ("prompt,completion,author\nа,б,в\n", "key 'author'"),
+    ],
+)
+def test_what_convert_would_lose_is_refused_and_counted(content, lost, tmp_path):
+    path, out = write(content), tmp_path / "out.jsonl"
+    reason = rf"1 rows cannot be written; .*\n  .*:\d+: openai has no place for: {re.escape(lost)}"
+    with pytest.raises(DataError, match=reason):
+        convert_file(path, "openai", out, when_lossy="refuse", force=False)
+    assert not list(tmp_path.glob("*out*")), "nothing is written"
+    convert_file(path, "openai", out, when_lossy="drop", force=False)
+    assert len(read_rows(out)) == 1
+
+
+def test_one_reason_is_one_line(tmp_path):
+    path = write("\n".join(dumps({**ALPACA, "id": n}) for n in range(300)))
+    with pytest.raises(DataError) as caught:
+        convert_file(path, "openai", tmp_path / "out.jsonl", when_lossy="refuse", force=False)
+    assert str(caught.value).splitlines()[1:] == [f"  {path}:1 and 299 more rows: openai has no place for: key 'id'"]
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from train.chats.writers import convert_file
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+small, big = map(Path, sys.argv[1:])
+convert_file(small, "openai", Path("small.jsonl"), when_lossy="drop", force=False)
+before = peak()
+convert_file(big, "openai", Path("big.jsonl"), when_lossy="drop", force=False)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of a process's peak memory")
+@pytest.mark.parametrize("kind", ["jsonl", "array", "table"])
+def test_convert_takes_the_memory_of_a_row(kind, working_folder):
+    for name, count in (("small", 100), ("big", 20_000)):
+        records = [{"prompt": f"вопрос {n}", "completion": "ответ " * 100} for n in range(count)]
+        if kind == "table":
+            text = "prompt,completion\n" + "".join(f"{r['prompt']},{r['completion']}\n" for r in records)
+        else:
+            text = dumps(records) if kind == "array" else "\n".join(map(dumps, records))
+        Path(name).write_text(text, encoding="utf-8")
+    size = Path("big").stat().st_size
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", PEAK, "small", "big"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert size > 20_000_000 and int(printed.splitlines()[-1]) < size / 5
+    assert len(Path("big.jsonl").read_text(encoding="utf-8").splitlines()) == 20_000

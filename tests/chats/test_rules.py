@@ -80,7 +80,7 @@ def test_no_bytes_make_a_traceback_and_reading_agrees_with_checking(tmp_path_fac
 
 def test_rows_over_block_borders_and_lines_beyond_all_bounds(monkeypatch):
     """Blocks of 64 bytes: every row spans several; a line beyond the longest is one error and the rest is read."""
-    monkeypatch.setattr("train.chats.checks.BLOCK", 64)
+    monkeypatch.setattr("train.chats.checks.CHUNK", 64)
     monkeypatch.setattr("train.chats.checks.LONGEST_LINE", 1000)
     row = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "да"}]}'
     lines = [row % f"вопрос {n}" * 1 for n in range(12)]

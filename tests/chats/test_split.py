@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
 from train.chats.rows import Row
-from train.chats.split import eval_overlap, require_disjoint, split_rows
+from train.chats.split import eval_overlap, require_disjoint, split, split_rows
 from train.core.config import load_config
 from train.core.errors import DataError
 
@@ -212,3 +212,71 @@ def test_two_files_must_be_disjoint():
     assert "b.jsonl:46" not in message
     assert "\n" not in message
     assert REAL[40].messages[1]["content"][:20] not in message
+
+
+def words(seed: int, count: int) -> list[str]:
+    """So many different messages of four to eight words."""
+    rng = random.Random(seed)
+
+    def word() -> str:
+        return "".join(rng.choices("абвгдежзиклмно", k=5))
+
+    return [" ".join(word() for _ in range(rng.randint(4, 8))) for _ in range(count)]
+
+
+def windows(said, size: int, step: int) -> list[Row]:
+    return [row(at // step + 1, *said[at : at + size]) for at in range(0, len(said) - size, step)]
+
+
+def pairs_of(rows) -> list[tuple[str, str]]:
+    texts = [[message["content"] for message in one.messages] for one in rows]
+    return [pair for row_texts in texts for pair in zip(row_texts[::2], row_texts[1::2], strict=True)]
+
+
+@pytest.mark.parametrize(("size", "step"), [(6, 2), (8, 4), (10, 4)])
+def test_windows_over_one_chat_are_cut_and_no_pair_leaks(size, step):
+    rows = windows(words(1, 2000), size, step)
+    result = split(rows, 0.1, seed=42)
+    assert not set(pairs_of(result.held_out)) & set(pairs_of(result.train))
+    assert 0.08 <= len(result.held_out) / len(rows) <= 0.12
+    assert 0 < len(result.left_out) <= 2 * size // step
+    assert len(result.train) + len(result.held_out) + len(result.left_out) == len(rows)
+    assert f"{len(result.left_out)} rows left out: they overlap with held-out rows (lines" in next(result.notes())
+    assert split(rows, 0.1, seed=42) == result
+
+
+def test_growing_dialogues_stay_together():
+    said, rows, at = words(2, 3000), [], 0
+    for length in random.Random(3).choices(range(2, 12), k=150):
+        rows += [row(len(rows) + number + 1, *said[at : at + 2 * number + 2]) for number in range(length)]
+        at += 2 * length
+    result = split(rows, 0.1, seed=1)
+    assert not set(pairs_of(result.held_out)) & set(pairs_of(result.train)) and not result.left_out
+    assert 0.08 <= len(result.held_out) / len(rows) <= 0.12
+
+
+def test_what_everybody_says_ties_nothing_and_is_counted():
+    greeting = ("Привет, как дела?", "Всё хорошо!")
+    said = words(4, 400)
+    rows = [row(n, *(greeting if n % 4 == 0 else ()), *said[4 * n : 4 * n + 4]) for n in range(100)]
+    result = split(rows, 0.2, seed=1)
+    assert len(result.held_out) == 20 and not result.left_out
+    leaked = [pair for pair in pairs_of(result.held_out) if pair in set(pairs_of(result.train))]
+    if len(leaked) <= 0.02 * result.pairs:
+        assert result.trained_pairs == len(leaked)
+    else:
+        raise AssertionError("more than 2 % of the held-out pairs are trained too")
+
+
+def test_a_short_pair_within_one_dialogue_ties():
+    said = ["да?", "нет"] * 3 + words(5, 200)
+    rows = windows(said, 6, 2)
+    result = split(rows, 0.1, seed=1)
+    assert not set(pairs_of(result.held_out)) & set(pairs_of(result.train))
+
+
+def test_what_cannot_be_held_out_is_said():
+    said = words(6, 400)
+    rows = [row(n, said[0], said[1], *said[2 * n : 2 * n + 2]) for n in range(1, 90)] + ROWS[:11]
+    result = split(rows, 0.2, seed=1)
+    assert "rows of 100 are held out, 20 were to be" in list(result.notes())[-1]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from train.chats.rows import Row, row_from_openai
-from train.chats.rules import PlainRow, Problem, is_valid, row_problems, turn_warnings
+from train.chats.rules import PlainRow, Problem, is_valid, matching_formats, row_problems, turn_warnings
 from train.core.errors import DataError, GovorError
 
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
@@ -54,7 +54,7 @@ def _as_json(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> str:
 
     def listed(kind: str) -> list[dict[str, object]]:
         return [
-            {"file": str(path), **problem._asdict()} if len(reports) > 1 else problem._asdict()
+            {**({"file": str(path)} if len(reports) > 1 else {}), **problem._asdict(), "line": problem.line or None}
             for path, report in reports
             for problem in getattr(report, kind)
         ]
@@ -89,6 +89,9 @@ def check_file(path: Path) -> CheckReport:
     hashes = array("q")
     for problem in _not_jsonl(path):
         errors.add([problem])
+    if not errors.count and (other := _other_format(path)):
+        errors.add([other])
+        return CheckReport(0, errors.problems, [], errors.count, 0)
     if not errors.count:
         for first, lines in _blocks(path):
             _check_block(first, lines, errors, warnings)
@@ -102,7 +105,7 @@ def check_file(path: Path) -> CheckReport:
         with path.open("rb") as file:
             if file.read(3) == BYTE_ORDER_MARK:
                 warnings.add([Problem(1, "byte_order_mark", "begins with a byte order mark: save without it")])
-    return CheckReport(len(hashes), errors.problems, warnings.problems, errors.count, warnings.count)
+    return CheckReport(len(hashes), errors.listed(), warnings.listed(), errors.count, warnings.count)
 
 
 def read_jsonl(path: Path) -> list[Row]:
@@ -120,7 +123,7 @@ def read_jsonl(path: Path) -> list[Row]:
                     rows.append(row_from_openai(number, value))
     if not rows and not errors.count:
         errors.add([Problem(0, "empty_file", "no rows in it: expected one JSON object a line")])
-    raise_problems(path, errors.problems, errors.count)
+    raise_problems(path, errors.listed(), errors.count)
     return rows
 
 
@@ -138,17 +141,46 @@ def problem_location(path: Path, problem: Problem) -> str:
 
 
 @dataclass
+class _UnknownKey:
+    """A key that rows may not have: the place of its problem, and how many rows have it."""
+
+    at: int
+    last_line: int
+    rows: int = 1
+
+    def see(self, line: int) -> None:
+        self.rows += line != self.last_line
+        self.last_line = line
+
+
+@dataclass
 class _Tally:
-    """Problems: all of them counted, the first MAX_PROBLEMS kept."""
+    """Problems: all of them counted, the first MAX_PROBLEMS kept; a key that rows have too much is one problem."""
 
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
+    keys: dict[str, _UnknownKey] = field(default_factory=dict)
 
     def add(self, more: Iterable[Problem]) -> None:
         for problem in more:
+            key = problem.message.partition("unknown key ")[2]
+            if key in self.keys:
+                self.keys[key].see(problem.line)
+                continue
+            if key:
+                self.keys[key] = _UnknownKey(len(self.problems), problem.line)
             self.count += 1
             if len(self.problems) < MAX_PROBLEMS:
                 self.problems.append(problem)
+
+    def listed(self) -> list[Problem]:
+        """The problems kept; that of a key says how many rows have it."""
+        listed = list(self.problems)
+        for key, seen in self.keys.items():
+            if seen.rows > 1 and seen.at < len(listed):
+                text = f"unknown key {key.removesuffix(': remove it')} in {seen.rows} rows, here first: remove it"
+                listed[seen.at] = listed[seen.at]._replace(message=text)
+        return listed
 
 
 def _not_jsonl(path: Path) -> Iterator[Problem]:
@@ -161,11 +193,27 @@ def _not_jsonl(path: Path) -> Iterator[Problem]:
         yield Problem(0, "binary_file", f"compressed: govor convert {path} --to openai -o rows.jsonl unpacks it")
     elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
         yield Problem(0, "binary_file", "UTF-16 text: save it as UTF-8")
-    elif b"\x00" in start:
+    elif b"\x00" in start and not start.lstrip(BYTE_ORDER_MARK + b" \t\r\n").startswith((b"{", b"[")):
         yield Problem(0, "binary_file", "binary data: expected JSONL, one JSON object a line")
     elif start.lstrip(BYTE_ORDER_MARK + b" \t\r\n").startswith(b"["):
         text = f"a JSON array, expected one object a line: govor convert {path} --to openai -o rows.jsonl"
         yield Problem(0, "json_array", text)
+
+
+def _other_format(path: Path) -> Problem | None:
+    """The problem of a file whose first row is in a known format other than OpenAI's."""
+    for _, lines in _blocks(path):
+        line = next((line for line in lines if line and not line.isspace()), b"")
+        value, problems = _parse(1, line)
+        names = matching_formats(value) if not problems and isinstance(value, dict) and "messages" not in value else []
+        if not names:
+            return None
+        text = (
+            f"rows in {' or '.join(names)} format, expected OpenAI's: govor convert {path} --to openai -o rows.jsonl "
+            "(training reads them as they are)"
+        )
+        return Problem(0, "other_format", text)
+    return None
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
@@ -253,6 +301,9 @@ def _parse(number: int, line: bytes) -> tuple[Any, list[Problem]]:
     except RecursionError:
         return None, [Problem(number, "nesting_too_deep", "nested too deep: a row is messages with text")]
     except msgspec.DecodeError as error:
+        if b"\x00" in line:
+            text = f"byte {line.index(0) + 1} is NUL, the character U+0000: remove it"
+            return None, [Problem(number, "null_character", text)]
         if _has_lone_surrogate(line):
             text = "half of a surrogate pair such as \\ud83d: remove it or write the whole character"
             return None, [Problem(number, "lone_surrogate", text)]

@@ -13,13 +13,17 @@ import csv
 import gzip
 import io
 import json
+import re
+import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
+import ijson
 import msgspec
 
-from train.chats.checks import raise_problems, read_jsonl
+from train.chats.checks import BYTE_ORDER_MARK, raise_problems, read_jsonl
 from train.chats.rows import Message, Row, row_from_openai
 from train.chats.rules import FORMATS, Problem, json_kind, matching_formats, row_problems
 from train.core.errors import DataError
@@ -37,6 +41,18 @@ SHAREGPT_ROLES = {
     "observation": "tool",
 }
 
+MOST_PROBLEMS = 100  # kept; all are counted
+LEARNED_KEYS = ("weight", "train", "loss")
+"""Keys of a ShareGPT turn that say whether it is learned: OpenAI's, axolotl's and ms-swift's."""
+READ_KEYS = {
+    "openai": {"messages", "tools", "functions", "parallel_tool_calls"},
+    "sharegpt": {"conversations", "system", "tools"},
+    "alpaca": {"instruction", "input", "output", "system", "history"},
+    "prompt-completion": {"prompt", "completion", "input", "system", "history"},
+    "query-response": {"query", "response", "input", "system", "history"},
+}
+"""Keys of a record that become part of its row, by format."""
+
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file in any format that govor knows; DataError with the first problems where any row is invalid."""
@@ -47,28 +63,55 @@ def read_rows(path: Path) -> list[Row]:
 
 def read_records(path: Path) -> tuple[str, list[Row]]:
     """(name of the format, rows) of a file in any format; DataError with the first problems where a row is invalid."""
-    rows: list[Row] = []
+    records = list(stream_records(path))
+    return records[0].format_name, [record.row for record in records]
+
+
+class Record(NamedTuple):
+    """A row as it was read."""
+
+    row: Row
+    format_name: str
+    unread: list[str]
+    """Keys of the record that the row has no place for."""
+
+
+def stream_records(path: Path) -> Iterator[Record]:
+    """The rows of a file in any format, one after another, in the memory of one.
+
+    DataError with the first problems at the end, where a row is invalid; until then the valid ones come.
+    """
     problems: list[Problem] = []
-    format_name = None
+    count, format_name = 0, None
     for line, record in _records(path):
+        in_row: list[Problem] = []
+        row = None
         if not isinstance(record, dict):
-            problems.append(Problem(line, "not_an_object", f"expected an object, found {json_kind(record)}"))
-            continue
-        format_name = format_name or _detect_format(path, line, record)
-        in_row = [Problem(line, "mixed_formats", text)] if (text := _missing_keys(record, format_name)) else []
-        try:
-            row = None if in_row else _row_of(line, record, format_name)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            in_row.append(Problem(line, "invalid_row", f"not a whole row in {format_name} format: {error}"))
-            row = None
-        if row is not None:
-            in_row += row_problems(line, {"messages": row.messages, **_without_none(tools=row.tools)})
-            rows.append(row)
-        problems += in_row
-    raise_problems(path, problems, len(problems))
+            in_row.append(Problem(line, "not_an_object", f"expected an object, found {json_kind(record)}"))
+        else:
+            format_name = format_name or _detect_format(path, line, record)
+            row = _checked_row(line, record, format_name, in_row)
+        count += len(in_row)
+        problems += in_row[: max(0, MOST_PROBLEMS - len(problems))]
+        if row is not None and not in_row:
+            yield Record(row, str(format_name), unread_keys(record, str(format_name)))
+    raise_problems(path, problems, count)
     if format_name is None:
         raise DataError(f"{path}: no rows in it")
-    return format_name, rows
+
+
+def _checked_row(line: int, record: dict[str, Any], format_name: str, problems: list[Problem]) -> Row | None:
+    """The record's row, None where it has none; what is wrong with it is added to `problems`."""
+    if text := _missing_keys(record, format_name):
+        problems.append(Problem(line, "mixed_formats", text))
+        return None
+    try:
+        row = _row_of(line, record, format_name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problems.append(Problem(line, "invalid_row", f"not a whole row in {format_name} format: {error}"))
+        return None
+    problems += row_problems(line, {"messages": row.messages, **_without_none(tools=row.tools)})
+    return row
 
 
 def _is_plain_openai(path: Path) -> bool:
@@ -109,23 +152,53 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, or number of the element, parsed record) of every record."""
     try:
         with _open(path) as file:
-            content = file.read()
-    except Exception as error:  # cut off or damaged inside the packing; each library has errors of its own
+            head = file.read(65536)
+        with _open(path) as file:
+            if head.startswith(BYTE_ORDER_MARK):
+                file.read(len(BYTE_ORDER_MARK))
+            start = head.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
+            if start == b"[":
+                yield from enumerate(_array(path, file), 1)
+            elif start == b"{":
+                yield from _lines(path, file)
+            else:
+                yield from _table(path, file)
+    except (EOFError, OSError, zlib.error, _packing_error()) as error:  # cut off or damaged inside the packing
         raise DataError(f"{path}: cannot be unpacked: {error}") from None
+
+
+def _packing_error() -> type[Exception]:
     try:
-        text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-    except UnicodeDecodeError as error:
-        where = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{where}: not UTF-8: save the file as UTF-8") from None
-    start = text.lstrip()[:1]
-    if start == "[":
-        yield from enumerate(_json(path, 1, text), 1)
-    elif start == "{":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield number, _json(path, number, line)
-    else:
-        yield from _table(path, text)
+        from zstandard import ZstdError
+    except ImportError:
+        return EOFError
+    return cast(type[Exception], ZstdError)
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    """(line, parsed record) of JSONL; a line ends at LF alone."""
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield number, _json(path, number, _text_of(path, number, line))
+
+
+def _array(path: Path, file: IO[bytes]) -> Iterator[Any]:
+    """The elements of a JSON array, read as they come."""
+    try:
+        yield from ijson.items(file, "item", use_float=True)
+    except (ijson.JSONError, UnicodeDecodeError, ValueError) as error:
+        with _open(path) as again:
+            for number, line in enumerate(again, 1):
+                _text_of(path, number, line)
+        reason = "it ends in the middle" if re.search("premature EOF|^Incomplete", str(error)) else "its JSON is broken"
+        raise DataError(f"{path}: not valid JSON: {reason} near byte {file.tell()}") from None
+
+
+def _text_of(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}:{number}: not UTF-8: save the file as UTF-8") from None
 
 
 def _json(path: Path, line: int, text: str) -> Any:
@@ -135,21 +208,27 @@ def _json(path: Path, line: int, text: str) -> Any:
         raise DataError(f"{path}:{line}: not valid JSON: {error}") from None
 
 
-def _table(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _table(path: Path, packed: IO[bytes]) -> Iterator[tuple[int, dict[str, str]]]:
     """Records of a table; its first line names the columns."""
-    head = text.lstrip().split("\n", 1)[0]
-    delimiter = max("\t;,", key=head.count)
-    if head.count(delimiter) == 0 and not any({head.strip()} == keys for keys in FORMATS.values()):
-        raise DataError(f"{path}: neither JSON nor a table with named columns; formats: {', '.join(FORMATS)}")
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    number = 0
+    file = io.TextIOWrapper(packed, encoding="utf-8", newline="")
     try:
+        head = next((line for line in file if line.strip()), "")
+        delimiter = max("\t;,", key=head.count)
+        if head.count(delimiter) == 0 and not any({head.strip()} == keys for keys in FORMATS.values()):
+            raise DataError(f"{path}: neither JSON nor a table with named columns; formats: {', '.join(FORMATS)}")
+        reader = csv.DictReader(chain([head], file), delimiter=delimiter, strict=True)
         for number, record in enumerate(reader, 1):
             if None in record or None in record.values():  # cells beyond the first line's columns, or too few
                 raise DataError(f"{path}:{reader.line_num}: row {number} has not the columns of the first line")
             yield reader.line_num, {key.strip().lower(): value for key, value in record.items() if value}
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not a valid table: {error}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 behind row {number}: save the file as UTF-8") from None
+    finally:
+        file.detach()  # it would close what is not its own
 
 
 def _detect_format(path: Path, line: int, record: dict[str, Any]) -> str:
@@ -206,6 +285,7 @@ def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
         messages.append({"role": "system", "content": _text(record, "system")})
     for number, turn in enumerate(record["conversations"], 1):
         role = SHAREGPT_ROLES.get(str(turn["from"]))
+        weight = _weight(turn, number)
         if role is None:
             raise ValueError(f"turn {number}: unknown speaker {turn['from']!r}")
         value = _text(turn, "value")
@@ -219,12 +299,34 @@ def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
             messages.append({"role": "tool", "tool_call_id": unanswered[0] if unanswered else "", "content": value})
         else:
             messages.append({"role": role, "content": value})
+        if weight is not None and messages[-1]["role"] == "assistant":
+            messages[-1]["weight"] = weight
     tools = record.get("tools") or None
     if isinstance(tools, str):
         tools = json.loads(tools)
     if tools:
         tools = [t if "function" in t else {"type": "function", "function": t} for t in tools]
     return Row(line, messages, tools or None)
+
+
+def _weight(turn: dict[str, Any], number: int) -> int | None:
+    """Whether a turn is learned, 0 or 1, by whichever of its keys says so; None where none does."""
+    said = {key: turn[key] for key in LEARNED_KEYS if turn.get(key) is not None}
+    for key, value in said.items():
+        if value not in (0, 1):  # true and false among them
+            raise ValueError(f"turn {number}: `{key}` is {value!r}, expected 0 or 1, false or true")
+    if len({int(value) for value in said.values()}) > 1:
+        raise ValueError(f"turn {number}: {' and '.join(f'`{key}`' for key in said)} contradict each other")
+    return int(next(iter(said.values()))) if said else None
+
+
+def unread_keys(record: dict[str, Any], format_name: str) -> list[str]:
+    """Keys of a record, and of its turns, that a row has no place for, sorted."""
+    unread = {key for key, value in record.items() if key not in READ_KEYS[format_name] and value not in (None, "", [])}
+    if format_name == "sharegpt":
+        turns = (turn for turn in record["conversations"] if isinstance(turn, dict))
+        unread |= {f"{key} (of a turn)" for turn in turns for key in turn.keys() - {"from", "value", *LEARNED_KEYS}}
+    return sorted(unread)
 
 
 def _to_openai_calls(calls: Any, turn: int) -> list[dict[str, Any]]:

@@ -1,11 +1,17 @@
-"""Which rows are held out: seeded, independent of the order of the rows, nothing alike on both sides."""
+"""Which rows are held out: seeded, nothing that is trained stands among them.
+
+Rows that are alike, or share a long message or a (question, answer) pair, are linked and stand on one side: the linked
+rows form groups, and whole groups are held out, independent of the order of the rows. Where rows overlap in a long
+chain, as windows over one chat do, the chain is cut by their order, and rows that overlap with held-out ones go.
+"""
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from os.path import commonprefix
 from pathlib import Path
+from typing import NamedTuple
 
 from train.chats.duplicates import fold_text, near_duplicate_groups
 from train.chats.readers import read_rows
@@ -15,44 +21,79 @@ from train.core.errors import DataError
 
 LONG_MESSAGE = 60  # characters; two rows that share so long a message are parts of one dialogue
 FREQUENT_SHARE = 0.05  # share of the rows; what more of them contain is boilerplate and ties nothing together
+FEW_WORDS, FEW_DIALOGUES, FEW_PAIRS = 3, 3, 0.02
+"""A pair whose sides have so few words and that stands in so many dialogues ("как дела? / хорошо") links no rows, as
+long as no more than this share of the held-out pairs is trained too."""
+CUTS = 64  # places at which a chain is tried
 
 
-def read_split(config: Config) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows) of a config, checked; DataError where a row is invalid or stands in both."""
+class Split(NamedTuple):
+    """Rows to train on and rows held out, each in the order of the file, and what had to be left out between them."""
+
+    train: list[Row]
+    held_out: list[Row]
+    left_out: list[Row]
+    """Rows that overlap with held-out ones."""
+    pairs: int
+    """(question, answer) pairs of the held-out rows."""
+    trained_pairs: int
+    """Those of them that stand in training rows too: a few words that many dialogues have."""
+    wanted: int
+    """How many rows were to be held out."""
+
+    def notes(self) -> Iterator[str]:
+        """What people should know of the split, a line each."""
+        if self.left_out:
+            lines = ", ".join(str(row.line) for row in self.left_out[:5]) + (", …" if len(self.left_out) > 5 else "")
+            yield f"{len(self.left_out)} rows left out: they overlap with held-out rows (lines {lines})"
+        if self.trained_pairs:
+            yield (
+                f"{self.trained_pairs} of {self.pairs} held-out (question, answer) pairs are trained too: "
+                f"{FEW_WORDS} words at most on both sides"
+            )
+        if len(self.held_out) < 0.8 * self.wanted:
+            total = len(self.train) + len(self.held_out) + len(self.left_out)
+            yield (
+                f"{len(self.held_out)} rows of {total} are held out, {self.wanted} were to be: the others are linked "
+                "by like rows or shared turns"
+            )
+
+
+def read_split(config: Config) -> Split:
+    """The rows of a config, checked and split; DataError where a row is invalid or stands on both sides."""
     rows = read_rows(config.data.train_file)
     if config.data.eval_file is None:
-        return split_rows(rows, config.data.eval_fraction, config.training.seed)
+        return split(rows, config.data.eval_fraction, config.training.seed)
     held_out = read_rows(config.data.eval_file)
     require_disjoint(rows, held_out, config.data.train_file, config.data.eval_file)
-    return rows, held_out
+    return Split(rows, held_out, [], *_count_pairs(rows, held_out), wanted=len(held_out))
 
 
 def split_rows(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows), each in the order of the file.
+    """(training rows, held-out rows) of `split`."""
+    result = split(rows, eval_fraction, seed)
+    return result.train, result.held_out
 
-    Near-duplicates and parts of one dialogue form groups, and a group stays on one side. Groups are ranked by a hash of
-    the seed and their content; in that order each is held out that leaves the number at or below `eval_fraction` of the
-    rows, and at the end one more if that comes closer. DataError where one group leaves too little to hold out.
+
+def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> Split:
+    """Hold out about `eval_fraction` of the rows so that no (question, answer) pair of theirs is trained.
+
+    Groups of linked rows are ranked by a hash of the seed and their content; in that order each is held out that leaves
+    the number at or below the fraction, and at the end one more if that comes closer. Where only longer chains are
+    left, one is cut. DataError where nothing can be held out apart from the rest.
     """
     if not eval_fraction or len(rows) < 2:
-        return list(rows), []
+        return Split(list(rows), [], [], 0, 0, 0)
     wanted = min(max(1, round(eval_fraction * len(rows))), len(rows) - 1)
-    groups = _groups(rows)
-    largest = max(groups, key=len)
-    if len(rows) - len(largest) < wanted / 2:
-        named = ", ".join(str(rows[index].line) for index in largest[:5]) + (", …" if len(largest) > 5 else "")
-        raise DataError(
-            f"{len(largest)} of {len(rows)} rows are near-duplicates or parts of one dialogue (lines {named}): "
-            f"{wanted} rows cannot be held out apart from them; remove the copies, give data.eval_file, "
-            "or set data.eval_fraction=0"
-        )
-    keys = [hashlib.sha256(row_to_json(row).encode("utf-8", "surrogatepass")).hexdigest() for row in rows]
-    ranked = sorted(groups, key=lambda group: _rank(seed, (keys[index] for index in group)))
-    held_out = {index for group in _choose(ranked, wanted) for index in group}
-    return (
-        [row for index, row in enumerate(rows) if index not in held_out],
-        [row for index, row in enumerate(rows) if index in held_out],
-    )
+    for exempt in (True, False):
+        links = _links(rows, exempt=exempt)
+        held_out, left_out = _choose(rows, links, wanted, seed)
+        kept = [row for index, row in enumerate(rows) if index not in held_out and index not in left_out]
+        apart = [row for index, row in enumerate(rows) if index in held_out]
+        pairs, trained = _count_pairs(kept, apart)
+        if trained <= FEW_PAIRS * pairs:
+            break
+    return Split(kept, apart, [rows[index] for index in sorted(left_out)], pairs, trained, wanted)
 
 
 def eval_overlap(train: Sequence[Row], held_out: Sequence[Row]) -> list[tuple[int, int]]:
@@ -76,8 +117,11 @@ def require_disjoint(train: Sequence[Row], held_out: Sequence[Row], train_file: 
         )
 
 
-def _choose(ranked: Sequence[list[int]], wanted: int) -> list[list[int]]:
-    """Groups to hold out, `wanted` rows or close to it: at least one group, but never all."""
+def _choose(rows: Sequence[Row], links: Sequence[list[int]], wanted: int, seed: int) -> tuple[set[int], set[int]]:
+    """(indices of the rows to hold out, of those to leave out): `wanted` rows or close to it, but never all."""
+    groups = _groups(len(rows), links)
+    keys = [hashlib.sha256(row_to_json(row).encode("utf-8", "surrogatepass")).hexdigest() for row in rows]
+    ranked = sorted(groups, key=lambda group: _rank(seed, (keys[index] for index in group)))
     chosen, passed = [], []
     room = wanted
     for group in ranked:
@@ -86,33 +130,105 @@ def _choose(ranked: Sequence[list[int]], wanted: int) -> list[list[int]]:
             room -= len(group)
         else:
             passed.append(group)
-    if len(passed) > 1:
-        smallest = min(passed, key=len)
-        if not chosen or len(smallest) - room < room:
-            chosen.append(smallest)
-    return chosen
+    held_out = set(chain.from_iterable(chosen))
+    if not passed or (chosen and room < 0.2 * wanted):
+        return held_out, set()
+    cut = _cut(max(passed, key=len), links, room, seed)
+    smallest = min(passed, key=len)
+    closer = len(passed) > 1 and (not chosen or len(smallest) - room < room)
+    if cut and len(cut[0]) + len(cut[1]) <= len(rows) / 2 and not (closer and len(smallest) <= 1.25 * room):
+        return held_out | cut[0], cut[1]
+    if closer:
+        return held_out | set(smallest), set()
+    if len(rows) - len(max(groups, key=len)) < wanted / 2:
+        group = max(groups, key=len)
+        named = ", ".join(str(rows[index].line) for index in group[:5]) + (", …" if len(group) > 5 else "")
+        raise DataError(
+            f"{len(group)} of {len(rows)} rows are near-duplicates or parts of one dialogue (lines {named}): "
+            f"{wanted} rows cannot be held out apart from them; remove the copies, give data.eval_file, "
+            "or set data.eval_fraction=0"
+        )
+    return held_out, set()
+
+
+def _cut(group: Sequence[int], links: Sequence[list[int]], size: int, seed: int) -> tuple[set[int], set[int]] | None:
+    """(`size` consecutive rows of a chain, rows outside that are linked to them), where the fewest are linked.
+
+    None where the rest of the group is linked to them: then it is no chain.
+    """
+    members = set(group)
+    of_row: dict[int, list[int]] = {index: [] for index in group}
+    for number, link in enumerate(links):
+        for index in link:
+            if index in members:
+                of_row[index].append(number)
+    last = len(group) - size
+    offset = int(_rank(seed, ["cut"]), 16)
+    starts = {(offset + place * max(1, last // CUTS)) % (last + 1) for place in range(CUTS)} | {0, last}
+    best: tuple[set[int], set[int]] | None = None
+    for start in sorted(starts):
+        block = set(group[start : start + size])
+        touched = {number for index in block for number in of_row[index]}
+        linked = set(chain.from_iterable(links[number] for number in touched)) - block
+        if best is None or len(linked) < len(best[1]):
+            best = block, linked
+    return best if best and 2 * len(best[1]) <= len(group) - size else None
 
 
 def _rank(seed: int, keys: Iterable[str]) -> str:
     return hashlib.sha256("\n".join([str(seed), *sorted(keys)]).encode()).hexdigest()
 
 
-def _groups(rows: Sequence[Row]) -> list[list[int]]:
-    """Indices of rows that belong on one side; a row that is like no other is a group by itself."""
-    parents = list(range(len(rows)))
+def _groups(count: int, links: Iterable[list[int]]) -> list[list[int]]:
+    """Indices of rows that are linked, in order; a row that is linked to no other is a group by itself."""
+    parents = list(range(count))
 
     def root_of(index: int) -> int:
         while parents[index] != index:
             parents[index] = index = parents[parents[index]]
         return index
 
-    for group in (*near_duplicate_groups(_texts(rows)), *_parts_of_dialogues(rows)):
-        for index in group:
-            parents[root_of(index)] = root_of(group[0])
+    for link in links:
+        for index in link:
+            parents[root_of(index)] = root_of(link[0])
     groups: dict[int, list[int]] = {}
-    for index in range(len(rows)):
+    for index in range(count):
         groups.setdefault(root_of(index), []).append(index)
     return list(groups.values())
+
+
+def _links(rows: Sequence[Row], *, exempt: bool) -> list[list[int]]:
+    """Lists of rows that may not stand on both sides; with `exempt` not for pairs of few words in many dialogues."""
+    links = [*near_duplicate_groups(_texts(rows)), *_parts_of_dialogues(rows)]
+    holders: dict[Pair, list[int]] = {}
+    for index, row in enumerate(rows):
+        for pair in set(_pairs(row)):
+            holders.setdefault(pair, []).append(index)
+    short: list[list[int]] = []
+    for pair, indices in holders.items():
+        if len(indices) > 1:
+            few = all(len(side.split()) <= FEW_WORDS for side in pair)
+            (short if few and exempt else links).append(indices)
+    dialogue_of = {index: number for number, group in enumerate(_groups(len(rows), links)) for index in group}
+    return links + [link for link in short if len({dialogue_of[index] for index in link}) < FEW_DIALOGUES]
+
+
+Pair = tuple[str, str]
+"""(question, answer), folded for comparison."""
+
+
+def _pairs(row: Row) -> Iterator[Pair]:
+    """Every answer of the row with the message before it."""
+    for before, answer in pairwise(row.messages):
+        if answer["role"] == "assistant" and before["role"] != "system":
+            yield fold_text(text_of(before)), fold_text(text_of(answer))
+
+
+def _count_pairs(train: Iterable[Row], held_out: Iterable[Row]) -> tuple[int, int]:
+    """(pairs of the held-out rows, those of them that stand in training rows)."""
+    trained = {pair for row in train for pair in _pairs(row)}
+    pairs = [pair for row in held_out for pair in _pairs(row)]
+    return len(pairs), sum(pair in trained for pair in pairs)
 
 
 def _parts_of_dialogues(rows: Sequence[Row]) -> list[list[int]]:

@@ -2,16 +2,50 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.chats.readers import read_records
+from train.chats.readers import stream_records
 from train.chats.rows import Message, Row, is_trained, row_to_object, text_of, without_weight
 from train.core.errors import DataError
 from train.core.files import require_new, write_whole
 
-MAX_REFUSED = 100  # rows named in an error; all are counted
+MAX_REFUSED = 100  # reasons named in an error
+
+
+class Conversion:
+    """Turns rows into records of a target's format, and counts what cannot be written in it."""
+
+    def __init__(self, target: str, when_lossy: str = "refuse") -> None:
+        """`target`: openai, alpaca, sharegpt or gemini. `when_lossy` is one of
+
+        refuse: a row that would lose anything is not written but named; drop: weights, names, keys of no meaning here
+        and the like are left out and counted; split: a row with untrained answers becomes one row for each trained
+        answer, the rest is refused.
+        """
+        self.target, self.when_lossy = target, when_lossy
+        self.written = 0
+        self.lost: Counter[str] = Counter()
+        """What was left out → number of rows that had it."""
+        self.refused: dict[str, list[int]] = {}
+        """Why the format cannot hold rows → their lines."""
+
+    def records(self, row: Row, unread: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """The records that the row becomes; `unread`: keys of the source that the row has no place for."""
+        for part in _split(row) if self.when_lossy == "split" and self.target != "openai" else [row]:
+            losses = sorted({*_losses(part, self.target), *(f"key {key!r}" for key in unread)})
+            if losses and self.when_lossy != "drop":
+                self.refused.setdefault(", ".join(losses), []).append(row.line)
+                continue
+            try:
+                record = _WRITERS[self.target](part)
+            except ValueError as error:
+                self.refused.setdefault(str(error), []).append(row.line)
+                continue
+            self.lost.update(losses)
+            self.written += 1
+            yield record
 
 
 class Converted(NamedTuple):
@@ -25,46 +59,45 @@ class Converted(NamedTuple):
 
 
 def convert_rows(rows: Iterable[Row], target: str, when_lossy: str = "refuse") -> Converted:
-    """The rows as records of the target: openai, alpaca, sharegpt or gemini.
-
-    `when_lossy` is one of
-
-    refuse: a row that would lose anything is not written but named; drop: weights, names, tools and the like are left
-    out and counted; split: a row with untrained answers becomes one row for each trained answer, the rest is refused.
-    """
-    result = Converted([], Counter(), [])
-    for row in rows:
-        for part in _split(row) if when_lossy == "split" and target != "openai" else [row]:
-            losses = sorted(set(_losses(part, target)))
-            if losses and when_lossy != "drop":
-                result.refused.append((row.line, ", ".join(losses)))
-                continue
-            try:
-                record = _WRITERS[target](part)
-            except ValueError as error:
-                result.refused.append((row.line, str(error)))
-                continue
-            result.lost.update(losses)
-            result.records.append(record)
-    return result
+    """The rows as records of the target; see `Conversion`."""
+    conversion = Conversion(target, when_lossy)
+    records = [record for row in rows for record in conversion.records(row)]
+    refused = sorted((line, why) for why, lines in conversion.refused.items() for line in lines)
+    return Converted(records, conversion.lost, refused)
 
 
 def convert_file(file: Path, target: str, output: Path, *, when_lossy: str, force: bool) -> None:
     """Write the file's rows in the target's format to `output`, and print what was read, written and left out.
 
-    DataError where the target has no place for something and `when_lossy` does not allow for it.
+    Rows are read and written one at a time. DataError, and no file, where the target has no place for something and
+    `when_lossy` does not allow for it.
     """
     require_new(output, force)
-    source, rows = read_records(file)
-    result = convert_rows(rows, target, when_lossy)
-    if result.refused:
-        reasons = [f"{file}:{line}: {target} has no place for: {why}" for line, why in result.refused[:MAX_REFUSED]]
-        hint = "" if when_lossy == "drop" else "; --when-lossy drop or split says what to do"
-        raise DataError("\n  ".join([f"{len(result.refused)} rows cannot be written{hint}:", *reasons]))
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in result.records)
-    write_whole(output, lines, replace=force)
-    lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(result.lost.items()))
-    print(f"{output}: {len(result.records)} rows, read as {source}, written as {target}{lost}")
+    conversion, source = Conversion(target, when_lossy), ""
+
+    def lines() -> Iterator[str]:
+        nonlocal source
+        for record in stream_records(file):
+            source = record.format_name
+            for written in conversion.records(record.row, record.unread):
+                yield json.dumps(written, ensure_ascii=False) + "\n"
+        if conversion.refused:
+            raise DataError(_refusal(conversion, file))
+
+    write_whole(output, lines(), replace=force)
+    lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(conversion.lost.items()))
+    print(f"{output}: {conversion.written} rows, read as {source}, written as {target}{lost}")
+
+
+def _refusal(conversion: Conversion, file: Path) -> str:
+    """A line for each reason for which rows were refused."""
+    reasons = []
+    for why, lines in sorted(conversion.refused.items(), key=lambda item: item[1][0]):
+        more = f" and {len(lines) - 1} more rows" if len(lines) > 1 else ""
+        reasons.append(f"{file}:{lines[0]}{more}: {conversion.target} has no place for: {why}")
+    count = len({line for lines in conversion.refused.values() for line in lines})
+    hint = "" if conversion.when_lossy == "drop" else "; --when-lossy drop or split says what to do"
+    return "\n  ".join([f"{count} rows cannot be written{hint}:", *reasons[:MAX_REFUSED]])
 
 
 def _split(row: Row) -> Iterator[Row]:

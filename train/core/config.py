@@ -70,6 +70,11 @@ class Data(Section):
     error: refused, by line and length; drop: left out; truncate: cut behind the last answer that fits; split: made into
     several rows that fit, each answer trained once.
     """
+    special_tokens: Literal["error", "strip"] = "error"
+    """What becomes of special tokens of the base that stand typed in a message, such as <|im_end|>.
+
+    error: refused, by line; strip: taken out of the text.
+    """
     rewritten_history: Literal["last_turn", "split"] = "last_turn"
     """Rows whose earlier answers the chat template rewrites once others follow (it takes thoughts out of them, say).
     last_turn: their last answer is trained; split: each answer in a row of its own, after its prompt as served."""

@@ -17,6 +17,7 @@ from train.core.errors import BaseError, DataError, GovorError
 from train.encoding import one_pass, prefixes
 from train.encoding.answers import Span
 from train.encoding.chat_template import open_conversation
+from train.encoding.special_tokens import require_none
 
 IGNORE_INDEX = -100  # torch's cross entropy skips labels of this value
 BATCH = 500_000
@@ -154,7 +155,11 @@ def labels_of(ids: list[int], answers: list[Span], *, assistant_only_loss: bool)
 def render(
     tokenizer: Any, messages: Collection[Message], *, tools: Any = None, today: datetime | None = None
 ) -> list[int]:
-    """Token ids of the prompt to the next answer, tokenized as a whole, as servers do."""
+    """Token ids of the prompt to the next answer, tokenized as a whole, as servers do.
+
+    DataError where a message holds a special token of the base as text, or the template refuses the conversation.
+    """
+    require_none(tokenizer, list(messages), "conversation")
     with open_conversation(tokenizer, messages, tools, "conversation", today=today) as (chat, _):
         prompt = chat.prompt(len(messages))
         chat.require_all(len(messages), prompt)

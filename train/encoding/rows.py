@@ -22,6 +22,7 @@ from train.core.config import Config
 from train.core.errors import BaseError, DataError
 from train.core.progress import track
 from train.encoding.loss_mask import Encoded, encode_each, encode_row
+from train.encoding.special_tokens import SpecialTokens, strip_or_refuse
 from train.encoding.too_long import (
     EncodedRow,
     EncodingReport,
@@ -49,6 +50,7 @@ def encode_rows(
     max_length: int,
     too_long: TooLong = "error",
     rewritten_history: RewrittenHistory = "last_turn",
+    special_tokens: SpecialTokens = "error",
     assistant_only_loss: bool = True,
     stop: Collection[int] = (),
     today: datetime | None = None,
@@ -57,9 +59,10 @@ def encode_rows(
 
     `stop` and `today` are those of `loss_mask.encode_row`.
     """
+    report = EncodingReport(max_length)
+    rows, report.stripped = strip_or_refuse(tokenizer, rows, special_tokens)
     encode = partial(encode_row, tokenizer, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
     each = encode_each(tokenizer, rows, assistant_only_loss=assistant_only_loss, stop=stop, today=today)
-    report = EncodingReport(max_length)
     kept: list[EncodedRow] = []
     for row, encoded in zip(rows, track(each, "rows → token ids", len(rows)), strict=True):
         for part in parts_by_history((row, encoded), encode, rewritten_history, report):
@@ -92,6 +95,7 @@ def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None =
         max_length=config.training.max_length,
         too_long=config.data.too_long,
         rewritten_history=config.data.rewritten_history,
+        special_tokens=config.data.special_tokens,
         assistant_only_loss=config.training.assistant_only_loss,
         stop=stop_ids(base),
         today=today,

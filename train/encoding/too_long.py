@@ -25,6 +25,8 @@ class EncodingReport:
     """Left out; with `split` a single answer and its question."""
     truncated: list[tuple[int, int]] = field(default_factory=list)
     split: list[tuple[int, int]] = field(default_factory=list)
+    stripped: list[int] = field(default_factory=list)
+    """Lines of rows out of which special tokens of the base were taken."""
     last_turn_only: int = 0
     """Rows that train one of several answers, because the template rewrites the earlier ones."""
     history_split: int = 0
@@ -42,6 +44,9 @@ class EncodingReport:
         ):
             if pairs:
                 yield f"{len(pairs)} {what}: {name_lines(pairs)}"
+        if self.stripped:
+            lines = ", ".join(map(str, self.stripped[:5])) + (", …" if len(self.stripped) > 5 else "")
+            yield f"{len(self.stripped)} held special tokens of the base as text, which were taken out: lines {lines}"
         if self.last_turn_only:
             yield f"{self.last_turn_only} train their last turn alone: the chat template rewrites earlier turns"
         if self.history_split:

@@ -54,7 +54,8 @@ class Plan:
 def plan(config: Config, gpu: Gpu | None = None) -> Plan:
     """The plan of a config, for one GPU or for all that are known."""
     shapes, folder = find_shapes(config.model)
-    rows, held_out = read_split(config)
+    split = read_split(config)
+    rows, held_out = split.train, split.held_out
     tokens = count_tokens(config, folder, str(shapes.config.get("model_type")), rows, held_out)
     if not tokens.lengths:
         raise DataError(f"{config.data.train_file}: no row is left to train on")

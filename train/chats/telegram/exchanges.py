@@ -113,7 +113,7 @@ class _Pairing:
         """Leave the persona's words out, and with them what they seemed to answer."""
         self.unused.append((message, reason))
         if reason in (*ANSWERS_TO.values(), "answer_to_left_out"):
-            self._drop_pending(reason)
+            self.drop_pending(reason)
             self._cut()
         self.open, self.refused = None, reason
 
@@ -125,11 +125,11 @@ class _Pairing:
         else:
             if message.left_out is None:
                 self.unused.append((message, "nothing_to_answer"))
-            self._drop_pending("answered_without_words")
+            self.drop_pending("answered_without_words")
             self._cut()
         self.open, self.hole, self.refused = None, None, "after_own_media"
 
-    def _drop_pending(self, reason: str) -> None:
+    def drop_pending(self, reason: str) -> None:
         self.unused += [(message, reason) for message in self.pending]
         self.pending = []
 
@@ -153,7 +153,7 @@ def pair(
         else:
             pairing.hear(message)
     spoke = any(message.sender in persona for message in session)
-    pairing._drop_pending("after_last_answer" if spoke else "persona_silent")
+    pairing.drop_pending("after_last_answer" if spoke else "persona_silent")
     spoken = [stretch for stretch in pairing.stretches if any(m.spoken for e in stretch for m in e.answer)]
     for exchange in (e for stretch in pairing.stretches if stretch not in spoken for e in stretch):
         pairing.unused += [(message, "answered_without_words") for message in (*exchange.question, *exchange.answer)]

@@ -125,7 +125,8 @@ def _config_source(config: Config) -> ExportSource:
 
 def _source(config: Config, run: Run | None, base: Path, today: datetime) -> ExportSource:
     tokenizer = load_tokenizer(base)
-    rows, held_out = read_split(config)
+    split = read_split(config)
+    rows, held_out = split.train, split.held_out
     encode = encoder(config, tokenizer, base, today)
     alpaca = read_records(config.data.train_file)[0] == "alpaca"
     return ExportSource(config, run, base, tokenizer, encode(rows), encode(held_out), alpaca)
