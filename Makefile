@@ -1,14 +1,16 @@
 # make demo   the whole way on a CPU, offline: rows → training of a tiny Russian base → merge → answers before and after
-# make test   lint, types, tests
+# make test   lint, types, tests (6 minutes)
+# make test-fast   lint and the tests that take no training, for the daily loop (a minute)
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
 # make test-gpu-rehearsal   scripts/gpu_check, which measures on a CUDA card, on the CPU with tiny shapes (4 minutes)
 # make test-all   all of these, each to its end, and a table (40 minutes)
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-engines test-peers test-gpu-rehearsal test-all
+.PHONY: demo test test-fast test-engines test-peers test-gpu-rehearsal test-all
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -29,7 +31,11 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
+
+test-fast: .venv/installed
+	$(BIN)/ruff check .
+	$(PYTEST) -m "not slow" tests/chats tests/core tests/encoding tests/test_data.py tests/test_layers.py tests/test_readme.py
 
 # The registry's torchvision and its kin are CUDA builds that do not load beside a CPU torch, and vLLM looks its own
 # version up under the name "vllm" although the wheel for the CPU has another

@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core, and so has what it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml

@@ -201,6 +201,7 @@ def test_every_readme_is_linked_from_the_front_page():
 # Defaults and layout
 
 
+@pytest.mark.slow
 def test_defaults_that_differ():
     """The table says ours and the library's; and it has every default of ours that differs."""
     from peft import LoraConfig
@@ -234,6 +235,7 @@ def test_layout_names_every_file():
         assert (REPOSITORY / folder).is_dir()
 
 
+@pytest.mark.slow
 def test_the_demo_goes_the_whole_way(tmp_path):
     """The commands of `make demo`, one after another, with few steps."""
     for name in ("configs", "data", "scripts", "train"):

@@ -309,6 +309,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of a process's peak memory")
 @pytest.mark.parametrize("kind", ["jsonl", "array", "table"])
 def test_convert_takes_the_memory_of_a_row(kind, working_folder):

@@ -54,6 +54,7 @@ def test_threshold_is_a_share_of_shared_sequences():
     assert near_duplicate_groups([TEXT, changed], threshold=0.25) == [[0, 1]]
 
 
+@pytest.mark.slow
 def test_texts_that_share_their_beginning_are_not_yet_copies():
     texts = [text[:400] for text in shipped_texts() if len(text) >= 400]
     pairs = [(one, one[:230] + other[:170]) for one, other in pairwise(texts)]

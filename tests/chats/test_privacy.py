@@ -162,6 +162,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(TEXTS)
 def test_scrubbing_twice_changes_nothing_more(text):
@@ -312,6 +313,7 @@ def test_a_megabyte_a_second_with_fifty_names():
     assert sum(len(text.encode()) for text in texts) / 1e6 / seconds >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -59,6 +59,7 @@ def test_no_exchange_stands_on_both_sides_of_a_split(rows):
     assert not any(text_of(row.messages[1]) in said for row in held_out)
 
 
+@pytest.mark.slow
 def test_validate_is_fast_and_small(rows):
     """The bounds of `govor validate`, by the script that measures them.
 

@@ -341,6 +341,7 @@ turns = st.lists(st.one_of(user.map(lambda m: [m]), answer.map(lambda m: [m]), c
 any_row = st.builds(lambda turns, last: Row(1, [*chain.from_iterable(turns), last]), turns, answer | refusal | call)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(any_row, min_size=1, max_size=4))
 def test_any_valid_rows_are_measured(rows):

@@ -870,6 +870,7 @@ def write_big(path, seed, chats, messages):
     return expected
 
 
+@pytest.mark.slow
 def test_a_big_export_is_collected_in_time_and_adds_up(tmp_path):
     path = tmp_path / "result.json"
     expected = write_big(path, seed=1, chats=CHATS, messages=MESSAGES)
@@ -916,6 +917,7 @@ for path in map(Path, sys.argv[1:]):  # the first file pays for what is imported
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of a process's peak memory")
 def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
     small, big = tmp_path / "small.json", tmp_path / "big.json"

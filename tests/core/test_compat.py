@@ -494,6 +494,7 @@ def nested_overrides(path: Path) -> list[str]:
     return taken
 
 
+@pytest.mark.slow
 def test_no_class_takes_a_private_name_of_its_base():
     """By name alone the search above cannot tell an override from a method of ours."""
     taken = []

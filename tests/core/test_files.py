@@ -350,6 +350,7 @@ class TestCheckpoints:
             clear_partial_checkpoint(run.checkpoints)
         assert (run.checkpoints / ".partial/mine").exists()
 
+    @pytest.mark.slow
     def test_training_keeps_what_was_put_beside_its_checkpoints(self, write_config, monkeypatch):
         from train.core.config import load_config
         from train.sft import train
@@ -382,6 +383,7 @@ def test_ids_of_rows_that_earlier_versions_kept_go_and_other_files_stay():
     assert not folder.exists()
 
 
+@pytest.mark.slow
 class TestScripts:
     def script(self, name: str, *words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(REPOSITORY / "scripts" / name), *words]

@@ -369,6 +369,7 @@ def test_trl_mask(name, tokenizer_of):
             assert in_prompt or token == tokenizer.eos_token_id or not tokenizer.decode([token]).strip()
 
 
+@pytest.mark.slow
 def test_trl_refuses_what_we_train(tokenizer_of):
     """The ground for rendering prefixes: TRL knows templates by their exact text."""
     from trl.chat_template_utils import get_training_chat_template
