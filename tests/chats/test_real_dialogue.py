@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from train.chats.privacy.scrub import find_personal_data
 from train.chats.readers import read_rows
 from train.chats.rows import Row, row_to_json, text_of
 from train.chats.split import split_rows
+from train.chats.telegram.dialogues import collect_dialogues
+from train.chats.telegram.participants import find_persona, survey_exports
 from train.chats.writers import convert_rows
 
 
@@ -72,3 +75,49 @@ def test_validate_is_fast_and_small(rows):
     loop = next(line for line in output.splitlines() if line.startswith("json.loads loop"))
     assert float(loop.split("×")[0].split()[-1]) >= 0.5, output
     assert output.strip().endswith("kept"), output
+
+
+PERSONA, PLAY = "Наталья Петровна", "turgenev-mesjats-v-derevne"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_answer_of_a_real_persona_stands_behind_what_it_did_not_follow(shared, tmp_path, seed):
+    """Her play as chats, a scene each; of what the others say 15 % comes as voice messages, 3 % of hers too."""
+    rng = random.Random(seed)
+    with gzip.open(shared("data/rusdracor_speeches.jsonl.gz"), "rt", encoding="utf-8") as file:
+        speeches = [speech for line in file if (speech := json.loads(line))["play"] == PLAY]
+    ids = {name: f"user{n}" for n, name in enumerate(sorted({speech["speaker"] for speech in speeches}), 1)}
+    chats, before, after_voice = [], {}, 0
+    for number, (scene, said) in enumerate(itertools.groupby(speeches, key=lambda speech: speech["scene"])):
+        messages, last, time = [], None, 1_700_000_000 + 10**7 * number
+        for at, speech in enumerate(said):
+            hers = speech["speaker"] == PERSONA
+            voice = rng.random() < (0.03 if hers else 0.15)
+            message = {"id": at, "type": "message", "from": speech["speaker"], "from_id": ids[speech["speaker"]]}
+            message |= {"date_unixtime": str(time + 60 * at), "text": "" if voice else speech["text"]}
+            messages.append({**message, "media_type": "voice_message"} if voice else message)
+            if hers and not voice:
+                before.setdefault(speech["text"], []).append(last)
+                after_voice += last is not None and last[1] is None
+            last = (speech["speaker"], None if voice else speech["text"])
+        chats.append({"name": f"Явление {scene}", "type": "private_group", "id": number, "messages": messages})
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"chats": {"list": chats}}, ensure_ascii=False), encoding="utf-8")
+    survey = survey_exports([path])
+    collected = collect_dialogues(survey, find_persona(survey, [PERSONA]))
+    report = collected.report
+    assert report.messages_read == len(speeches) == report.messages_kept + report.dropped.total()
+    assert report.dropped["answer_to_media"] + report.dropped["after_own_media"] >= after_voice > 20
+    answers = 0
+    for dialogue in collected.dialogues:
+        for earlier, turn in itertools.pairwise(dialogue.turns):
+            if turn.role == "assistant":
+                answers += 1
+                assert (earlier.speaker, earlier.text) in before[turn.text], "what stands before it came before it"
+    assert answers > 200
+    for row in collected.rows:
+        for question, answer in itertools.pairwise(row.messages):
+            if answer["role"] == "assistant":
+                first = text_of(answer).split("\n")[0]
+                said = [last[1] for text, lasts in before.items() if text.startswith(first) for last in lasts if last]
+                assert any(text and text_of(question).endswith(text) for text in said)
