@@ -16,6 +16,7 @@ from train.chats.telegram.export import HOW_TO
 from train.chats.telegram.participants import find_persona, survey_exports
 from train.core.errors import DataError, GovorError
 from train.core.files import require_new, write_whole
+from train.core.progress import progress
 
 MOST_CHANNELS = 30  # of the table
 
@@ -36,22 +37,26 @@ def collect_exports(
     `exports`: files, or folders that hold them. `persona`: names or ids of her accounts. `slug`: the beginning of the
     files' names, by default her first name.
     """
-    survey = survey_exports(find_exports(exports))
+    files = find_exports(exports)
+    with progress(f"looking through {len(files)} exports"):
+        survey = survey_exports(files)
     accounts = find_persona(survey, persona)
     own = {account.id for account in accounts}
     others = [name for who in survey.participants if who.id not in own for name in who.names]
     scrubber = Scrubber(names=others, keep=[name for account in accounts for name in account.names])
-    collected = collect_dialogues(survey, accounts, selection, scrub=scrubber.scrub if scrub else None, system=system)
+    with progress("collecting dialogues"):
+        scrubbed = scrubber.scrub if scrub else None
+        collected = collect_dialogues(survey, accounts, selection, scrub=scrubbed, system=system)
     if not collected.rows:
         where = exports[0] if len(exports) == 1 else f"{len(exports)} exports"
         raise DataError(f"{where}: {persona[0]} answers nobody in what is left; {_report_text(collected.report)}")
     slug = slug or _file_name(accounts[0].names, accounts[0].id)
-    files = write_collected(collected, folder, slug, force=force, scrubbed=scrub)
+    written = write_collected(collected, folder, slug, force=force, scrubbed=scrub)
     if scrub:
-        files.append(write_replacement_table(scrubber, files[0], force=force))
+        written.append(write_replacement_table(scrubber, written[0], force=force))
     print(_report_text(collected.report))
     print(_channel_table(collected.report))
-    for path in files:
+    for path in written:
         print(f"wrote {path}")
 
 
