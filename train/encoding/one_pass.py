@@ -74,6 +74,8 @@ def find_answers(rendered: Rendered, encoding: Any) -> Spans | None:
         agreed = len(upto) if whole.startswith(upto) else common_prefix(whole, upto)
         if _is_rewritten(chat, index, prompt, upto, agreed):
             return _last_answer(rendered, encoding, ids)
+        if agreed < len(prompt):
+            return None
         span = _span(chat, index, encoding, ids, prompt, upto, agreed)
         if span is None:
             return None
