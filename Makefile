@@ -1,5 +1,5 @@
 # make demo   the whole way on a CPU, offline: rows → training of a tiny Russian base → merge → answers before and after
-# make test   lint, types, tests (6 minutes)
+# make test   lint, types, tests (10 minutes)
 # make test-fast   lint and the tests that take no training, for the daily loop (a minute)
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
