@@ -335,10 +335,10 @@ def test_every_reason_is_counted(taken):
     collected = taken(
         full(
             group(
+                {"id": 4, "type": "unsupported"},
                 say(1, NATASHA, "Есть кто?"),
                 say(2, IVAN, "Я"),
                 service(3, OLGA, "pin_message"),
-                {"id": 4, "type": "unsupported"},
                 say(20, IVAN, "Переслали?"),
                 say(5, IVAN, "Новость", forwarded_from="Новости"),
                 say(6, IVAN, "Новость", forwarded_from=None),
@@ -573,10 +573,15 @@ def test_replies_go_with_what_they_answer(taken):
     )  # fmt: skip
     collected = taken(value)
     assert turns(collected) == [
-        "Ольга: Кто пробовал борщ? / Пересолен\nи остыл / Иван: Как доехать? / На автобусе / "
+        "Ольга: Кто пробовал борщ? / Пересолен / Иван: Как доехать? / На автобусе / "
         "user5: Сколько стоит? / Сорок рублей"
     ]
-    assert reasons(collected) == {"media_without_text": 1, "answer_to_media": 1, "second_answer": 1}
+    assert reasons(collected) == {
+        "media_without_text": 1,
+        "answer_to_media": 1,
+        "second_answer": 1,
+        "answer_unclear": 1,
+    }
 
 
 def test_her_reply_to_herself_goes_on_only_at_once(taken):
@@ -590,12 +595,64 @@ def test_her_reply_to_herself_goes_on_only_at_once(taken):
     assert reasons(collected) == {"nothing_to_answer": 1}
 
 
-def test_many_answers_to_what_is_not_here_are_a_topic(taken):
-    value = group(
-        say(1, IVAN, "Раз?", reply_to_message_id=900), say(2, NATASHA, "А", reply_to_message_id=900),
-        say(3, IVAN, "Два?", reply_to_message_id=900), say(4, NATASHA, "Б", reply_to_message_id=900),
+def test_most_answers_to_what_is_not_here_are_a_topic(taken):
+    messages = [say(n, NATASHA if n % 2 else IVAN, f"{n}", reply_to_message_id=900) for n in range(30)]
+    assert len(turns(taken(group(*messages)))) == 1
+    assert turns(taken(chat(*messages))) == [], "there are no topics between two"
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        # her reply into an old session, then more of it, while others talk: what adds to it is left out
+        ((say(1, IVAN, "Как прошло?"), say(2, OLGA, "Эх"), say(10, IVAN, "Футбол?", 600), say(11, OLGA, "Я", 601),
+          say(12, NATASHA, "Взяли!", 602, reply_to_message_id=1), say(13, NATASHA, "Выхожу во вторник", 603)),
+         ["Как прошло? / Взяли!"]),
+        # somebody's reply to an old message stays where the talk is
+        ((say(1, IVAN, "В субботу?"), say(10, OLGA, "Где зонт?", 1000),
+          say(11, IVAN, "Так во сколько?", 1001, reply_to_message_id=1), say(12, NATASHA, "В шесть", 1002)),
+         ["Ольга: Где зонт?\nИван: Так во сколько? / В шесть"]),
+        # after a reply to an older question the next words may answer either
+        ((say(1, IVAN, "Как мама?"), say(2, IVAN, "Во сколько?"), say(3, NATASHA, "Хорошо", reply_to_message_id=1),
+          say(4, NATASHA, "В семь"), say(5, IVAN, "Спишь?"), say(6, NATASHA, "Да")),
+         ["Как мама? / Хорошо / Во сколько?\nСпишь? / Да"]),
+        # words beside a voice message do not say what it said
+        ((say(1, IVAN, "Ты где?"), say(2, IVAN, media_type="voice_message"), say(3, IVAN, "?"),
+          say(4, NATASHA, "Согласна"),
+          say(5, IVAN, "Ок?"), say(6, NATASHA, "Ок")),
+         ["Ок? / Ок"]),
+        # a forward as a reply answers its own target alone
+        ((say(1, IVAN, "Где отчёт?"), say(2, OLGA, "Скинь мем"), say(3, NATASHA, "Мем", forwarded_from="Мемы",
+          reply_to_message_id=2), say(4, NATASHA, "Отчёт в почте", reply_to_message_id=1)),
+         ["Ольга: Скинь мем / (переслано: Мем) / Иван: Где отчёт? / Отчёт в почте"]),
+        # three who answer a message that is not here make no topic of it
+        ((say(1, IVAN, "Жаль", reply_to_message_id=900), say(2, OLGA, "Да", reply_to_message_id=900),
+          say(3, IVAN, "Футбол?"), say(4, NATASHA, "Соболезную", reply_to_message_id=900)),
+         []),
+    ],
+)  # fmt: skip
+def test_where_it_is_not_certain_nothing_is_paired(messages, expected, taken):
+    assert turns(taken(group(*messages))) == expected
+
+
+def test_between_two_a_reply_of_the_other_loses_no_question(taken):
+    value = chat(
+        say(1, IVAN, "Где паспорт?"), say(2, NATASHA, "В столе"), say(3, IVAN, "Ты дома?", 1000),
+        say(4, IVAN, "Нашёл, спасибо", 1001, reply_to_message_id=2), say(5, NATASHA, "Да, дома", 1002),
     )  # fmt: skip
-    assert turns(taken(value)) == ["Раз? / А / Два? / Б"]
+    assert turns(taken(value)) == ["Где паспорт? / В столе", "Ты дома?\nНашёл, спасибо / Да, дома"]
+
+
+def test_what_an_earlier_export_held_still_stands_between(taken):
+    day = chat(say(2, NATASHA, "Доброе утро", 1), say(3, IVAN, "Кстати, как мама?", 1435))
+    whole = chat(
+        say(1, IVAN, "Ты купила билеты?", 0), say(2, NATASHA, "Доброе утро", 1),
+        say(3, IVAN, "Кстати, как мама?", 1435), say(4, NATASHA, "Лучше, выписали", 1445),
+    )  # fmt: skip
+    assert turns(taken((day, whole))) == []
+    other_account = chat(say(1, IVAN, "Привет с нового", 50), say(2, "user5", "И тебе", 51))
+    first = chat(say(1, IVAN, "Привет", 0), say(2, NATASHA, "Привет", 1))
+    assert turns(taken((first, other_account), persona=("1", "5"))) == ["Привет / Привет", "Привет с нового / И тебе"]
 
 
 def test_after_a_call_nothing_is_known(taken):

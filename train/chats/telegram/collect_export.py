@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -79,11 +80,16 @@ def words_filter(file: Path) -> Callable[[str], bool]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise GovorError(f"{file}: cannot be read as a list of words, one a line: {error}") from None
-    words = [r"\s+".join(map(re.escape, line.split())) for line in lines if line.strip()]
+    words = [r"\s+".join(map(re.escape, _folded(line).split())) for line in lines if line.strip()]
     if not words:
         raise GovorError(f"{file}: no words in it, one a line")
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
-    return lambda text: pattern.search(text) is not None
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)")
+    return lambda text: pattern.search(_folded(text)) is not None
+
+
+def _folded(text: str) -> str:
+    """The text for comparison: composed letters, in lower case, ё as е."""
+    return unicodedata.normalize("NFC", text).casefold().replace("ё", "е")
 
 
 def write_collected(

@@ -78,8 +78,9 @@ class CollectReport:
     Of a message alone: service, call, unsupported, bot, media_without_text, empty, sender_unknown, duplicate (the same
     id again), outside_dates, leave_out (it has one of the words).
     Of an answer: answer_to_media, answer_to_call, answer_to_left_out (for another reason), answer_to_absent (the export
-    does not hold what it answers), second_answer (to a message that was answered long before), after_own_media,
-    nothing_to_answer: the persona speaks before anybody else.
+    does not hold what it answers), answer_unclear (it may add to a reply or answer what was said since), second_answer
+    (to a message that was answered long before), after_own_media, nothing_to_answer: the persona speaks before anybody
+    else.
     Of what others say: persona_silent: she says nothing in the session; answered_without_words; after_last_answer;
     long_before_answer: others said more than MAX_CHARS since.
     over_chat_limit: there were more exchanges in the chat than wanted.
@@ -172,7 +173,7 @@ class _ChatReader:
         seen: set[int] | None,
         dropped: Counter[str],
     ) -> None:
-        """`seen`: ids of the chat's messages in exports read before."""
+        """`seen`: keys of the chat's messages in exports read before."""
         within = selection.answer_within * 3600 if chat.type in PRIVATE else 0.0
         self.sessions = Sessions(selection.gap_hours * 3600, within, persona)
         self._bots, self._selection, self._dropped = bots, selection, dropped
@@ -190,10 +191,12 @@ class _ChatReader:
         message = self._labelled(message) if reason == "media_without_text" else message
         reason = None if message.text and reason == "media_without_text" else reason
         if message.id is not None and self._seen is not None:
-            if message.id in self._before:
+            if self._key(message) in self._before:
                 self._dropped["duplicate"] += 1
+                if message.drop_reason != "service":  # what follows it does not follow what stood before it
+                    self.sessions.add(message._replace(id=None), by_person=by_person, left_out="duplicate")
                 return
-            self._seen.add(message.id)
+            self._seen.add(self._key(message))
         if message.opens_topic and message.id is not None:
             self.sessions.open_topic(message.id)
         elif reason not in ("service", "outside_dates"):
@@ -203,6 +206,10 @@ class _ChatReader:
                 reason = "duplicate"
         if reason is not None:
             self._dropped[reason] += 1
+
+    def _key(self, message: TelegramMessage) -> int:
+        """Tells a message of a chat from others: in private chats every account counts its messages by itself."""
+        return hash((message.id, message.time, message.sender))
 
     def _unwanted(self, message: TelegramMessage) -> str | None:
         """Why the message is not among those that were asked for."""
@@ -235,6 +242,7 @@ class _DialogueBuilder:
         self.rows = CompressedList(Row)
         self._persona, self._labels, self._scrub, self._system = persona, labels, scrub, system
         self._most_exchanges = selection.most_exchanges
+        self._taken: Counter[str] = Counter()  # exchanges of each chat
 
     def add_chat(self, chat: TelegramChat, sessions: Sessions) -> None:
         """Add the dialogues and rows of one chat."""
@@ -243,8 +251,9 @@ class _DialogueBuilder:
         if self._scrub is not None:
             channel = partner or self._scrub(channel)
         stretches = [stretch for session in sessions.sessions for stretch in self._stretches(session, sessions)]
+        latest = self._latest(stretches, f"{chat.type} {chat.id}")
         counts = self.report.by_channel.setdefault(channel, Counter())
-        for stretch in self._latest(stretches):
+        for stretch in latest:
             dialogue = self._dialogue(channel, chat.type, stretch)
             self.dialogues.append(dialogue)
             before = len(self.rows)
@@ -280,17 +289,18 @@ class _DialogueBuilder:
         self.report.dropped["long_before_answer"] += len(question) - len(near)
         return near[::-1]
 
-    def _latest(self, stretches: list[list[Exchange]]) -> list[list[Exchange]]:
-        """The latest exchanges of a chat, as many as are wanted."""
+    def _latest(self, stretches: list[list[Exchange]], chat: str) -> list[list[Exchange]]:
+        """The latest exchanges of a chat, as many as are wanted of all its exports together."""
         if self._most_exchanges is None:
             return stretches
-        room, latest = self._most_exchanges, list[list[Exchange]]()
+        room, latest = self._most_exchanges - self._taken[chat], list[list[Exchange]]()
         for stretch in reversed(stretches):
             kept = stretch[max(0, len(stretch) - room) :]
             room -= len(kept)
             dropped = stretch[: len(stretch) - len(kept)]
             self.report.dropped["over_chat_limit"] += sum(len(e.question) + len(e.answer) for e in dropped)
             latest += [kept] if kept else []
+        self._taken[chat] = self._most_exchanges - room
         return latest[::-1]
 
     def _dialogue(self, channel: str, chat_type: str, stretch: list[Exchange]) -> Dialogue:

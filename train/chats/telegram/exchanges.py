@@ -44,8 +44,8 @@ class _Pairing:
         self.unused: list[tuple[SessionMessage, str]] = []
         self.pending: list[SessionMessage] = []
         """What the others said and nobody has answered."""
-        self.hole: str | None = None
-        """Why the persona's next words would answer nothing that is here."""
+        self.hole: tuple[str, str] | None = None
+        """(why the persona's next words would answer nothing that is here, who has made the hole)."""
         self.open: Exchange | None = None
         """The exchange that the persona's next words go on with."""
         self.refused: str | None = None
@@ -57,9 +57,10 @@ class _Pairing:
             return
         self.open = self.refused = None
         if message.left_out:
-            self.hole = ANSWERS_TO.get(message.left_out, "answer_to_left_out")
+            self.hole = ANSWERS_TO.get(message.left_out, "answer_to_left_out"), message.sender
         else:
-            self.hole = None
+            if self.hole and (not self.between_two and message.sender != self.hole[1]):
+                self.hole = None  # in a group somebody else goes on; whoever sent it adds words to it
             self.pending.append(message)
 
     def say(self, message: SessionMessage) -> None:
@@ -85,11 +86,15 @@ class _Pairing:
         target = message.answered
         if self.is_absent(message):
             return None, "answer_to_absent"
+        if target is None and message.unclear:
+            return None, "answer_unclear"
         if target is None:
+            if self.open is not None and self.pending:  # she has answered an earlier question by a reply
+                return None, "answer_unclear"
             if self.open is not None or self.refused is not None:
                 return self.open, self.refused or ""
             if self.hole is not None:
-                return None, self.hole
+                return None, self.hole[0]
             if not self.pending:
                 return None, "nothing_to_answer"
             question, self.pending = self.pending, []
@@ -112,6 +117,7 @@ class _Pairing:
     def _refuse(self, message: SessionMessage, reason: str) -> None:
         """Leave the persona's words out, and with them what they seemed to answer."""
         self.unused.append((message, reason))
+        self.hole = None
         if reason in (*ANSWERS_TO.values(), "answer_to_left_out"):
             self.drop_pending(reason)
             self._cut()
@@ -119,10 +125,17 @@ class _Pairing:
 
     def _say_without_words(self, message: SessionMessage) -> None:
         """A voice message, a picture or something forwarded: it answers, and nobody knows what; or its label does."""
-        if message.left_out is None and self.pending and self.hole is None:
-            self.stretches[-1].append(Exchange(self.pending, [message]))
-            self.pending = []
+        exchange, _ = self._answered_by(message)
+        if message.left_out is None and exchange is not None and not exchange.answer:
+            exchange.answer.append(message)
+            self.stretches[-1].append(exchange)
+        elif exchange is not None and message.answered is not None:  # nobody else's question is answered by it
+            self.unused += [(heard, "answered_without_words") for heard in exchange.question if not exchange.answer]
+            self.unused += [(message, "nothing_to_answer")] if message.left_out is None else []
+            self._cut()
         else:
+            if exchange is not None and not exchange.answer:
+                self.pending = exchange.question
             if message.left_out is None:
                 self.unused.append((message, "nothing_to_answer"))
             self.drop_pending("answered_without_words")

@@ -198,7 +198,7 @@ def _message(raw: Any, chat_id: Any, last_time: int) -> TelegramMessage:
     text = _text(fields)
     if not text and fields.get("media_type") == "sticker" and isinstance(fields.get("sticker_emoji"), str):
         text = fields["sticker_emoji"].strip()
-    forwarded = "forwarded_from" in fields or "forwarded_from_id" in fields  # null where the source is deleted
+    forwarded = bool(FORWARD_KEYS & fields.keys())  # null where the source is deleted
     media = None if text else _media(fields)
     return TelegramMessage(
         id=id_ if isinstance(id_, int) else None,
