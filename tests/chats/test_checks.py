@@ -213,3 +213,10 @@ def test_a_problem_of_the_whole_file_has_no_line(tmp_path, capsys):
     path.write_text("")
     assert not checks.validate([path], as_json=True)
     assert json.loads(capsys.readouterr().out)["errors"][0]["line"] is None
+
+
+def test_a_table_in_a_known_format_is_one_line(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("Instruction;Output\n" + "а;б\n" * 20)
+    [problem] = check_file(path).errors
+    assert (problem.kind, problem.line) == ("other_format", 0) and "rows in alpaca format" in problem.message

@@ -245,7 +245,8 @@ def turn(speaker: str, **more) -> dict:
 @pytest.mark.parametrize(
     ("marks", "expected"),
     [({"weight": 0}, 0), ({"weight": 1}, 1), ({"train": False}, 0), ({"train": True}, 1), ({"loss": False}, 0),
-     ({"loss": 0, "train": False}, 0), ({"weight": 0.0}, 0), ({}, None), ({"train": None}, None)],
+     ({"loss": 0, "train": False}, 0), ({"weight": 0.0}, 0), ({}, None), ({"train": None}, None),
+     ({"training": False}, 0), ({"masked": True}, 0), ({"mask": 0}, 1), ({"trainable": "false"}, 0)],
 )  # fmt: skip
 def test_turns_marked_as_not_learned_are_not(marks, expected):
     record = {"conversations": [turn("human"), turn("gpt", **marks), turn("human", train=False), turn("gpt")]}
@@ -326,3 +327,32 @@ def test_convert_takes_the_memory_of_a_row(kind, working_folder):
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert size > 20_000_000 and int(printed.splitlines()[-1]) < size / 5
     assert len(Path("big.jsonl").read_text(encoding="utf-8").splitlines()) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (dumps({**ALPACA, "train": False}), "marked as not to be learned"),
+        ("prompt,completion,weight\nа,б,0\n", "marked as not to be learned"),
+        ("prompt,completion,Completion\nа,б,в\n", "two columns are called 'completion'"),
+        ("prompt,completion\nа\0,б\n", r"file\.json:2: character 2 is NUL"),
+        (dumps(ALPACA) + "\n" + dumps(ALPACA).replace("Кто", "К\0о"), r"file\.json:2: character \d+ is NUL"),
+        ("[\n" + dumps(ALPACA).replace("Кто", "К\0о") + "]", r"file\.json:2: character \d+ is NUL"),
+        (dumps({**ALPACA, "history": ["да", "ок"]}), r"`history` holds something else than \[question, answer\]"),
+        (
+            dumps({**ALPACA, "history": [{"role": "assistant", "content": "а"}]}),
+            "`history` does not go user, assistant",
+        ),
+    ],
+)
+def test_what_would_be_learned_wrongly_is_an_error(content, message):
+    with pytest.raises(DataError, match=message):
+        read_rows(write(content))
+
+
+def test_history_of_messages_and_a_long_first_line():
+    history = [{"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"}]
+    [row] = read_rows(write(dumps({**ALPACA, "history": history, "train": True})))
+    assert [message["content"] for message in row.messages] == ["q1", "a1", "Кто я?", "А кто спрашивает?"]
+    long = {"conversations": [{"from": "human", "value": "слово " * 20_000}, turn("gpt")]}
+    assert len(read_rows(write(dumps(long)))) == 1

@@ -193,7 +193,7 @@ def _not_jsonl(path: Path) -> Iterator[Problem]:
         yield Problem(0, "binary_file", f"compressed: govor convert {path} --to openai -o rows.jsonl unpacks it")
     elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
         yield Problem(0, "binary_file", "UTF-16 text: save it as UTF-8")
-    elif b"\x00" in start and not start.lstrip(BYTE_ORDER_MARK + b" \t\r\n").startswith((b"{", b"[")):
+    elif b"\x00" in start and b'{"' not in start:
         yield Problem(0, "binary_file", "binary data: expected JSONL, one JSON object a line")
     elif start.lstrip(BYTE_ORDER_MARK + b" \t\r\n").startswith(b"["):
         text = f"a JSON array, expected one object a line: govor convert {path} --to openai -o rows.jsonl"
@@ -205,7 +205,10 @@ def _other_format(path: Path) -> Problem | None:
     for _, lines in _blocks(path):
         line = next((line for line in lines if line and not line.isspace()), b"")
         value, problems = _parse(1, line)
-        names = matching_formats(value) if not problems and isinstance(value, dict) and "messages" not in value else []
+        if not problems and isinstance(value, dict):
+            names = [] if "messages" in value else matching_formats(value)
+        else:
+            names = _formats_of_columns(line)
         if not names:
             return None
         text = (
@@ -214,6 +217,13 @@ def _other_format(path: Path) -> Problem | None:
         )
         return Problem(0, "other_format", text)
     return None
+
+
+def _formats_of_columns(line: bytes) -> list[str]:
+    """The formats whose keys the first line of a table names."""
+    head = line.decode("utf-8", errors="replace").strip()
+    delimiter = max("\t;,", key=head.count)
+    return matching_formats({name.strip().strip('"').lower(): "" for name in head.split(delimiter)})
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:

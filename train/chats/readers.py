@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, cast
 import ijson
 import msgspec
 
-from train.chats.checks import BYTE_ORDER_MARK, raise_problems, read_jsonl
+from train.chats.checks import BYTE_ORDER_MARK, LONGEST_LINE, raise_problems, read_jsonl
 from train.chats.rows import Message, Row, row_from_openai
 from train.chats.rules import FORMATS, Problem, json_kind, matching_formats, row_problems
 from train.core.errors import DataError
@@ -42,8 +42,10 @@ SHAREGPT_ROLES = {
 }
 
 MOST_PROBLEMS = 100  # kept; all are counted
-LEARNED_KEYS = ("weight", "train", "loss")
-"""Keys of a ShareGPT turn that say whether it is learned: OpenAI's, axolotl's and ms-swift's."""
+LEARNED_KEYS = ("weight", "train", "loss", "training", "trainable", "train_on_turn", "loss_weight")
+"""Keys of a turn or row that say that it is learned, as OpenAI, axolotl, ms-swift and others name them."""
+MASKED_KEYS = ("masked", "mask")
+"""Keys that say that it is not."""
 READ_KEYS = {
     "openai": {"messages", "tools", "functions", "parallel_tool_calls"},
     "sharegpt": {"conversations", "system", "tools"},
@@ -119,7 +121,9 @@ def _is_plain_openai(path: Path) -> bool:
     if not path.is_file():
         return True
     with path.open("rb") as file:
-        start = file.read(65536)
+        start = file.readline(LONGEST_LINE).removeprefix(BYTE_ORDER_MARK)
+        while start and not start.strip():
+            start = file.readline(LONGEST_LINE)
     if start[:4] in (b"\x1f\x8b\x08\x08", b"\x28\xb5\x2f\xfd") or start[:2] == b"\x1f\x8b":
         return False
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -150,6 +154,8 @@ def _open(path: Path) -> IO[bytes]:
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, or number of the element, parsed record) of every record."""
+    if not path.is_file():
+        raise DataError(f"{path}: {'a folder, expected a file of rows' if path.exists() else 'no such file'}")
     try:
         with _open(path) as file:
             head = file.read(65536)
@@ -190,6 +196,7 @@ def _array(path: Path, file: IO[bytes]) -> Iterator[Any]:
         with _open(path) as again:
             for number, line in enumerate(again, 1):
                 _text_of(path, number, line)
+                _require_no_nul(path, number, line.decode())
         reason = "it ends in the middle" if re.search("premature EOF|^Incomplete", str(error)) else "its JSON is broken"
         raise DataError(f"{path}: not valid JSON: {reason} near byte {file.tell()}") from None
 
@@ -201,7 +208,13 @@ def _text_of(path: Path, number: int, line: bytes) -> str:
         raise DataError(f"{path}:{number}: not UTF-8: save the file as UTF-8") from None
 
 
+def _require_no_nul(path: Path, line: int, text: str) -> None:
+    if "\0" in text:
+        raise DataError(f"{path}:{line}: character {text.index(chr(0)) + 1} is NUL, U+0000: remove it")
+
+
 def _json(path: Path, line: int, text: str) -> Any:
+    _require_no_nul(path, line, text)
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -219,9 +232,13 @@ def _table(path: Path, packed: IO[bytes]) -> Iterator[tuple[int, dict[str, str]]
         if head.count(delimiter) == 0 and not any({head.strip()} == keys for keys in FORMATS.values()):
             raise DataError(f"{path}: neither JSON nor a table with named columns; formats: {', '.join(FORMATS)}")
         reader = csv.DictReader(chain([head], file), delimiter=delimiter, strict=True)
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"{path}: two columns are called {twice[0]!r}: rename or remove one")
         for number, record in enumerate(reader, 1):
             if None in record or None in record.values():  # cells beyond the first line's columns, or too few
                 raise DataError(f"{path}:{reader.line_num}: row {number} has not the columns of the first line")
+            _require_no_nul(path, reader.line_num, "".join(record.values()))
             yield reader.line_num, {key.strip().lower(): value for key, value in record.items() if value}
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not a valid table: {error}") from None
@@ -252,6 +269,8 @@ def _missing_keys(record: dict[str, Any], format_name: str) -> str | None:
 
 def _row_of(line: int, record: dict[str, Any], format_name: str) -> Row:
     """The record as a row; KeyError, TypeError or ValueError where it is not whole."""
+    if format_name != "openai" and _weight(record, "the row") == 0:
+        raise ValueError("it is marked as not to be learned: take it out")
     if format_name == "openai":
         problems = list(row_problems(line, record))
         if problems:
@@ -270,7 +289,7 @@ def _row_of(line: int, record: dict[str, Any], format_name: str) -> Row:
     history = record.get("history") or []
     if isinstance(history, str):  # a cell of a table
         history = json.loads(history)
-    for user_text, reply in history:
+    for user_text, reply in _history(history):
         messages += [{"role": "user", "content": user_text}, {"role": "assistant", "content": reply}]
     prompt = _text(record, prompt_key)
     if record.get("input"):
@@ -285,7 +304,7 @@ def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
         messages.append({"role": "system", "content": _text(record, "system")})
     for number, turn in enumerate(record["conversations"], 1):
         role = SHAREGPT_ROLES.get(str(turn["from"]))
-        weight = _weight(turn, number)
+        weight = _weight(turn, f"turn {number}")
         if role is None:
             raise ValueError(f"turn {number}: unknown speaker {turn['from']!r}")
         value = _text(turn, "value")
@@ -309,23 +328,50 @@ def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
     return Row(line, messages, tools or None)
 
 
-def _weight(turn: dict[str, Any], number: int) -> int | None:
-    """Whether a turn is learned, 0 or 1, by whichever of its keys says so; None where none does."""
-    said = {key: turn[key] for key in LEARNED_KEYS if turn.get(key) is not None}
-    for key, value in said.items():
+def _weight(marked: dict[str, Any], where: str) -> int | None:
+    """Whether a turn or row is learned, 0 or 1, by whichever of its keys says so; None where none does."""
+    learned = {}
+    for key in (*LEARNED_KEYS, *MASKED_KEYS):
+        value = marked.get(key)
+        value = {"0": 0, "1": 1, "true": 1, "false": 0}.get(value.lower(), value) if isinstance(value, str) else value
+        if value in (None, ""):
+            continue
         if value not in (0, 1):  # true and false among them
-            raise ValueError(f"turn {number}: `{key}` is {value!r}, expected 0 or 1, false or true")
-    if len({int(value) for value in said.values()}) > 1:
-        raise ValueError(f"turn {number}: {' and '.join(f'`{key}`' for key in said)} contradict each other")
-    return int(next(iter(said.values()))) if said else None
+            raise ValueError(f"{where}: `{key}` is {value!r}, expected 0 or 1, false or true")
+        learned[key] = 1 - int(value) if key in MASKED_KEYS else int(value)
+    if len(set(learned.values())) > 1:
+        raise ValueError(f"{where}: {' and '.join(f'`{key}`' for key in learned)} contradict each other")
+    return next(iter(learned.values()), None)
+
+
+def _history(history: Any) -> Iterator[tuple[str, str]]:
+    """Alpaca's earlier turns: pairs of texts, or messages with role and content in turn."""
+    if not isinstance(history, list):
+        raise TypeError(f"`history` is {json_kind(history)}, expected a list of [question, answer]")
+    if all(isinstance(turn, dict) for turn in history):
+        roles = [turn.get("role") for turn in history]
+        if roles != ["user", "assistant"] * (len(history) // 2):
+            raise ValueError("`history` does not go user, assistant, user, …")
+        history = [(a.get("content"), b.get("content")) for a, b in zip(history[::2], history[1::2], strict=True)]
+    for turn in history:
+        if not isinstance(turn, list | tuple) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
+            raise ValueError("`history` holds something else than [question, answer]")
+        yield turn[0], turn[1]
 
 
 def unread_keys(record: dict[str, Any], format_name: str) -> list[str]:
     """Keys of a record, and of its turns, that a row has no place for, sorted."""
-    unread = {key for key, value in record.items() if key not in READ_KEYS[format_name] and value not in (None, "", [])}
+    known = READ_KEYS[format_name] | (set() if format_name == "openai" else {*LEARNED_KEYS, *MASKED_KEYS})
+    unread = {key for key, value in record.items() if key not in known and value not in (None, "", [])}
     if format_name == "sharegpt":
         turns = (turn for turn in record["conversations"] if isinstance(turn, dict))
-        unread |= {f"{key} (of a turn)" for turn in turns for key in turn.keys() - {"from", "value", *LEARNED_KEYS}}
+        read = {"from", "value", *LEARNED_KEYS, *MASKED_KEYS}
+        unread |= {
+            f"{key} (of a turn)"
+            for turn in turns
+            for key, value in turn.items()
+            if key not in read and value is not None
+        }
     return sorted(unread)
 
 

@@ -26,6 +26,8 @@ class Conversion:
         """
         self.target, self.when_lossy = target, when_lossy
         self.written = 0
+        self.split = 0
+        """Records made of rows with untrained answers, whose last answer alone is to be learned."""
         self.lost: Counter[str] = Counter()
         """What was left out → number of rows that had it."""
         self.refused: dict[str, list[int]] = {}
@@ -45,6 +47,7 @@ class Conversion:
                 continue
             self.lost.update(losses)
             self.written += 1
+            self.split += part is not row
             yield record
 
 
@@ -87,6 +90,8 @@ def convert_file(file: Path, target: str, output: Path, *, when_lossy: str, forc
     write_whole(output, lines(), replace=force)
     lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(conversion.lost.items()))
     print(f"{output}: {conversion.written} rows, read as {source}, written as {target}{lost}")
+    if conversion.split:
+        print(f"{conversion.split} of them stand for rows with untrained answers: only their last is to be learned")
 
 
 def _refusal(conversion: Conversion, file: Path) -> str:
@@ -96,7 +101,11 @@ def _refusal(conversion: Conversion, file: Path) -> str:
         more = f" and {len(lines) - 1} more rows" if len(lines) > 1 else ""
         reasons.append(f"{file}:{lines[0]}{more}: {conversion.target} has no place for: {why}")
     count = len({line for lines in conversion.refused.values() for line in lines})
-    hint = "" if conversion.when_lossy == "drop" else "; --when-lossy drop or split says what to do"
+    hint = (
+        ""
+        if conversion.when_lossy == "drop"
+        else "; --when-lossy drop leaves that out, split makes rows of marked answers"
+    )
     return "\n  ".join([f"{count} rows cannot be written{hint}:", *reasons[:MAX_REFUSED]])
 
 

@@ -159,7 +159,7 @@ def render(
 
     DataError where a message holds a special token of the base as text, or the template refuses the conversation.
     """
-    require_none(tokenizer, list(messages), "conversation")
+    require_none(tokenizer, list(messages), tools, "conversation")
     with open_conversation(tokenizer, messages, tools, "conversation", today=today) as (chat, _):
         prompt = chat.prompt(len(messages))
         chat.require_all(len(messages), prompt)
