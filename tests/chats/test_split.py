@@ -255,6 +255,36 @@ def test_growing_dialogues_stay_together():
     assert 0.08 <= len(result.held_out) / len(rows) <= 0.12
 
 
+@pytest.mark.parametrize(("dialogues", "stages"), [(2, 99), (3, 40), (12, 10)])
+def test_few_long_growing_dialogues_hold_out_a_tenth(dialogues, stages):
+    said, rows = words(7, 2 * dialogues * stages), []
+    for number in range(dialogues):
+        own = said[2 * number * stages : 2 * (number + 1) * stages]
+        rows += [row(len(rows) + stage, *own[: 2 * stage]) for stage in range(1, stages + 1)]
+    result = split(rows, 0.1, seed=1)
+    assert not set(pairs_of(result.held_out)) & set(pairs_of(result.train))
+    assert 0.08 <= len(result.held_out) / len(rows) <= 0.12
+    assert len(result.held_out) + len(result.left_out) in (stages, stages + len(result.held_out))
+
+
+@pytest.mark.parametrize("size", [12, 16, 20, 40])
+def test_wide_windows_are_cut_too(size):
+    rows = windows(words(8, 600), size, 2)
+    result = split(rows, 0.1, seed=1)
+    assert not set(pairs_of(result.held_out)) & set(pairs_of(result.train))
+    assert 0.08 <= len(result.held_out) / len(rows) <= 0.12 and len(result.left_out) <= size
+
+
+def test_short_pairs_of_one_growing_dialogue_are_no_small_talk():
+    rng, rows = random.Random(9), []
+    for _ in range(8):
+        own = [" ".join("".join(rng.choices("абвгдежз", k=4)) for _ in range(rng.randint(1, 3))) for _ in range(60)]
+        rows += [row(len(rows) + stage, *own[: 2 * stage]) for stage in range(1, 31)]
+    for seed in (1, 2, 3):
+        result = split(rows, 0.1, seed=seed)
+        assert not set(pairs_of(result.held_out)) & set(pairs_of(result.train))
+
+
 def test_what_everybody_says_ties_nothing_and_is_counted():
     greeting = ("Привет, как дела?", "Всё хорошо!")
     said = words(4, 400)

@@ -26,6 +26,25 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float = 0.6) -> list[
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
+def alike(texts: Sequence[str], others: Sequence[str], threshold: float = 0.6) -> list[int]:
+    """Indices of the others that are alike to one of the texts directly, as `near_duplicate_groups` compares them."""
+    import numpy as np
+    from datasketch import MinHash
+
+    folded = {fold_text(text) for text in texts}
+    found = {number for number, other in enumerate(others) if fold_text(other) in folded}
+    long = [text for text in folded if len(text) >= SHORT]
+    numbers = [number for number, other in enumerate(others) if len(fold_text(other)) >= SHORT and number not in found]
+    if not long or not numbers:
+        return sorted(found)
+    empty = MinHash(PERMUTATIONS, seed=SEED, hashfunc=crc32)
+    values = np.array([_sketch(fold_text(others[number]), empty).hashvalues for number in numbers])
+    for text in long:
+        shares = (values == _sketch(text, empty).hashvalues).mean(axis=1)
+        found |= {numbers[at] for at in np.flatnonzero(shares >= threshold).tolist()}
+    return sorted(found)
+
+
 def fold_text(text: str) -> str:
     """The text without differences that do not count: case, ё, kinds of white space."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().replace("ё", "е").split())

@@ -13,7 +13,7 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.duplicates import fold_text, near_duplicate_groups
+from train.chats.duplicates import alike, fold_text, near_duplicate_groups
 from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, row_to_json, text_of
 from train.core.config import Config
@@ -47,15 +47,12 @@ class Split(NamedTuple):
             lines = ", ".join(str(row.line) for row in self.left_out[:5]) + (", …" if len(self.left_out) > 5 else "")
             yield f"{len(self.left_out)} rows left out: they overlap with held-out rows (lines {lines})"
         if self.trained_pairs:
-            yield (
-                f"{self.trained_pairs} of {self.pairs} held-out (question, answer) pairs are trained too: "
-                f"{FEW_WORDS} words at most on both sides"
-            )
-        if len(self.held_out) < 0.8 * self.wanted:
+            yield f"{self.trained_pairs} of {self.pairs} held-out (question, answer) pairs are trained too"
+        if not 0.8 * self.wanted <= len(self.held_out) <= 1.25 * self.wanted + 1:
             total = len(self.train) + len(self.held_out) + len(self.left_out)
             yield (
-                f"{len(self.held_out)} rows of {total} are held out, {self.wanted} were to be: the others are linked "
-                "by like rows or shared turns"
+                f"{len(self.held_out)} rows of {total} are held out, {self.wanted} were to be: rows that are alike or "
+                "share turns stay together"
             )
 
 
@@ -85,9 +82,11 @@ def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> Split:
     if not eval_fraction or len(rows) < 2:
         return Split(list(rows), [], [], 0, 0, 0)
     wanted = min(max(1, round(eval_fraction * len(rows))), len(rows) - 1)
+    texts = _texts(rows)
+    copies = near_duplicate_groups(texts)
     for exempt in (True, False):
-        links = _links(rows, exempt=exempt)
-        held_out, left_out = _choose(rows, links, wanted, seed)
+        links = _links(rows, copies, exempt=exempt)
+        held_out, left_out = _choose(rows, texts, copies, links, wanted, seed)
         kept = [row for index, row in enumerate(rows) if index not in held_out and index not in left_out]
         apart = [row for index, row in enumerate(rows) if index in held_out]
         pairs, trained = _count_pairs(kept, apart)
@@ -117,9 +116,19 @@ def require_disjoint(train: Sequence[Row], held_out: Sequence[Row], train_file: 
         )
 
 
-def _choose(rows: Sequence[Row], links: Sequence[list[int]], wanted: int, seed: int) -> tuple[set[int], set[int]]:
-    """(indices of the rows to hold out, of those to leave out): `wanted` rows or close to it, but never all."""
-    groups = _groups(len(rows), links)
+def _choose(
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    copies: Sequence[list[int]],
+    links: Sequence[list[int]],
+    wanted: int,
+    seed: int,
+) -> tuple[set[int], set[int]]:
+    """(indices of the rows to hold out, of those to leave out): `wanted` rows or close to it, but never all.
+
+    `texts`: what is compared of each row; `copies`: groups of rows that are alike; `links`: of rows that share turns.
+    """
+    groups = _groups(len(rows), [*copies, *links])
     keys = [hashlib.sha256(row_to_json(row).encode("utf-8", "surrogatepass")).hexdigest() for row in rows]
     ranked = sorted(groups, key=lambda group: _rank(seed, (keys[index] for index in group)))
     chosen, passed = [], []
@@ -133,13 +142,19 @@ def _choose(rows: Sequence[Row], links: Sequence[list[int]], wanted: int, seed: 
     held_out = set(chain.from_iterable(chosen))
     if not passed or (chosen and room < 0.2 * wanted):
         return held_out, set()
-    cut = _cut(max(passed, key=len), links, room, seed)
     smallest = min(passed, key=len)
     closer = len(passed) > 1 and (not chosen or len(smallest) - room < room)
-    if cut and len(cut[0]) + len(cut[1]) <= len(rows) / 2 and not (closer and len(smallest) <= 1.25 * room):
-        return held_out | cut[0], cut[1]
+    if not (closer and len(smallest) <= 1.25 * room):
+        for group in sorted(passed, key=len, reverse=True):
+            cut = _cut(group, texts, links, room, seed)
+            if cut and len(cut[0]) + len(cut[1]) <= len(rows) / 2:
+                return held_out | cut[0], cut[1]
     if closer:
-        return held_out | set(smallest), set()
+        members = set(smallest)
+        different = len({texts[index] for index in smallest})  # copies stay together as they are
+        grown = different > 1.25 * room and any(len(members.intersection(link)) > 1 for link in links)
+        kept = set(smallest[-room:]) if grown and room else members  # the latest stages of a dialogue that grows
+        return held_out | kept, members - kept
     if len(rows) - len(max(groups, key=len)) < wanted / 2:
         group = max(groups, key=len)
         named = ", ".join(str(rows[index].line) for index in group[:5]) + (", …" if len(group) > 5 else "")
@@ -151,7 +166,9 @@ def _choose(rows: Sequence[Row], links: Sequence[list[int]], wanted: int, seed: 
     return held_out, set()
 
 
-def _cut(group: Sequence[int], links: Sequence[list[int]], size: int, seed: int) -> tuple[set[int], set[int]] | None:
+def _cut(
+    group: Sequence[int], texts: Sequence[str], links: Sequence[list[int]], size: int, seed: int
+) -> tuple[set[int], set[int]] | None:
     """(`size` consecutive rows of a chain, rows outside that are linked to them), where the fewest are linked.
 
     None where the rest of the group is linked to them: then it is no chain.
@@ -172,7 +189,12 @@ def _cut(group: Sequence[int], links: Sequence[list[int]], size: int, seed: int)
         linked = set(chain.from_iterable(links[number] for number in touched)) - block
         if best is None or len(linked) < len(best[1]):
             best = block, linked
-    return best if best and 2 * len(best[1]) <= len(group) - size else None
+    if best is None or 2 * len(best[1]) > len(group) - size:
+        return None
+    block, linked = best
+    rest = [index for index in group if index not in block and index not in linked]
+    linked |= {rest[at] for at in alike([texts[index] for index in block], [texts[index] for index in rest])}
+    return (block, linked) if 2 * len(linked) <= len(group) - size else None
 
 
 def _rank(seed: int, keys: Iterable[str]) -> str:
@@ -197,9 +219,9 @@ def _groups(count: int, links: Iterable[list[int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _links(rows: Sequence[Row], *, exempt: bool) -> list[list[int]]:
-    """Lists of rows that may not stand on both sides; with `exempt` not for pairs of few words in many dialogues."""
-    links = [*near_duplicate_groups(_texts(rows)), *_parts_of_dialogues(rows)]
+def _links(rows: Sequence[Row], copies: Sequence[list[int]], *, exempt: bool) -> list[list[int]]:
+    """Lists of rows that share turns; with `exempt` not for pairs of few words that stand in many dialogues."""
+    links = _parts_of_dialogues(rows)
     holders: dict[Pair, list[int]] = {}
     for index, row in enumerate(rows):
         for pair in set(_pairs(row)):
@@ -209,8 +231,26 @@ def _links(rows: Sequence[Row], *, exempt: bool) -> list[list[int]]:
         if len(indices) > 1:
             few = all(len(side.split()) <= FEW_WORDS for side in pair)
             (short if few and exempt else links).append(indices)
-    dialogue_of = {index: number for number, group in enumerate(_groups(len(rows), links)) for index in group}
+    if not short:
+        return links
+    together = _groups(len(rows), [*copies, *links, *_stages(rows)])
+    dialogue_of = {index: number for number, group in enumerate(together) for index in group}
     return links + [link for link in short if len({dialogue_of[index] for index in link}) < FEW_DIALOGUES]
+
+
+def _stages(rows: Sequence[Row]) -> list[list[int]]:
+    """Lists of rows of one dialogue: two pairs follow each other in both, or one row is the beginning of another."""
+    holders: dict[tuple[Pair, ...], list[int]] = {}
+    whole: dict[tuple[Pair, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        pairs = list(_pairs(row))
+        whole.setdefault(tuple(pairs), []).append(index)
+        for two in set(pairwise(pairs)):
+            holders.setdefault(two, []).append(index)
+    for index, row in enumerate(rows):
+        if (first := tuple(list(_pairs(row))[:1])) in whole:  # longer beginnings share two pairs
+            holders.setdefault(first, [*whole[first]]).append(index)
+    return [indices for indices in holders.values() if len(indices) > 1]
 
 
 Pair = tuple[str, str]
