@@ -222,8 +222,13 @@ def _other_format(path: Path) -> Problem | None:
 def _formats_of_columns(line: bytes) -> list[str]:
     """The formats whose keys the first line of a table names."""
     head = line.decode("utf-8", errors="replace").strip()
-    delimiter = max("\t;,", key=head.count)
-    return matching_formats({name.strip().strip('"').lower(): "" for name in head.split(delimiter)})
+    names = head.split(table_delimiter(head))
+    return matching_formats({name.strip().strip('"').lower(): "" for name in names})
+
+
+def table_delimiter(head: str) -> str:
+    """What parts the columns of a table, by its first line."""
+    return max("\t;,", key=head.count)
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:

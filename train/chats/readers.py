@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, cast
 import ijson
 import msgspec
 
-from train.chats.checks import BYTE_ORDER_MARK, LONGEST_LINE, raise_problems, read_jsonl
+from train.chats.checks import BYTE_ORDER_MARK, LONGEST_LINE, raise_problems, read_jsonl, table_delimiter
 from train.chats.rows import Message, Row, row_from_openai
 from train.chats.rules import FORMATS, Problem, json_kind, matching_formats, row_problems
 from train.core.errors import DataError
@@ -126,7 +126,7 @@ def _is_plain_openai(path: Path) -> bool:
             start = file.readline(LONGEST_LINE)
     if start[:4] in (b"\x1f\x8b\x08\x08", b"\x28\xb5\x2f\xfd") or start[:2] == b"\x1f\x8b":
         return False
-    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = start.lstrip()
     return not start or (start.startswith(b"{") and not _is_other_format(start.split(b"\n", 1)[0]))
 
 
@@ -228,7 +228,7 @@ def _table(path: Path, packed: IO[bytes]) -> Iterator[tuple[int, dict[str, str]]
     file = io.TextIOWrapper(packed, encoding="utf-8", newline="")
     try:
         head = next((line for line in file if line.strip()), "")
-        delimiter = max("\t;,", key=head.count)
+        delimiter = table_delimiter(head)
         if head.count(delimiter) == 0 and not any({head.strip()} == keys for keys in FORMATS.values()):
             raise DataError(f"{path}: neither JSON nor a table with named columns; formats: {', '.join(FORMATS)}")
         reader = csv.DictReader(chain([head], file), delimiter=delimiter, strict=True)

@@ -24,6 +24,8 @@ FREQUENT_SHARE = 0.05  # share of the rows; what more of them contain is boilerp
 FEW_WORDS, FEW_DIALOGUES, FEW_PAIRS = 3, 3, 0.02
 """A pair whose sides have so few words and that stands in so many dialogues ("как дела? / хорошо") links no rows, as
 long as no more than this share of the held-out pairs is trained too."""
+Pair = tuple[str, str]
+"""(question, answer), folded for comparison."""
 CUTS = 64  # places at which a chain is tried
 
 
@@ -63,7 +65,8 @@ def read_split(config: Config) -> Split:
         return split(rows, config.data.eval_fraction, config.training.seed)
     held_out = read_rows(config.data.eval_file)
     require_disjoint(rows, held_out, config.data.train_file, config.data.eval_file)
-    return Split(rows, held_out, [], *_count_pairs(rows, held_out), wanted=len(held_out))
+    counts = _count_pairs(map(_pairs, rows), map(_pairs, held_out))
+    return Split(rows, held_out, [], *counts, wanted=len(held_out))
 
 
 def split_rows(rows: Sequence[Row], eval_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -84,15 +87,16 @@ def split(rows: Sequence[Row], eval_fraction: float, seed: int) -> Split:
     wanted = min(max(1, round(eval_fraction * len(rows))), len(rows) - 1)
     texts = _texts(rows)
     copies = near_duplicate_groups(texts)
+    pairs_by_row = [_pairs(row) for row in rows]
     for exempt in (True, False):
-        links = _links(rows, copies, exempt=exempt)
+        links = _links(rows, pairs_by_row, copies, exempt=exempt)
         held_out, left_out = _choose(rows, texts, copies, links, wanted, seed)
-        kept = [row for index, row in enumerate(rows) if index not in held_out and index not in left_out]
-        apart = [row for index, row in enumerate(rows) if index in held_out]
-        pairs, trained = _count_pairs(kept, apart)
-        if trained <= FEW_PAIRS * pairs:
+        trained = [index for index in range(len(rows)) if index not in held_out and index not in left_out]
+        counts = _count_pairs((pairs_by_row[index] for index in trained), (pairs_by_row[index] for index in held_out))
+        if counts[1] <= FEW_PAIRS * counts[0]:
             break
-    return Split(kept, apart, [rows[index] for index in sorted(left_out)], pairs, trained, wanted)
+    train, apart, between = ([rows[index] for index in sorted(part)] for part in (trained, held_out, left_out))
+    return Split(train, apart, between, *counts, wanted)
 
 
 def eval_overlap(train: Sequence[Row], held_out: Sequence[Row]) -> list[tuple[int, int]]:
@@ -155,8 +159,8 @@ def _choose(
         grown = different > 1.25 * room and any(len(members.intersection(link)) > 1 for link in links)
         kept = set(smallest[-room:]) if grown and room else members  # the latest stages of a dialogue that grows
         return held_out | kept, members - kept
-    if len(rows) - len(max(groups, key=len)) < wanted / 2:
-        group = max(groups, key=len)
+    group = max(groups, key=len)
+    if len(rows) - len(group) < wanted / 2:
         named = ", ".join(str(rows[index].line) for index in group[:5]) + (", …" if len(group) > 5 else "")
         raise DataError(
             f"{len(group)} of {len(rows)} rows are near-duplicates or parts of one dialogue (lines {named}): "
@@ -219,12 +223,14 @@ def _groups(count: int, links: Iterable[list[int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _links(rows: Sequence[Row], copies: Sequence[list[int]], *, exempt: bool) -> list[list[int]]:
+def _links(
+    rows: Sequence[Row], pairs_by_row: Sequence[list[Pair]], copies: Sequence[list[int]], *, exempt: bool
+) -> list[list[int]]:
     """Lists of rows that share turns; with `exempt` not for pairs of few words that stand in many dialogues."""
     links = _parts_of_dialogues(rows)
     holders: dict[Pair, list[int]] = {}
-    for index, row in enumerate(rows):
-        for pair in set(_pairs(row)):
+    for index, pairs in enumerate(pairs_by_row):
+        for pair in set(pairs):
             holders.setdefault(pair, []).append(index)
     short: list[list[int]] = []
     for pair, indices in holders.items():
@@ -233,41 +239,38 @@ def _links(rows: Sequence[Row], copies: Sequence[list[int]], *, exempt: bool) ->
             (short if few and exempt else links).append(indices)
     if not short:
         return links
-    together = _groups(len(rows), [*copies, *links, *_stages(rows)])
+    together = _groups(len(rows), [*copies, *links, *_stages(pairs_by_row)])
     dialogue_of = {index: number for number, group in enumerate(together) for index in group}
     return links + [link for link in short if len({dialogue_of[index] for index in link}) < FEW_DIALOGUES]
 
 
-def _stages(rows: Sequence[Row]) -> list[list[int]]:
+def _stages(pairs_by_row: Sequence[list[Pair]]) -> list[list[int]]:
     """Lists of rows of one dialogue: two pairs follow each other in both, or one row is the beginning of another."""
     holders: dict[tuple[Pair, ...], list[int]] = {}
     whole: dict[tuple[Pair, ...], list[int]] = {}
-    for index, row in enumerate(rows):
-        pairs = list(_pairs(row))
+    for index, pairs in enumerate(pairs_by_row):
         whole.setdefault(tuple(pairs), []).append(index)
         for two in set(pairwise(pairs)):
             holders.setdefault(two, []).append(index)
-    for index, row in enumerate(rows):
-        if (first := tuple(list(_pairs(row))[:1])) in whole:  # longer beginnings share two pairs
+    for index, pairs in enumerate(pairs_by_row):
+        if (first := tuple(pairs[:1])) in whole:  # longer beginnings share two pairs
             holders.setdefault(first, [*whole[first]]).append(index)
     return [indices for indices in holders.values() if len(indices) > 1]
 
 
-Pair = tuple[str, str]
-"""(question, answer), folded for comparison."""
-
-
-def _pairs(row: Row) -> Iterator[Pair]:
+def _pairs(row: Row) -> list[Pair]:
     """Every answer of the row with the message before it."""
-    for before, answer in pairwise(row.messages):
-        if answer["role"] == "assistant" and before["role"] != "system":
-            yield fold_text(text_of(before)), fold_text(text_of(answer))
+    return [
+        (fold_text(text_of(before)), fold_text(text_of(answer)))
+        for before, answer in pairwise(row.messages)
+        if answer["role"] == "assistant" and before["role"] != "system"
+    ]
 
 
-def _count_pairs(train: Iterable[Row], held_out: Iterable[Row]) -> tuple[int, int]:
+def _count_pairs(train: Iterable[list[Pair]], held_out: Iterable[list[Pair]]) -> tuple[int, int]:
     """(pairs of the held-out rows, those of them that stand in training rows)."""
-    trained = {pair for row in train for pair in _pairs(row)}
-    pairs = [pair for row in held_out for pair in _pairs(row)]
+    trained = set(chain.from_iterable(train))
+    pairs = list(chain.from_iterable(held_out))
     return len(pairs), sum(pair in trained for pair in pairs)
 
 

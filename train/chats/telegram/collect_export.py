@@ -4,12 +4,12 @@ import csv
 import io
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from train.chats.duplicates import fold_text
 from train.chats.privacy.scrub import Scrubber, replacement_table_path, write_replacement_table
 from train.chats.rows import row_to_json
 from train.chats.telegram.dialogues import Collected, CollectReport, Dialogue, Selection, Turn, collect_dialogues
@@ -80,16 +80,11 @@ def words_filter(file: Path) -> Callable[[str], bool]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise GovorError(f"{file}: cannot be read as a list of words, one a line: {error}") from None
-    words = [r"\s+".join(map(re.escape, _folded(line).split())) for line in lines if line.strip()]
+    words = [r"\s+".join(map(re.escape, fold_text(line).split())) for line in lines if line.strip()]
     if not words:
         raise GovorError(f"{file}: no words in it, one a line")
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)")
-    return lambda text: pattern.search(_folded(text)) is not None
-
-
-def _folded(text: str) -> str:
-    """The text for comparison: composed letters, in lower case, ё as е."""
-    return unicodedata.normalize("NFC", text).casefold().replace("ё", "е")
+    return lambda text: pattern.search(fold_text(text)) is not None
 
 
 def write_collected(

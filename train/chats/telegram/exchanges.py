@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from train.chats.telegram.sessions import SessionMessage
 
-NEUTRAL = {"bot", "service"}
-"""Messages left out for these reasons do not stand between a question and its answer."""
 ANSWERS_TO = {"media_without_text": "answer_to_media", "call": "answer_to_call"}
 """By the reason for which a message is left out, that for which its answer is; else `answer_to_left_out`."""
 
@@ -53,7 +51,7 @@ class _Pairing:
 
     def hear(self, message: SessionMessage) -> None:
         """Somebody else's message."""
-        if message.left_out in NEUTRAL:
+        if message.left_out == "bot":  # it does not stand between a question and its answer
             return
         self.open = self.refused = None
         if message.left_out:
@@ -65,8 +63,6 @@ class _Pairing:
 
     def say(self, message: SessionMessage) -> None:
         """A message of the persona."""
-        if message.left_out in NEUTRAL:
-            return
         if not message.spoken or message.left_out:
             self._say_without_words(message)
             return
@@ -167,7 +163,11 @@ def pair(
             pairing.hear(message)
     spoke = any(message.sender in persona for message in session)
     pairing.drop_pending("after_last_answer" if spoke else "persona_silent")
-    spoken = [stretch for stretch in pairing.stretches if any(m.spoken for e in stretch for m in e.answer)]
-    for exchange in (e for stretch in pairing.stretches if stretch not in spoken for e in stretch):
-        pairing.unused += [(message, "answered_without_words") for message in (*exchange.question, *exchange.answer)]
+    spoken: list[list[Exchange]] = []
+    for stretch in pairing.stretches:
+        if any(message.spoken for exchange in stretch for message in exchange.answer):
+            spoken.append(stretch)
+        else:
+            messages = (message for exchange in stretch for message in (*exchange.question, *exchange.answer))
+            pairing.unused += [(message, "answered_without_words") for message in messages]
     return Paired(spoken, pairing.unused)

@@ -168,8 +168,6 @@ def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
 def _no_file(path: Path) -> str:
     if not path.exists():
         return f"{path}: no such file"
-    if any(path.glob("*.html")):
-        return f"{path}: an export as HTML, which cannot be read back: export again as JSON ({HOW_TO})"
     return f"{path}: not a file, expected the result.json of a Telegram export ({HOW_TO})"
 
 

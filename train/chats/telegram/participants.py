@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from train.chats.duplicates import fold_text
 from train.chats.telegram.export import TelegramChat, normalize_name, read_export
 from train.core.errors import GovorError
 
@@ -98,7 +99,7 @@ def _find(survey: Survey, name_or_id: str) -> Participant:
     if len(writers) == 1:
         return writers[0]
     if not matches:
-        wanted = name_or_id.casefold().split()
+        wanted = fold_text(name_or_id).split()
         fitting = [who for who in survey.participants if who.messages and any(_has(name, wanted) for name in who.names)]
         if len(fitting) == 1:
             return fitting[0]
@@ -117,8 +118,7 @@ def _find(survey: Survey, name_or_id: str) -> Participant:
 
 def _has(name: str, words: Sequence[str]) -> bool:
     """Whether the words stand in the name, one after another, as whole words; ё is е."""
-    own = name.casefold().replace("ё", "е").split()
-    words = [word.replace("ё", "е") for word in words]
+    own = fold_text(name).split()
     return bool(words) and any(own[at : at + len(words)] == words for at in range(len(own)))
 
 
