@@ -31,7 +31,8 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m 'not alone'
+	$(BIN)/pytest -m alone
 
 test-fast: .venv/installed
 	$(BIN)/ruff check .

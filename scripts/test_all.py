@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,12 +74,12 @@ def make(target: str, log: Path) -> int:
 
 
 def tests_counted(output: str) -> Mapping[str, int]:
-    """Numbers of tests by outcome, from pytest's last line; nothing where pytest did not run."""
+    """Numbers of tests by outcome, from the last line of each run of pytest; nothing where none ran."""
     summaries = re.findall(r"^.*\d+ (?:passed|failed|skipped|errors?)\b.* in [\d.]+s.*$", output, re.MULTILINE)
-    if not summaries:
-        return {}
-    counts = re.findall(r"(\d+) (passed|skipped|failed|error)", summaries[-1])
-    return {word: int(number) for number, word in counts}
+    counts = Counter[str]()
+    for number, word in re.findall(r"(\d+) (passed|skipped|failed|error)", "\n".join(summaries)):
+        counts[word] += int(number)
+    return counts
 
 
 def last_error(log: Path) -> str:

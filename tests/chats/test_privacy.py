@@ -302,6 +302,7 @@ def processor_seconds(work) -> float:
     return min(taken)
 
 
+@pytest.mark.alone
 def test_a_megabyte_a_second_with_fifty_names():
     given_names = "Марина Дима Ольга Света Вера Роман Надежда Лев Алёна Гульнара Ильдар Иван Маша Лёша Юля Коля Слава"
     names = [f"{name} {surname}" for name in given_names.split() for surname in ("Белова", "Ким", "Кузнецов")][:50]

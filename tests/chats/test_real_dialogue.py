@@ -63,6 +63,7 @@ def test_no_exchange_stands_on_both_sides_of_a_split(rows):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_validate_is_fast_and_small(rows):
     """The bounds of `govor validate`, by the script that measures them.
 

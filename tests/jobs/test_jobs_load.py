@@ -86,12 +86,13 @@ def steps_done(server: Server, job: str) -> int:
 
 
 def pace(server: Server, job: str, work) -> float:
-    """StepCollector a second of the training while `work` is done."""
+    """Steps a second of the training while `work` is done."""
     first, began = steps_done(server, job), time.monotonic()
     work()
     return (steps_done(server, job) - first) / (time.monotonic() - began)
 
 
+@pytest.mark.alone
 def test_two_hundred_clients(server, job):
     paths = ["/fine_tuning/jobs", f"/fine_tuning/jobs/{job}", f"/fine_tuning/jobs/{job}/events", "/files", "/models"]
     took: list[float] = []

@@ -4,7 +4,7 @@ import test_all
 
 MAKEFILE = """
 good:
-\t@echo '..s'; echo '12 passed, 3 skipped in 61.20s (0:01:01)'
+\t@echo '..s'; echo '12 passed, 3 skipped in 61.20s (0:01:01)'; echo '2 passed, 40 deselected in 9.00s'
 bad:
 \t@echo 'E   assert 1 == 2'; echo '2 failed, 7 passed, 1 error in 3.21s'; exit 1
 broken:
@@ -35,7 +35,7 @@ def test_each_runs_to_its_end_and_has_its_line(working_folder, monkeypatch, caps
         "train/x.py:1: error: no such name",
         "its peers cannot be installed: ERROR: Could not find a version that satisfies vllm",
     ]
-    assert lines[4][2] == "0:00" and lines[5][3] == "12 passed, 3 skipped"
+    assert lines[4][2] == "0:00" and lines[5][3] == "14 passed, 3 skipped"
     assert (working_folder / "logs/bad.log").read_text(encoding="utf-8").startswith("E   assert 1 == 2")
     assert test_all.main(["good", "plain"]) == 0
     assert test_all.main(["needs-peers"]) == 0
