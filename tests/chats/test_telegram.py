@@ -761,13 +761,15 @@ def test_a_long_dialogue_is_cut_and_nothing_is_trained_twice(taken):
     assert len(collected.dialogues) == 1 and len(collected.dialogues[0].turns) == 100
 
 
-def test_much_text_is_cut_and_context_that_does_not_fit_is_left_out(taken):
+def test_much_text_is_cut_and_where_context_does_not_fit_a_dialogue_ends(taken):
     said = [say(n, NATASHA if n % 2 else IVAN, str(n) * 700) for n in range(6)]
     collected = taken(chat(*said))
     assert [[text_of(m)[0] for m in row.messages] for row in collected.rows] == [list("0123"), list("2345")]
     assert all(sum(len(text_of(m)) for m in row.messages) <= MAX_CHARS for row in collected.rows)
     said = [say(n, NATASHA if n % 2 else IVAN, str(n) * 1500) for n in range(4)]
-    assert [[text_of(m)[0] for m in row.messages] for row in taken(chat(*said)).rows] == [list("01"), list("23")]
+    collected = taken(chat(*said))
+    assert [[text_of(m)[0] for m in row.messages] for row in collected.rows] == [list("01"), list("23")]
+    assert [len(dialogue.turns) for dialogue in collected.dialogues] == [2, 2]
 
 
 def test_what_was_said_long_before_an_answer_is_left_out(taken):
@@ -928,6 +930,7 @@ def write_big(path, seed, chats, messages):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_big_export_is_collected_in_time_and_adds_up(tmp_path):
     path = tmp_path / "result.json"
     expected = write_big(path, seed=1, chats=CHATS, messages=MESSAGES)

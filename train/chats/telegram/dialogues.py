@@ -1,7 +1,8 @@
 """From Telegram exports to one person's dialogues and training rows.
 
 An answer of the persona belongs to what it follows or answers by a reply, see exchanges.py. A stretch of a session that
-has no hole in it is a dialogue; a dialogue is a row, or several where it is long.
+has no hole in it is a dialogue; a dialogue is a row, or several where it is long, each of which repeats the end of the
+one before. Where two exchanges are too long to stand in one row, a new dialogue begins.
 """
 
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from train.chats.rows import Message, Row
@@ -263,7 +264,11 @@ class _DialogueBuilder:
             self.report.messages_kept += len(dialogue.turns)
 
     def _stretches(self, session: list[SessionMessage], sessions: Sessions) -> Iterator[list[Exchange]]:
-        """The session's stretches, scrubbed, without what was said long before an answer."""
+        """The session's stretches, scrubbed, without what was said long before an answer.
+
+        One is cut between two exchanges that do not fit in a row together: rows of one dialogue share an exchange, by
+        which a split keeps them on one side.
+        """
         if self._scrub is not None:
             for message in session:
                 if message.left_out is None:
@@ -274,7 +279,9 @@ class _DialogueBuilder:
         paired = pair(session, self._persona, sessions.answers_what_is_not_here)
         self.report.dropped.update(reason for _, reason in paired.unused)
         for stretch in paired.stretches:
-            yield [exchange._replace(question=self._near(exchange.question)) for exchange in stretch]
+            near = [exchange._replace(question=self._near(exchange.question)) for exchange in stretch]
+            cuts = [at for at in range(1, len(near)) if not self._fit_in_a_row(near[at - 1 : at + 1])]
+            yield from (near[start:end] for start, end in pairwise([0, *cuts, len(near)]))
 
     def _near(self, question: list[SessionMessage]) -> list[SessionMessage]:
         """The last of a question's messages, MAX_CHARS of them; one at least."""
@@ -282,12 +289,20 @@ class _DialogueBuilder:
         near: list[SessionMessage] = []
         size = 0
         for message in reversed(question):
-            size += len(message.text) + 1 + (len(self._labels[message.sender]) + 2) * several
+            size += self._length(message, named=several)
             if near and size > MAX_CHARS:
                 break
             near.append(message)
         self.report.dropped["long_before_answer"] += len(question) - len(near)
         return near[::-1]
+
+    def _length(self, message: SessionMessage, *, named: bool) -> int:
+        """Characters of a message within a row, the line break after it included."""
+        return len(message.text) + 1 + (len(self._labels[message.sender]) + 2) * named
+
+    def _fit_in_a_row(self, exchanges: Sequence[Exchange]) -> bool:
+        messages = (message for exchange in exchanges for message in (*exchange.question, *exchange.answer))
+        return sum(self._length(message, named=True) for message in messages) <= MAX_CHARS
 
     def _latest(self, stretches: list[list[Exchange]], chat: str) -> list[list[Exchange]]:
         """The latest exchanges of a chat, as many as are wanted of all its exports together."""
@@ -337,7 +352,7 @@ def _rows(dialogue: Dialogue, system: str | None) -> Iterator[list[Message]]:
     """The dialogue as the messages of one row, or of several where it is long.
 
     A part after the first repeats the last two turns of the part before, the answer with weight 0, so that nothing is
-    trained twice; they are left out where the row would pass MAX_CHARS with them.
+    trained twice.
     """
     several = len({turn.speaker for turn in dialogue.turns if turn.role == "user"}) > 1
     pairs = list(_pairs(dialogue.turns, several=several))
@@ -372,8 +387,7 @@ def _parts(pairs: list[Pair]) -> Iterator[tuple[list[Pair], list[Pair]]]:
         row = [*context, *part, own]
         if part and (2 * len(row) > MAX_TURNS or _size(row) > MAX_CHARS):
             yield context, part
-            context = part[-1:] if _size([part[-1], own]) <= MAX_CHARS else []
-            part = []
+            context, part = part[-1:], []
         part.append(own)
     if part:
         yield context, part
