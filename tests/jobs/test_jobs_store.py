@@ -4,6 +4,7 @@ import json
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import Server, envelope, rows
 from train.cli import main
+from train.core.cards import card_count
 from train.core.config import config_class
 from train.core.errors import ConfigError, GovorError
 from train.jobs import run_config, training_process
@@ -23,7 +25,7 @@ from train.jobs.server import is_loopback, serve
 from train.jobs.step_metrics import StepCollector, Tail, result_csv
 from train.jobs.store import NoSuchCursorError, Store
 from train.jobs.wire import GovorDetails, Hyperparameters, Job, JobMethod, SupervisedMethod
-from train.jobs.worker import GpuLease, Worker
+from train.jobs.worker import GpuLease, Worker, cards_of_slots
 
 
 def a_job(id_: str, status: str = "queued") -> JobEntry:
@@ -215,6 +217,80 @@ class TestWorker:
         assert training_problem(long, folder).code == "invalid_training_file"
         error = training_problem(f"{store.folder}/runs/x: no room", folder)
         assert (error.code, error.message) == ("server_error", "The job failed: runs/x: no room")
+
+
+FAKE_TORCH = """
+import os
+from types import SimpleNamespace
+
+visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
+cuda = SimpleNamespace(device_count=lambda: len({"0", "1"}.intersection(visible)))
+"""
+"""What the server asks torch, on a machine with two cards."""
+
+
+class TestSlots:
+    @pytest.fixture
+    def two_cards(self, tmp_path, monkeypatch):
+        (tmp_path / "torch.py").write_text(FAKE_TORCH, encoding="utf-8")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+    @pytest.mark.parametrize(
+        ("visible", "slots", "cards"),
+        [
+            (None, 1, []),  # the training itself takes the first it sees
+            (None, 2, ["0", "1"]),
+            ("1,0", 2, ["1", "0"]),
+            ("", 3, []),
+            ("0,1", 1, []),
+        ],
+    )
+    def test_each_has_a_card_of_its_own(self, two_cards, monkeypatch, visible, slots, cards):
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert cards_of_slots(slots) == cards
+
+    @pytest.mark.parametrize(
+        ("visible", "slots", "message"),
+        [
+            (None, 3, "--slots 3 wants a GPU for each slot, and 2 are visible: use --slots 2"),
+            ("0,1", 3, "and 2 are visible: use --slots 2"),
+            ("1", 2, "and 1 is visible: use --slots 1"),
+            ("0,7", 2, "and 1 is visible: use --slots 1"),  # there is no card 7
+        ],
+    )
+    def test_more_slots_than_cards_are_refused_at_the_start(
+        self, two_cards, monkeypatch, working_folder, base, visible, slots, message
+    ):
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        (working_folder / "c.yaml").write_text(f"x: {{base: {base}}}")
+        words = ["jobs", "serve", "--port", "0", "--data-dir", "d", "--catalogue", "c.yaml", "--slots", str(slots)]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
+        assert not Path("d").exists()
+
+    def test_without_a_card_they_are_for_the_cpu(self):
+        assert card_count() == 0 and cards_of_slots(3) == []
+
+    @pytest.mark.parametrize(("cards", "expected"), [(["1", "GPU-8f"], ["1", "GPU-8f"]), ([], [None, None])])
+    def test_a_training_sees_the_card_of_its_slot_alone(self, store, monkeypatch, cards, expected):
+        seen = []
+
+        def start(command, mark, folder, log, slot, variables):
+            seen.append(variables.get("CUDA_VISIBLE_DEVICES"))
+            return SimpleNamespace(runs=lambda: True, stop_requested_at=None)
+
+        monkeypatch.setattr(training_process, "start", start)
+        with store.change() as change:
+            for id_ in ("ftjob-a", "ftjob-b", "ftjob-c"):
+                store.job_folder(id_).mkdir(parents=True)
+                change.add_job(a_job(id_), "body", None)
+        worker = Worker(store, 2, GpuLease(), cards)
+        worker._look()
+        worker._look()
+        assert seen == expected, "two slots, and the third job waits"
 
 
 class TestCatalogue:

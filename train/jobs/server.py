@@ -1,7 +1,7 @@
 """`govor jobs serve`: one server for a data folder."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,16 +20,20 @@ from train.jobs.job_errors import log_line
 from train.jobs.job_routes import add_job_routes, add_model_routes
 from train.jobs.route_helpers import ERRORS
 from train.jobs.store import Store
-from train.jobs.worker import Worker
+from train.jobs.worker import Worker, cards_of_slots
 from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.routes import chat_routes, require_key
 from train.serving.serve import listen
 
 
 def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str | None, slots: int) -> None:
-    """Serve until SIGINT or SIGTERM; GovorError where that would not be safe, or the folder is in use or somebody's."""
+    """Serve until SIGINT or SIGTERM; GovorError where that would not be safe, or the folder is in use or somebody's.
+
+    MachineError where there are fewer cards than slots.
+    """
     import uvicorn
 
+    cards = cards_of_slots(slots)
     listener = listen(host, port, key)
     with listener, claim_data_folder(folder) as foreign:
         if foreign:
@@ -40,7 +44,7 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str 
             log_line(f"{name}: {base} is not there, so no job can name it")
         address = listener.getsockname()
         config = uvicorn.Config(
-            make_app(store, catalogue, key, slots),
+            make_app(store, catalogue, key, slots, cards),
             log_level="error",
             access_log=False,  # paths may hold what clients have made up
             server_header=False,
@@ -56,10 +60,10 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str 
             log_line("ended; jobs that were training go on with the next start")
 
 
-def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int) -> FastAPI:
-    """The app; its worker runs as long as it does."""
+def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int, cards: Sequence[str] = ()) -> FastAPI:
+    """The app; its worker runs as long as it does. `cards`: one for each slot, see `cards_of_slots`."""
     gate = EngineGate(store, catalogue)
-    worker = Worker(store, slots, gate)
+    worker = Worker(store, slots, gate, cards)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

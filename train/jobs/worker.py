@@ -8,9 +8,11 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from train.core.cards import card_count
+from train.core.errors import MachineError
 from train.core.launch import launch_command
 from train.core.runs import last_checkpoint
 from train.jobs import training_process
@@ -42,14 +44,33 @@ class GpuLease:
         """Give the memory back: no training runs."""
 
 
+def cards_of_slots(slots: int) -> list[str]:
+    """A card for each slot, as CUDA_VISIBLE_DEVICES names it; MachineError where there are fewer cards than slots.
+
+    Empty where nothing is to be dealt out: on a machine without cards, and for one slot, whose training takes the first
+    card that it sees (`tuning.processes.see_one_gpu`).
+    """
+    count = card_count() if slots > 1 else 0
+    if count and slots > count:
+        raise MachineError(
+            f"--slots {slots} wants a GPU for each slot, and {count} {'is' if count == 1 else 'are'} visible: "
+            f"use --slots {count}, or let more be seen by CUDA_VISIBLE_DEVICES"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return [name.strip() for name in names[: min(slots, count)]]
+
+
 class Worker(threading.Thread):
     """The thread that runs the jobs, in the order in which they were created."""
 
-    def __init__(self, store: Store, slots: int, lease: GpuLease) -> None:
+    def __init__(self, store: Store, slots: int, lease: GpuLease, cards: Sequence[str] = ()) -> None:
+        """`cards`: of each slot, as CUDA_VISIBLE_DEVICES names it; none where trainings see what the server sees."""
         super().__init__(name="worker", daemon=True)
         self.store = store
         self.slots = slots
         self.lease = lease
+        self.cards = cards
         self.wake = threading.Event()
         self.checker = FileChecker(store)
         self._stopping = threading.Event()
@@ -165,12 +186,8 @@ class Worker(threading.Thread):
         return entry
 
     def _gpu_environment(self, slot: int) -> dict[str, str]:
-        """The environment of a slot's training: where there are several slots, each has a GPU of its own."""
-        if self.slots == 1:
-            return {}
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [] if visible == "" else [str(n) for n in range(self.slots)]
-        return {"CUDA_VISIBLE_DEVICES": gpus[slot]} if slot < len(gpus) else {}
+        """The variable by which a slot's training sees its own card alone."""
+        return {"CUDA_VISIBLE_DEVICES": self.cards[slot]} if self.cards else {}
 
     def _watch(self, job: str, training: training_process.TrainingProcesses, slot: int | None = None) -> None:
         slot = training.slot() if slot is None else slot
