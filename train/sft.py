@@ -35,6 +35,7 @@ from train.tuning.processes import (
     say,
     see_one_gpu,
     smallest_gpu_bytes,
+    use_expandable_segments,
 )
 from train.tuning.resume import is_last, restore_counters
 from train.tuning.save import check_saved_prompts, checkpoint_bytes, save_result
@@ -133,6 +134,7 @@ def main(arguments: Sequence[str]) -> None:
     config_file, *overrides = [argument for argument in arguments if argument != "--resume"]
     with one_line_errors():
         see_one_gpu()
+        use_expandable_segments()
         end_with_launcher()
         train(load_config(Path(config_file), overrides), resume=resume)
     gc.freeze()  # Python would look through a million objects of the libraries before it ends: more than a second

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import platform
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -11,10 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import train.tuning.trainer
+from tests.conftest import REPOSITORY
 from train.core.config import load_config
 from train.core.errors import ConfigError, MachineError
 from train.core.runs import Run
 from train.sft import train as train_run
+from train.tuning.processes import ALLOCATOR_VARIABLES, use_expandable_segments
 
 IDS = torch.tensor([[5, 17, 300, 42, 8, 99, 121]])
 
@@ -166,3 +172,44 @@ def test_tracker_writes_where_the_run_is(write_config):
 def test_tracker_that_is_not_installed(write_config):
     with pytest.raises(ConfigError, match=r"report_to.*install comet-ml"):
         run_of(write_config(training={"report_to": "comet_ml"}))
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "given", "expected"),
+    [
+        ("linux", "6.8.0-generic", {}, "expandable_segments:True"),
+        ("linux", "5.15.90.1-microsoft-standard-WSL2", {}, None),
+        ("win32", "11", {}, None),
+        ("darwin", "25.0", {}, None),
+        ("linux", "6.8.0-generic", {"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        ("linux", "6.8.0-generic", {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, None),
+    ],
+)
+def test_the_allocator_grows_its_segments_unless_the_user_or_the_system_says_otherwise(
+    system, release, given, expected, monkeypatch
+):
+    for name in ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("platform.release", lambda: release)
+    environment = dict(os.environ)
+    monkeypatch.setattr("os.environ", environment)
+    use_expandable_segments()
+    assert environment.get("PYTORCH_ALLOC_CONF") == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux" or "microsoft" in platform.release().lower(), reason="left alone there")
+def test_training_sets_the_allocator_up_before_torch_reads_its_variables():
+    program = (
+        "import os, sys, train.sft as sft\n"
+        "def config(*_): print(os.environ.get('PYTORCH_ALLOC_CONF'), 'torch' in sys.modules); sys.exit()\n"
+        "sft.load_config = config; sft.main(['x.yaml'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_VARIABLES}
+    command = [sys.executable, "-c", program]
+    printed = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**environment, "PYTHONPATH": str(REPOSITORY)}
+    ).stdout
+    assert printed.split() == ["expandable_segments:True", "False"]

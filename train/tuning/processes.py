@@ -1,6 +1,7 @@
 """The processes of a training: launched, joined, each with one GPU; the first of them speaks."""
 
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -90,6 +91,21 @@ def see_one_gpu() -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""What torch reads settings of its allocator from; the last two are older and win over the first."""
+
+
+def use_expandable_segments() -> None:
+    """Have torch's CUDA allocator grow its segments, so that rows of many lengths leave no gaps; before torch loads.
+
+    Nothing where the user has set the allocator up. Torch cannot do it on Windows, and under WSL the first allocation
+    may fail (pytorch/pytorch#192330).
+    """
+    wsl = "microsoft" in platform.release().lower()
+    if sys.platform == "linux" and not wsl and not any(name in os.environ for name in ALLOCATOR_VARIABLES):
+        os.environ[ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
 
 
 def end_with_launcher() -> None:
