@@ -4,13 +4,14 @@
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
 # make test-gpu-rehearsal   scripts/gpu_check, which measures on a CUDA card, on the CPU with tiny shapes (4 minutes)
+# make test-gpu   on a machine with a CUDA card: the tests that need one, then scripts/gpu_check (9 minutes at most)
 # make test-all   all of these, each to its end, and a table (40 minutes)
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-fast test-engines test-peers test-gpu-rehearsal test-all
+.PHONY: demo test test-fast test-engines test-peers test-gpu-rehearsal test-gpu cuda-card test-all
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -70,6 +71,14 @@ test-peers: .venv/installed .peers/installed
 
 test-gpu-rehearsal: .venv/installed
 	$(BIN)/python scripts/gpu_check --rehearse
+
+cuda-card: .venv/installed
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: no CUDA card is visible")'
+
+# gpu_check has the minutes that the tests leave; what it does not come to is run by: python scripts/gpu_check --resume
+test-gpu: cuda-card
+	@started=$$(date +%s); timeout 240 $(BIN)/pytest -m gpu tests/test_gpu.py; tests=$$?; \
+		$(BIN)/python scripts/gpu_check --seconds 530 --started $$started --skip gpu-tests && exit $$tests
 
 # Not through $(MAKE): `make -n` would run it
 test-all:

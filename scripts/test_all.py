@@ -2,8 +2,8 @@
 
     python scripts/test_all.py [TARGET …]        `make test-all` runs this
 
-What each printed lies in logs/test-all/TARGET.log. A target whose peers cannot be installed is skipped, with the
-reason. Exit code 1: one of them failed.
+What each printed lies in logs/test-all/TARGET.log. A target is skipped, with the reason, where its peers cannot
+be installed or the machine has no CUDA card. Exit code 1: one of them failed.
 """
 
 import os
@@ -23,8 +23,9 @@ TARGETS: dict[str, str | None] = {
     "test-engines": ".engines/installed",
     "test-peers": ".peers/installed",
     "test-gpu-rehearsal": None,
+    "test-gpu": "cuda-card",
 }
-"""Each with the target that installs its peers, in the order in which they run."""
+"""Each with the target that makes what it needs, in the order in which they run."""
 
 PASSED_ON = "MAKEFLAGS", "MFLAGS", "MAKELEVEL"
 """Variables by which one make tells another its options: the targets must not inherit them."""
@@ -49,13 +50,13 @@ def main(names: Sequence[str]) -> int:
     return int(any(result.verdict == "FAIL" for result in results))
 
 
-def run(target: str, peers: str | None) -> Result:
+def run(target: str, needed: str | None) -> Result:
     """One target, to its end."""
     started = time.monotonic()
     log = LOGS / f"{target}.log"
     log.write_bytes(b"")
-    if peers and make(peers, log) != 0:
-        return Result(target, "SKIP", time.monotonic() - started, f"its peers cannot be installed: {last_error(log)}")
+    if needed and make(needed, log) != 0:
+        return Result(target, "SKIP", time.monotonic() - started, f"make {needed}: {last_error(log)}")
     exit_code = make(target, log)
     counts = tests_counted(log.read_text(encoding="utf-8", errors="replace"))
     note = ", ".join(f"{number} {word}" for word, number in counts.items())

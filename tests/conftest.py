@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core, and so has what it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -16,6 +15,12 @@ import yaml
 from click.testing import CliRunner
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config):
+    """Hide every card, so that the tests are the same everywhere; `-m gpu`, as `make test-gpu` says, sees the first."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    os.environ["CUDA_VISIBLE_DEVICES"] = first if config.option.markexpr == "gpu" else ""
 
 
 def govor(*arguments: str, **kwargs):

@@ -63,6 +63,7 @@ STEPS = (
     Step("ddp", 60, "verbs.ddp"),
     Step("fsdp2", 60, "verbs.fsdp2"),
     training("4b-nf4", "unsloth", limit=90),
+    Step("gpu-tests", 205, "verbs.gpu_tests"),
     Step("own-tests", 90, "verbs.own_tests"),
 )
 BY_NAME = {step.name: step for step in STEPS}

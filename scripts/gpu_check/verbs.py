@@ -237,15 +237,25 @@ def launched(run: Path, processes: int, *more: str) -> list[object]:
     return [*launcher, SFT[1], REPOSITORY / "configs/tiny.yaml", *overrides, LAYERS, *more]
 
 
+def gpu_tests(report: Report, work: Path) -> None:
+    """The tests that need a card."""
+    if not has_cuda():
+        report.needs("CUDA", "the tests marked gpu")
+        return
+    run_tests(report, "tests/test_gpu.py", "-m", "gpu", limit=200)
+
+
 def own_tests(report: Report, work: Path) -> None:
     """The tests of kernels and plan, with this machine's torch; conftest.py hides the card from them."""
-    if find_spec("pytest") is None:
-        report.needs("pytest", "the tests of kernels and plan")
-        return
-    tests = ["tests/test_kernels.py", "tests/test_plan.py"]
     selection = [] if has_cuda() else ["-k", "test_a_kernel_computes_what_the_plain_path_does"]
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--rootdir", REPOSITORY]
-    command += ["--config-file", REPOSITORY / "pyproject.toml", *selection, *(REPOSITORY / test for test in tests)]
     if not has_cuda():
         report.needs("CUDA", "all tests of kernels and plan (make test runs them here)")
-    run_command(report, "pytest", command, work=work, limit=85)
+    run_tests(report, "tests/tuning/test_kernels.py", "tests/plan/test_plan.py", *selection, limit=85)
+
+
+def run_tests(report: Report, *arguments: str, limit: float) -> None:
+    if find_spec("pytest") is None:
+        report.needs("pytest", f"pytest {' '.join(arguments)}")
+        return
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *arguments]
+    run_command(report, "pytest", command, work=REPOSITORY, limit=limit)

@@ -48,6 +48,11 @@ def test_every_step_has_its_function_and_a_name_of_its_own():
         assert step.base is None or STEPS.index(MAKERS[step.base]) < STEPS.index(step)
 
 
+def test_the_tests_that_it_runs_are_there():
+    named = re.findall(r'"(tests/[\w/]+\.py)"', (FOLDER / "verbs.py").read_text(encoding="utf-8"))
+    assert len(named) == 3 and all((REPOSITORY / name).exists() for name in named)
+
+
 def test_the_modules_that_it_imports_by_name_are_there():
     from gpu_check.libraries import OUR_MODULES
 

@@ -1,5 +1,9 @@
 """`make test-all`: every target runs to its end, and the table says what became of each."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import test_all
 
 MAKEFILE = """
@@ -33,7 +37,7 @@ def test_each_runs_to_its_end_and_has_its_line(working_folder, monkeypatch, caps
     assert [line[3] for line in lines[1:4]] == [
         "2 failed, 7 passed, 1 error",
         "train/x.py:1: error: no such name",
-        "its peers cannot be installed: ERROR: Could not find a version that satisfies vllm",
+        "make peers: ERROR: Could not find a version that satisfies vllm",
     ]
     assert lines[4][2] == "0:00" and lines[5][3] == "14 passed, 3 skipped"
     assert (working_folder / "logs/bad.log").read_text(encoding="utf-8").startswith("E   assert 1 == 2")
@@ -45,5 +49,14 @@ def test_every_test_target_of_the_makefile_is_among_them():
     makefile = (test_all.REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = {line.split(":")[0] for line in makefile.splitlines() if line.startswith("test") and ":" in line}
     assert targets == {*test_all.TARGETS, "test-all", "test-fast"}, "test-fast is a part of test"
-    for peers in filter(None, test_all.TARGETS.values()):
-        assert f"\n{peers}:" in makefile
+    for needed in filter(None, test_all.TARGETS.values()):
+        assert f"\n{needed}:" in makefile
+
+
+def test_without_a_card_the_gpu_is_not_tested_and_one_line_says_so(tmp_path):
+    makefile = test_all.REPOSITORY / "Makefile"
+    command = ["make", "-f", makefile, "-o", ".venv/installed", "test-gpu", f"BIN={Path(sys.executable).parent}"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[0] == "error: no CUDA card is visible"
+    assert result.stderr.count("\n") == 2, "make adds its own"
