@@ -185,7 +185,7 @@ def unsloth(spec: dict[str, Any]) -> None:
     )
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**common(spec), max_length=spec["max_length"]),
+        args=SFTConfig(**common(spec), max_length=spec["max_length"], train_sampling_strategy="sequential"),
         train_dataset=load_from_disk(spec["tokenized"])["train"].remove_columns("attention_mask"),
         processing_class=tokenizer,
     )

@@ -1,5 +1,6 @@
 """The command line: which steps run, where their results go."""
 
+import os
 import shutil
 import signal
 import sys
@@ -10,10 +11,12 @@ import click
 from bench_train import claim
 
 from gpu_check.machine import REPOSITORY, default_work_folder, has_cuda
+from gpu_check.readme_table import write_tables
 from gpu_check.report import Report
 from gpu_check.schedule import Call, run_steps
 from gpu_check.steps import BY_NAME, MAKERS, STEPS, Step
 from gpu_check.summary import all_passed, read_outcomes, table, write_outcomes
+from gpu_check.training_speed import UNSLOTH_VARIABLE
 
 LOGS = REPOSITORY / "logs"
 
@@ -25,24 +28,32 @@ LOGS = REPOSITORY / "logs"
 @click.option("--resume", is_flag=True, help="Run what an earlier call has left.")
 @click.option("--only", help="Names of steps, with commas.")
 @click.option("--skip", default="", help="Names of steps, with commas.")
+@click.option("--unsloth", type=click.Path(path_type=Path, exists=True), help="Virtual environment with Unsloth in it.")
 @click.option("--results", type=click.Path(path_type=Path), help="Folder of the results; below logs/ unless given.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of bases and runs, 45 GB; in memory if they fit.")
 @click.option("--copy-to", type=click.Path(path_type=Path), help="A second folder of the results, after every step.")
+@click.option("--readme", is_flag=True, help="Write the table of the results into README.md and README.ru.md, no more.")
 @click.option("--step", hidden=True, help="Run this step in this process.")
 def main(
     rehearse: bool, seconds: float, started: float | None, resume: bool, only: str | None, skip: str,
-    results: Path | None, work: Path | None, copy_to: Path | None, step: str | None,
+    unsloth: Path | None, results: Path | None, work: Path | None, copy_to: Path | None,
+    readme: bool, step: str | None,
 ) -> None:  # fmt: skip
     """Measure everything that only a CUDA card can tell about govor, most important first."""
     if step:
         assert work and results
         BY_NAME[step].run(Report(step, results), work)
         return
+    results = (results or LOGS / ("gpu_rehearsal" if rehearse else "gpu_check")).resolve()
+    if readme:
+        write_tables(read_outcomes(results), REPOSITORY)
+        return
     if not rehearse and not has_cuda():
         raise click.UsageError("torch sees no CUDA card; --rehearse runs the steps on the CPU")
+    if unsloth:
+        os.environ[UNSLOTH_VARIABLE] = str(unsloth.resolve())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the step that runs would outlive us
     deadline = (started or time.time()) + (3600 if rehearse else seconds)
-    results = (results or LOGS / ("gpu_rehearsal" if rehearse else "gpu_check")).resolve()
     work = (work or (results / "work" if rehearse else default_work_folder())).resolve()
     for folder in (results, work):
         if resume:

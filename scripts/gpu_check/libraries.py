@@ -12,7 +12,7 @@ from gpu_check.report import Report
 
 LIBRARIES = (
     *("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets", "huggingface_hub"),
-    *("triton", "liger-kernel", "unsloth"),
+    *("triton", "liger-kernel"),
 )
 OUR_MODULES = (
     *("train.cli", "train.sft", "train.models.load", "train.tuning.trainer", "train.tuning.rehearsal"),

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,8 @@ STEPS, WARM_STEPS = 10, 3
 REHEARSED_STEPS, REHEARSED_WARM_STEPS = 3, 1
 LOSS_TOLERANCE = 3e-3
 """How far a tool's first loss may be from govor's, as a share: the adapter's output is zero, bfloat16 rounds."""
+UNSLOTH_VARIABLE = "GOVOR_CHECK_UNSLOTH"
+"""Names the folder of the environment with Unsloth to the processes of steps, as --unsloth does to the command."""
 PLAN_RATIO = 0.95, 1.25
 """Planned memory over what was allocated."""
 
@@ -103,11 +108,15 @@ def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) 
         return
     base, rows = base_folder(work, SETUPS[setup_name].base), rows_folder(work, setup_name)
     job = job_of(setup_of(setup_name), base, rows, liger=tool == "liger" and has_cuda())
+    python = Path(sys.executable)
+    if tool == "unsloth":
+        python = unsloth_python()
+        report.record(versions=versions_of(python, ("unsloth", "torch", "transformers", "trl")))
     out, runner = work / report.name, "trl" if tool == "liger" else tool
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     try:
-        measured = run(runner, Path(sys.executable), job, out, kernels or "off", threads=None if has_cuda() else 1)
+        measured = run(runner, python, job, out, kernels or "off", threads=None if has_cuda() else 1)
     except ClickException as error:
         printed = (out / runner / "output.txt").read_text(encoding="utf-8", errors="replace")
         (report.folder / f"{report.name}.output.log").write_text(printed, encoding="utf-8")
@@ -119,6 +128,8 @@ def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) 
     logs = json.loads((out / runner / "report.json").read_bytes())["logs"]
     losses = [entry["loss"] for entry in logs if "loss" in entry]
     report.record(
+        card=measured.device,
+        date=time.strftime("%Y-%m-%d"),
         step_s=round(timed["step"], 4),
         tokens_per_s=round(timed["tokens"]),
         trained_tokens_per_s=round(timed["trained"]),
@@ -137,8 +148,8 @@ def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) 
 
 def can_run(report: Report, tool: str) -> bool:
     """Whether the tool is here; what is not, and what runs in its place, is noted."""
-    if tool == "unsloth" and not (has_cuda() and find_spec("unsloth")):
-        report.needs("CUDA and unsloth", "Unsloth's steps")
+    if tool == "unsloth" and not (has_cuda() and unsloth_python().exists()):
+        report.needs("CUDA and --unsloth ENV, an environment that has it", "Unsloth's steps")
         return False
     if tool == "liger" and not has_cuda():
         report.needs("CUDA", "Liger's kernels (plain TRL runs instead)")
@@ -146,6 +157,18 @@ def can_run(report: Report, tool: str) -> bool:
         report.needs("liger-kernel", "TRL with Liger's kernels")
         return False
     return True
+
+
+def unsloth_python() -> Path:
+    """The interpreter that has Unsloth: an environment's own, for it wants older versions of what govor wants new."""
+    return Path(os.environ.get(UNSLOTH_VARIABLE, "/no environment")) / "bin/python"
+
+
+def versions_of(python: Path, names: Sequence[str]) -> dict[str, str]:
+    """Versions of the packages that an interpreter has, by name."""
+    program = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    asked = subprocess.run([python, "-c", program, *names], capture_output=True, text=True)
+    return dict(zip(names, asked.stdout.split(), strict=False))
 
 
 def job_of(setup: Setup, base: Path, rows: Path, *, liger: bool) -> Any:
@@ -214,17 +237,31 @@ def comparisons(figures: dict[str, dict[str, Any]]) -> Iterator[tuple[bool, str]
         plain = figures.get(step_name(setup, "govor", "off"), {})
         for tool, kernels in (("govor", ALL_KERNELS), ("trl", ""), ("liger", ""), ("unsloth", "")):
             other = figures.get(step_name(setup, tool, kernels), {})
-            if "first_loss" not in plain or "first_loss" not in other:
+            if (gap := loss_gap(plain, other)) is None:
                 continue
-            gap = abs(other["first_loss"] - plain["first_loss"]) / plain["first_loss"]
             yield (
-                gap < LOSS_TOLERANCE,
+                gap.allowed,
                 (
-                    f"{step_name(setup, tool, kernels)}: first loss {gap:.1e} from govor's without kernels; "
+                    f"{step_name(setup, tool, kernels)}: first loss {gap.share:.1e} from govor's without kernels; "
                     f"{other['tokens_per_s'] / plain['tokens_per_s']:.2f} times its tokens/s, "
                     f"{other['peak_allocated_gib']} against {plain['peak_allocated_gib']} GiB"
                 ),
             )
+
+
+class LossGap(NamedTuple):
+    """How far a tool's first loss is from govor's, as a share of it; more than allowed, it did other work."""
+
+    share: float
+    allowed: bool
+
+
+def loss_gap(plain: Mapping[str, Any], other: Mapping[str, Any]) -> LossGap | None:
+    """The gap between the figures of govor without kernels and of another; None where one has none."""
+    if "first_loss" not in plain or "first_loss" not in other:
+        return None
+    share = abs(other["first_loss"] - plain["first_loss"]) / plain["first_loss"]
+    return LossGap(share, share < LOSS_TOLERANCE)
 
 
 def step_name(setup: str, tool: str, kernels: str) -> str:

@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import bench_train
 import bench_train_base
 import pytest
-from bench_train import Job, Measured, disagreement, measured, report, speeds
+from bench_train import Job, Measured, disagreement, measured, report, run, speeds
 from bench_train_base import SHAPES, make_rows, model_flops
 from click.testing import CliRunner
 from datasets import load_from_disk
@@ -103,3 +105,34 @@ def test_flops_of_known_models(shape, billion, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SHAPES[shape]))
     assert model_flops(tmp_path, 0, 0) == pytest.approx(billion * 1e9, rel=0.01)
     assert model_flops(tmp_path, 4096, 16) > model_flops(tmp_path, 0, 0) * 1.05
+
+
+STAND_IN = """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class FastLanguageModel:
+    @staticmethod
+    def from_pretrained(base, max_seq_length, load_in_4bit):
+        return AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+
+    @staticmethod
+    def get_peft_model(model, r, lora_alpha, lora_dropout, use_gradient_checkpointing):
+        return get_peft_model(model, LoraConfig(r=r, lora_alpha=lora_alpha, target_modules="all-linear"))
+"""
+"""What the worker asks of Unsloth, by PEFT, without a GPU."""
+
+
+@pytest.mark.slow
+def test_unsloth_s_rows_come_in_the_same_order(base, rows_file, tmp_path, monkeypatch):
+    """The loss of the first step shows which rows it saw."""
+    (tmp_path / "unsloth.py").write_text(STAND_IN, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    make_rows(tmp_path, base, rows_file, count=8, batch=2, length=512, order="file", fill=False)
+    job = Job(
+        str(base), str(tmp_path / "tokenized"), str(tmp_path / "rows.jsonl"), cpu=True, steps=3, batch=2,
+        max_length=512, load_in_4bit=False, checkpointing=False,
+    )  # fmt: skip
+    losses = [run(tool, Path(sys.executable), job, tmp_path, "off", 1).loss for tool in ("trl", "unsloth")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -11,15 +11,29 @@ import subprocess
 import sys
 import time
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from gpu_check import schedule, wheels
+from click.testing import CliRunner
+from gpu_check import command_line, schedule, training_speed, wheels
 from gpu_check.command_line import choose
+from gpu_check.readme_table import BEGIN, END, LANGUAGES, table_text
+from gpu_check.report import Report
 from gpu_check.schedule import Call, Outcome, run_steps
 from gpu_check.steps import BY_NAME, MAKERS, STEPS, Step
 from gpu_check.summary import all_passed, read_outcomes, table, write_outcomes
-from gpu_check.training_speed import ALL_KERNELS, LENGTHS, SETUPS, rows_folder, step_name
+from gpu_check.training_speed import (
+    ALL_KERNELS,
+    LENGTHS,
+    SETUPS,
+    UNSLOTH_VARIABLE,
+    can_run,
+    rows_folder,
+    step_name,
+    unsloth_python,
+    versions_of,
+)
 from packaging.requirements import Requirement
 
 from tests.conftest import REPOSITORY
@@ -170,6 +184,91 @@ def test_tools_are_compared_by_their_first_loss():
     text = "\n".join(table(outcomes))
     assert "PASS train-8b-bf16-govor-on: first loss 5.0e-04 from govor's without kernels; 1.50 times" in text
     assert "FAIL train-8b-bf16-trl" in text
+
+
+def speed(setup, tool, kernels, *, loss=2.0, card="NVIDIA H200", verdict="PASS", **more):
+    figures = {"first_loss": loss, "tokens_per_s": 12345, "peak_allocated_gib": 9.54, "card": card}
+    return Outcome(step_name(setup, tool, kernels), verdict, figures={**figures, "date": "2026-12-01", **more})
+
+
+@pytest.fixture
+def readmes(working_folder, monkeypatch):
+    """Copies of both READMEs, which the command takes for those of the repository."""
+    monkeypatch.setattr(command_line, "REPOSITORY", working_folder)
+    for name in LANGUAGES:
+        (working_folder / name).write_text((REPOSITORY / name).read_text(encoding="utf-8"), encoding="utf-8")
+    return lambda: [(working_folder / name).read_text(encoding="utf-8") for name in LANGUAGES]
+
+
+def write_readmes(*outcomes):
+    Path("results").mkdir(exist_ok=True)
+    if outcomes:
+        write_outcomes({one.name: one for one in outcomes}, Path("results"), None)
+    return CliRunner().invoke(command_line.main, ["--readme", "--results", "results"])
+
+
+def test_the_readmes_table_comes_from_the_results(readmes):
+    before = readmes()
+    environment = Outcome("environment", "PASS", figures={"torch": "2.13.0+cu130", "trl": "1.16.0"})
+    outcomes = [
+        environment,
+        speed("8b-bf16", "govor", "off", planned_gib=10.02),
+        speed("8b-bf16", "govor", ALL_KERNELS, date="2026-12-03", planned_gib=10.02),
+        speed("8b-bf16", "trl", "", loss=2.5),  # it trained something else
+        speed("8b-bf16", "liger", "", verdict="FAIL"),
+        speed("4b-nf4-short", "govor", "off"),
+        speed("4b-nf4", "trl", ""),  # nothing to compare it with
+    ]
+    assert write_readmes(*outcomes).exit_code == 0
+    english, russian = readmes()
+    assert (
+        "NVIDIA H200, 2026-12-01 – 2026-12-03, torch 2.13.0+cu130, trl 1.16.0; bases of these shapes with random "
+        "weights, batch × tokens of a row:\n\n"
+        "| LoRA on a GPU | with | tokens/s | memory, GiB | `govor plan`, GiB |\n|---|---|---|---|---|\n"
+        "| Qwen3-8B, bf16, 2 × 2048 | govor | 12,345 | 9.5 | 10.0 |\n"
+        "| Qwen3-8B, bf16, 2 × 2048 | govor, all kernels | 12,345 | 9.5 | |\n"
+        "| Qwen3-4B, NF4, 8 × chats of up to 1024 | govor | 12,345 | 9.5 | |\n\n<!-- end"
+    ) in english
+    assert "| Qwen3-8B, bf16, 2 × 2048 | govor, все ядра | 12 345 | 9,5 | |\n" in russian
+    assert "NVIDIA H200, 01.12.2026 – 03.12.2026" in russian
+    for old, new in zip(before, (english, russian), strict=True):
+        assert old.split(BEGIN)[0] == new.split(BEGIN)[0] and old.split(END)[1] == new.split(END)[1]
+    write_readmes(*outcomes)
+    assert readmes() == [english, russian]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message"),
+    [
+        ([], "on no card: a rehearsal measures nothing"),
+        ([speed("8b-bf16", "govor", "off", card=None)], "on no card: a rehearsal measures nothing"),
+        ([speed("8b-bf16", "govor", "off"), speed("4b-nf4", "govor", "off", card="RTX 4090")], "on several cards"),
+    ],
+)
+def test_the_readmes_stay_where_nothing_was_measured(readmes, outcomes, message):
+    before = readmes()
+    result = write_readmes(*outcomes)
+    assert result.exit_code == 1 and message in result.stderr
+    assert readmes() == before
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_the_readme_has_the_table_as_the_command_writes_it(name):
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    table = text.split(f"{BEGIN}\n\n")[1].split(f"\n{END}")[0]
+    words = LANGUAGES[name]
+    assert table == table_text({}, name) or (words.head in table and words.not_measured not in table)
+
+
+def test_unsloth_has_an_environment_of_its_own(working_folder, monkeypatch):
+    monkeypatch.setattr(training_speed, "has_cuda", lambda: True)
+    monkeypatch.delenv(UNSLOTH_VARIABLE, raising=False)
+    report = Report("train-4b-nf4-unsloth", working_folder)
+    assert not can_run(report, "unsloth")
+    assert report.missing == ["Unsloth's steps: needs CUDA and --unsloth ENV, an environment that has it"]
+    monkeypatch.setenv(UNSLOTH_VARIABLE, sys.prefix)
+    assert can_run(report, "unsloth")
+    assert versions_of(unsloth_python(), ("torch", "trl")) == {name: version(name) for name in ("torch", "trl")}
 
 
 def test_without_a_card_it_says_so():
