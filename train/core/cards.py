@@ -5,6 +5,14 @@ So the server that asks neither loads torch nor keeps a CUDA context, which take
 
 import subprocess
 import sys
+from typing import NamedTuple
+
+
+class CardMemory(NamedTuple):
+    """Memory of a card, in bytes, as a process that has just begun to use it sees it."""
+
+    free: int
+    total: int
 
 
 def card_count() -> int:
@@ -13,8 +21,14 @@ def card_count() -> int:
     return answer[0] if answer else 0
 
 
+def first_card_memory() -> CardMemory | None:
+    """The memory of the first card that torch sees; None where it sees none."""
+    answer = _ask_torch("*torch.cuda.mem_get_info()")
+    return CardMemory(*answer) if answer else None
+
+
 def _ask_torch(expression: str) -> list[int] | None:
-    """The integers that an expression about torch gives; None where it fails, as without a driver."""
+    """The integers that an expression about torch gives; None where it fails, as it may without a card."""
     command = [sys.executable, "-P", "-c", f"import torch; print(*[{expression}])"]
     asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     return [int(word) for word in asked.stdout.split()] if asked.returncode == 0 else None

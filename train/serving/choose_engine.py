@@ -1,10 +1,12 @@
-"""Runs → engines: which one serves which run, with what command. No process is started here."""
+"""Runs → engines: which one serves which run, with what command. No engine is started here."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from train.core.cards import first_card_memory
 from train.core.errors import MachineError, RunError
 from train.core.runs import Run
 from train.encoding.loss_mask import template_hash
@@ -129,10 +131,21 @@ def _by_vllm(runs: Sequence[Run], program: str, merged: bool, flags: Sequence[st
 
 
 def _memory_share(engines: int, flags: Sequence[str]) -> list[str]:
-    """The flags that give each of several engines its part of the GPU's memory: one alone takes nine tenths of it."""
-    if engines == 1 or any(flag.startswith("--gpu-memory-utilization") for flag in flags):
+    """The flags that give each of the engines its part of the memory that is free on the GPU; no GPU, an equal part.
+
+    vLLM takes the share as one of the whole memory, and ends where less than that is free. MachineError where there is
+    nothing to share.
+    """
+    if any(flag.replace("_", "-").startswith("--gpu-memory-utilization") for flag in flags):
         return []
-    return ["--gpu-memory-utilization", f"{0.9 / engines:.2f}"]
+    memory = first_card_memory()
+    if memory is None:  # on a CPU vLLM means the machine's memory
+        return [] if engines == 1 else ["--gpu-memory-utilization", f"{vllm.LARGEST_SHARE / engines:.2f}"]
+    share = min(vllm.LARGEST_SHARE, memory.free / memory.total - engines * vllm.MARGIN / memory.total) / engines
+    if share < vllm.SMALLEST_SHARE:
+        free, total = (f"{size / 2**30:.1f}" for size in memory)
+        raise MachineError(f"of the GPU's {total} GiB only {free} are free, too little for vLLM: end what uses it")
+    return ["--gpu-memory-utilization", f"{math.floor(1000 * share) / 1000}"]
 
 
 def _weights_of(run: Run, merged: bool) -> Weights:

@@ -17,6 +17,12 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that --max-lora-rank takes."""
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 """Variables that keep it off the network."""
+LARGEST_SHARE = 0.9
+"""Of a GPU's memory, for all engines together; vLLM's own default is 0.92."""
+SMALLEST_SHARE = 0.01
+"""With less it could not even start."""
+MARGIN = 2**29
+"""Bytes left free for each engine: its CUDA context, and what a desktop may take meanwhile. Not measured on a card."""
 BASE_NAME = "base:"
 """The base's name inside the engine: no run can have it."""
 PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "top_logprobs", "logit_bias",
