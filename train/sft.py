@@ -25,7 +25,14 @@ from train.core.runs import Run, create_run, forget_tokens, last_checkpoint, now
 from train.encoding.rows import encoder, require_vocabulary
 from train.evaluation.report import write_report
 from train.models.base import find_base
-from train.models.load import import_peft, load_tokenizer, quiet_libraries, require_device, resolve_precision
+from train.models.load import (
+    import_peft,
+    load_tokenizer,
+    precision_warning,
+    quiet_libraries,
+    require_device,
+    resolve_precision,
+)
 from train.plan.fit import as_begun, fit_to_rows
 from train.tuning.manifest import describe_run, summary
 from train.tuning.processes import (
@@ -73,6 +80,8 @@ def train(config: Config, *, resume: bool = False) -> Run:
     from train.tuning.trainer import build_trainer, sft_config
 
     precision = resolve_precision(config)
+    if warning := precision_warning(base, precision):
+        say(state, warning)
     arguments = sft_config(config, run, precision, evaluate=bool(held_out), resumed=checkpoint is not None)
 
     # 3. Rows → token ids and loss mask

@@ -207,10 +207,10 @@ def ddp(report: Report, work: Path) -> None:
 
 
 def fsdp2(report: Report, work: Path) -> None:
-    """Two cards share an NF4 base; with fewer govor refuses FSDP in one line."""
+    """Two cards share a base in 16 bits; with fewer govor refuses FSDP in one line."""
     run = new_run(work, "fsdp2")
     if cards() < 2:
-        report.needs("two CUDA cards", "FSDP2 over NF4 (FSDP is refused instead)")
+        report.needs("two CUDA cards", "FSDP2 (FSDP is refused instead)")
         refused = launched(run, 1)
         output = run_command(
             report, "FSDP is refused", refused, work=work, limit=55, good_codes=(1,), environment=FSDP2
@@ -218,7 +218,7 @@ def fsdp2(report: Report, work: Path) -> None:
         line = next((line for line in output.lines if line.startswith("error:")), "")
         report.check("the line names FSDP", "FSDP needs GPUs" in line, line)
         return
-    command = launched(run, 2, "model.load_in_4bit=true")
+    command = launched(run, 2)
     output = run_command(report, "train under fsdp2", command, work=work, limit=55, environment=FSDP2)
     if output.exit_code == 0:
         report.check("an adapter is saved", (run / "adapter/adapter_model.safetensors").exists())

@@ -11,7 +11,7 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -243,6 +243,25 @@ def test_fuse_head_and_loss(base):
     output = model(input_ids=ids, labels=ids, fused_lm_head=True)
     holds = all(hasattr(output, name) for name in ("log_probs", "is_top1", "label_mask"))
     contract("trl.trainer.utils.add_fused_lm_head", holds)
+
+
+def test_put_in_liger_kernels(base, monkeypatch):
+    """Without the package: what it is called with, and that the call reaches the package's own function."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import liger
+
+    given = {}
+    monkeypatch.setattr(liger, "is_liger_kernel_available", lambda: True)
+    package = ModuleType("liger_kernel.transformers")
+    package._apply_liger_kernel_to_instance = lambda **named: given.update(named)
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    compat.put_in_liger_kernels(model, {"rope": False})
+    contract(
+        "transformers.integrations.liger.apply_liger_kernel",
+        given == {"model": model, "rope": False, "fused_linear_cross_entropy": False, "cross_entropy": False},
+    )
 
 
 def test_trl_head_function():

@@ -1,5 +1,10 @@
 """Every kernel against the plain path: the same loss and gradients, less kept, off by itself where it cannot run."""
 
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import peft
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,15 +23,20 @@ from transformers import (
 )
 
 import train.tuning.kernels.head
+import train.tuning.trainer
+from train.core.compat import attn_implementation
 from train.core.config import load_config
 from train.core.errors import ConfigError
+from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
+from train.encoding.loss_mask import Encoded
 from train.evaluation.evaluate import held_out_loss
-from train.models.load import load_base, load_tuned, resolve_precision
+from train.models.load import load_base, load_tokenizer, load_tuned, resolve_precision
 from train.sft import train as train_run
-from train.tuning.kernels import ON_BY_DEFAULT, switch_on
+from train.tuning.kernels import ON_BY_DEFAULT, attention, lora, switch_on
 from train.tuning.kernels.batches import ByLength
 from train.tuning.kernels.self_check import end_to_end
+from train.tuning.trainer import build_trainer, make_fast, sft_config
 
 KERNELS = ["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
 LENGTHS = (9, 5, 12)
@@ -447,3 +457,90 @@ def test_without_varlen_rows_of_like_length_come_together_and_a_run_goes_on_in_t
     file = "adapter_model.safetensors"
     assert (run.adapter / file).read_bytes() == (whole.adapter / file).read_bytes()
     assert losses(run) == losses(whole)
+
+
+@pytest.mark.parametrize(("capability", "flash"), [((6, 1), False), ((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_flash_attention_begins_with_ampere(capability, flash, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert attention.has_flash(torch.device("cuda")) is flash
+    assert not attention.has_flash(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("flash", "window", "repeated"), [(True, None, False), (True, 4, True), (False, None, True)])
+def test_keys_are_repeated_where_only_the_plain_mathematics_would_take_them(flash, window, repeated, monkeypatch):
+    asked = {}
+    original = functional.scaled_dot_product_attention
+
+    def spy(query, key, value, **more):
+        asked.update(more, heads=key.shape[1])
+        return original(query, key, value, **more)
+
+    monkeypatch.setattr(attention, "_flash_runs", lambda *_: flash)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
+    out, _ = attention.attention(None, query, key, key, None, sliding_window=window)
+    assert (asked["heads"], asked["enable_gqa"]) == ((4, False) if repeated else (2, True))
+    wide = key.repeat_interleave(2, dim=1)
+    mask = torch.ones(6, 6, dtype=torch.bool).tril().triu(1 - (window or 6))
+    assert torch.allclose(out, original(query, wide, wide, attn_mask=mask).transpose(1, 2), atol=1e-5)
+
+
+def trainer_of(config, base):
+    precision = resolve_precision(config)
+    arguments = sft_config(config, Run(Path("runs/x")), precision, evaluate=False)
+    rows = [Encoded(list(range(1, 9 + n)), [-100, -100, *range(3, 9 + n)]) for n in range(8)]
+    return build_trainer(config, base, load_tokenizer(base), precision, arguments, rows, []), precision
+
+
+def test_a_card_without_flash_attention_has_its_keys_repeated_without_kernels_too(base, write_config, monkeypatch):
+    config = load_config(write_config(training={"kernels": "off"}))
+    trainer, precision = trainer_of(config, base)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.inference_mode():
+        expected = trainer.model(input_ids=ids, use_cache=False).logits
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    make_fast(trainer, config, precision, sharded=False)
+    assert attn_implementation(trainer.model.get_base_model()) == attention.NAME
+    with torch.inference_mode():
+        assert torch.allclose(trainer.model(input_ids=ids, use_cache=False).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("delayed", "on"), [(lora.Layer, False), (peft.tuners.lora.Linear, True)])
+def test_a_run_times_its_kernels_and_keeps_the_faster(delayed, on, base, write_config, monkeypatch, capsys):
+    """Either govor's layers or PEFT's are made slow."""
+    monkeypatch.setattr(train.tuning.trainer, "TIMED", ("cpu",))
+    forward = delayed.forward
+
+    def slow(*arguments, **named):
+        time.sleep(0.02)
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(delayed, "forward", slow)
+    trainer, _ = trainer_of(load_config(write_config()), base)
+    said = capsys.readouterr().err
+    assert f"kernels varlen, head, lora_qkv, lora_mlp are {'on' if on else 'off'}: " in said
+    assert trainer.kernels == (set(ON_BY_DEFAULT["cpu"]) if on else set())
+    assert trainer.padding_free is trainer.data_collator.padding_free is on
+    assert attn_implementation(trainer.model.get_base_model()) == (attention.NAME if on else "sdpa")
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_norms_that_another_library_has_replaced_are_left_to_it(base, capsys):
+    model = qwen3(base)
+    for module in model.modules():
+        if type(module).__name__ == "Qwen3RMSNorm":
+            module.forward = module.forward  # as Liger binds its own
+    assert switch_on(model, ["norm"]) == set()
+    assert "its norms are replaced already (training.use_liger_kernel)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("liger_kernel") is not None, reason="Liger is installed")
+def test_liger_is_asked_for_before_anything_is_loaded(base, write_config):
+    with pytest.raises(ConfigError, match=r"training\.use_liger_kernel: pip install liger-kernel first"):
+        trainer_of(load_config(write_config(training={"use_liger_kernel": True})), base)
+
+
+def test_ddp_looks_for_no_unused_weights(base, write_config):
+    trainer, _ = trainer_of(load_config(write_config()), base)
+    assert trainer.args.ddp_find_unused_parameters is False

@@ -250,6 +250,16 @@ def trl_head_function() -> Any:
     return ChunkedLogProbFunction
 
 
+def put_in_liger_kernels(model: Any, config: dict[str, bool] | None) -> None:
+    """Liger's kernels for the model's family, but for its losses; ImportError without the package liger-kernel.
+
+    Trainer puts them in when training begins, over govor's.
+    """
+    from transformers.integrations.liger import apply_liger_kernel
+
+    apply_liger_kernel(model, {**(config or {}), "fused_linear_cross_entropy": False, "cross_entropy": False})
+
+
 # PEFT
 
 

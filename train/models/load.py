@@ -3,15 +3,16 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from train.core import compat
 from train.core.config import Config, Lora, Model
-from train.core.errors import BaseError, MachineError, RunError
+from train.core.errors import BaseError, ConfigError, MachineError, RunError
 from train.core.progress import progress
 from train.core.runs import Run
-from train.models.base import run_base
+from train.models.base import language_config, run_base
 
 
 class Precision(NamedTuple):
@@ -23,10 +24,18 @@ class Precision(NamedTuple):
 
 
 def require_device(config: Config) -> None:
-    """MachineError where the config needs a GPU and there is none."""
+    """MachineError where the config needs a GPU and torch can use none; ConfigError for NF4 under FSDP."""
     import torch
 
-    if config.training.use_cpu or torch.cuda.is_available():
+    if config.model.load_in_4bit and compat.launched_with_fsdp():  # accelerate's issue 3874
+        raise ConfigError(
+            "model.load_in_4bit: under FSDP every process would hold the whole base: launch with "
+            "configs/accelerate/ddp.yaml (a 4-bit base on each GPU), or shard 16-bit weights (model.load_in_4bit=false)"
+        )
+    if config.training.use_cpu:
+        return
+    if torch.cuda.is_available():
+        require_compiled_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
         return
     if torch.accelerator.is_available() and not config.model.load_in_4bit:
         return
@@ -35,6 +44,39 @@ def require_device(config: Config) -> None:
         f"{config.name} wants {wanted}, and torch {torch.__version__} sees none: check nvidia-smi and that torch is a "
         "CUDA build, or add training.use_cpu=true to train on the CPU (slow)"
     )
+
+
+def require_compiled_for(capability: tuple[int, int], architectures: Sequence[str]) -> None:
+    """MachineError where torch has no code for a card of that compute capability.
+
+    `architectures`: what torch was built for. Machine code (sm_XY) runs on cards of the same major version from that
+    minor one on, intermediate code (compute_XY) on every later card.
+    """
+    import torch
+
+    for name in architectures:
+        kind, _, digits = name.partition("_")
+        digits = digits.rstrip("af")
+        built = int(digits[:-1]), int(digits[-1])
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return
+    card = ".".join(map(str, capability))
+    raise MachineError(
+        f"torch {torch.__version__} has no code for this card (compute capability {card}; it has "
+        f"{', '.join(architectures)}): install a build of torch for an older CUDA, or train on the CPU with "
+        "training.use_cpu=true (slow)"
+    )
+
+
+def precision_warning(base: Path, precision: Precision) -> str | None:
+    """A line on a base that is known to overflow in the type that it is computed in; None where there is none."""
+    family = str(language_config(base).get("model_type", ""))
+    if precision.autocast == "fp16" and family.startswith("gemma"):
+        return (
+            f"warning: {family} is known to overflow in float16, and this GPU has no bfloat16: watch the loss, or take "
+            "a base of another family"
+        )
+    return None
 
 
 def resolve_precision(config: Config) -> Precision:
@@ -75,7 +117,7 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
     import torch
     from transformers import AutoModelForCausalLM
 
-    quantization = nf4_config(precision.weights, sharded=sharded) if model.load_in_4bit else None
+    quantization = nf4_config(precision.weights) if model.load_in_4bit else None
     device = "cpu" if use_cpu or not torch.accelerator.is_available() else int(os.environ.get("LOCAL_RANK", "0"))
     try:
         with progress(f"loading {model.name_or_path}"):
@@ -95,7 +137,7 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
         raise BaseError(f"{model.name_or_path} cannot be loaded: {_first_line(error)}") from None
 
 
-def nf4_config(dtype: Any, *, sharded: bool = False) -> Any:
+def nf4_config(dtype: Any) -> Any:
     """transformers' settings of NF4 with double quantisation, unpacked to `dtype`."""
     from transformers import BitsAndBytesConfig
 
@@ -104,7 +146,6 @@ def nf4_config(dtype: Any, *, sharded: bool = False) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=dtype if sharded else None,  # FSDP shards tensors of one type only
     )
 
 

@@ -20,6 +20,19 @@ def checkpoint_bytes(trainer: Any) -> int:
     return 12 * sum(int(parameter.numel()) for parameter in trainer.model.parameters() if parameter.requires_grad)
 
 
+def adapter_state_dict(model: Any) -> dict[str, Any]:
+    """The trained weights of a model that FSDP has spread, whole and on the CPU in the first process; empty in others.
+
+    The frozen base stays where it is: accelerate's own would gather it too, several times the memory of a GPU.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gathered = get_model_state_dict(model, options=options)  # with a head that is tied to the embedding
+    return {name: weight for name, weight in gathered.items() if name in trained}
+
+
 def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Config) -> None:
     """adapter/, or merged/ after full tuning; complete or absent. Every process takes part, the first one writes."""
     weights = trainer.accelerator.get_state_dict(trainer.model)  # gathers what FSDP has spread

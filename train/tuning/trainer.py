@@ -1,11 +1,16 @@
 """TRL's SFTTrainer as govor sets it up."""
 
+import math
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import set_seed
@@ -18,10 +23,14 @@ from train.core.files import settle_folder
 from train.core.runs import PARTIAL, Run, clear_partial_checkpoint, rotate_checkpoints
 from train.encoding.loss_mask import Encoded
 from train.models.load import Precision, load_base, lora_config
-from train.tuning.kernels import head, switch_on
+from train.tuning.kernels import attention, head, restorer, switch_on
 from train.tuning.kernels.batches import ByLength, lengths
+from train.tuning.kernels.self_check import checkpointed, unwrap
+from train.tuning.processes import say
 from train.tuning.rehearsal import Rehearsal, may_run_out_of_memory
+from train.tuning.save import adapter_state_dict
 
+TIMED = ("cuda",)  # devices on which a run finds out by itself whether its kernels are faster
 BaseTrainer: Any = compat.sft_trainer_class()
 
 
@@ -144,6 +153,8 @@ def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool
         "assistant_only_loss": False,  # the rows come with labels, see encoding/loss_mask.py
         "disable_tqdm": True,
     }
+    if given.get("use_liger_kernel") and find_spec("liger_kernel") is None:
+        raise ConfigError("training.use_liger_kernel: pip install liger-kernel first (it needs a GPU and Triton)")
     if not evaluate:
         given |= {"eval_strategy": "no", "eval_on_start": False}
     if resumed:
@@ -175,6 +186,8 @@ def build_trainer(
 
     sharded = compat.launched_with_fsdp()
     model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
+    if arguments.ddp_find_unused_parameters is None:  # only experts may have no part in a batch
+        arguments.ddp_find_unused_parameters = any(name.endswith("experts") for name, _ in model.named_modules())
     adapter = lora_config(config.lora) if config.lora else None
     tuned_head = None
     try:
@@ -206,6 +219,8 @@ def build_trainer(
         model.get_base_model().set_output_embeddings(tuned_head)
     if config.lora:
         compat.save_adapter_alone(trainer.model)
+        if sharded:
+            trainer.accelerator.get_state_dict = adapter_state_dict  # for checkpoints and the result
     if config.model.load_in_4bit:
         for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
             if parameter.requires_grad:
@@ -229,19 +244,18 @@ def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded
     """What the libraries do by default and costs time or memory, put right; then the kernels."""
     model, arguments = trainer.model, trainer.args
     causal = model.get_base_model() if config.lora else model
+    if arguments.use_liger_kernel:
+        compat.put_in_liger_kernels(model, arguments.liger_kernel_config)
+        arguments.use_liger_kernel = False  # they are in, below govor's
     compat.fuse_head_and_loss(causal)  # over TRL's own, which makes the entropy as well
     if precision.autocast:
         compat.keep_input_types(model)
-    trainer.kernels = frozenset(
-        switch_on(
-            model,
-            config.training.kernels,
-            autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision.autocast or ""),
-            sharded=sharded,
-            loud=trainer.accelerator.is_main_process,
-        )
-    )
-    trainer.scores_trained = "head" in trainer.kernels
+    facts = causal.config.get_text_config()
+    looks_back = getattr(facts, "is_causal", True) and not getattr(facts, "use_bidirectional_attention", False)
+    trainer.masks_nothing = bool(looks_back) and config.model.attn_implementation == "sdpa"
+    if trainer.masks_nothing and arguments.device.type == "cuda" and not attention.has_flash(arguments.device):
+        attention.put_in(causal)  # without a mask transformers' own would keep tokens² numbers there
+    use_kernels(trainer, config, precision, sharded=sharded)
     if head.is_tuned(causal):  # TRL's loss would pass its adapter by
         reason = head.refusal(causal) or (None if trainer.is_plain() else "the loss is not the plain one")
         if reason:
@@ -249,12 +263,83 @@ def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded
         if not trainer.scores_trained:
             head.fuse_head(causal)
         trainer.scores_trained = True
-    facts = causal.config.get_text_config()
-    looks_back = getattr(facts, "is_causal", True) and not getattr(facts, "use_bidirectional_attention", False)
-    trainer.masks_nothing = bool(looks_back) and config.model.attn_implementation == "sdpa"
-    if arguments.packing or trainer.padding_free:
-        return
-    if "varlen" in trainer.kernels:
-        trainer.padding_free = trainer.data_collator.padding_free = True
-    elif getattr(config.training, "train_sampling_strategy", None) is None:
+    padded = not (trainer.padding_free or arguments.packing)
+    if padded and getattr(config.training, "train_sampling_strategy", None) is None:
         arguments.train_sampling_strategy = "group_by_length"
+
+
+def use_kernels(trainer: Trainer, config: Config, precision: Precision, *, sharded: bool) -> None:
+    """Put in the kernels that the config asks for; `auto` on a GPU keeps them only if a step is faster with them."""
+    wanted, device = config.training.kernels, trainer.args.device
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision.autocast or "")
+    checkpointing = config.training.activation_checkpointing
+    timed = wanted == "auto" and device.type in TIMED and not sharded
+    restore = restorer(trainer.model)
+    padding_free = trainer.padding_free
+    before = step_seconds(trainer, autocast, checkpointing=checkpointing) if timed else None
+    running = switch_on(
+        trainer.model,
+        wanted,
+        autocast=autocast,
+        checkpointing=checkpointing,
+        longest=trainer.args.max_length if trainer.args.packing else max(lengths(trainer.train_dataset), default=None),
+        sharded=sharded,
+        loud=trainer.accelerator.is_main_process,
+    )
+    if len({*gather_object([tuple(sorted(running))])}) > 1:
+        restore()
+        running = set()
+        say(trainer.accelerator, "kernels are off: their trials did not end alike in all processes")
+
+    def use(kernels: Iterable[Kernel]) -> None:
+        trainer.kernels = frozenset(kernels)
+        trainer.scores_trained = "head" in trainer.kernels
+        trainer.padding_free = trainer.data_collator.padding_free = padding_free or (
+            "varlen" in trainer.kernels and not trainer.args.packing
+        )
+
+    use(running)
+    if before is None or not running:
+        return
+    after = step_seconds(trainer, autocast, checkpointing=checkpointing)
+    [faster] = broadcast_object_list([after < before])
+    if not faster:
+        restore()
+        use(())
+    names = ", ".join(name for name in get_args(Kernel) if name in running)
+    times = f"{after:.3g} s a step, {before:.3g} s without them"
+    say(trainer.accelerator, f"kernels {names} are {'on' if faster else 'off'}: {times}")
+
+
+def step_seconds(trainer: Trainer, autocast: torch.dtype | None, *, checkpointing: bool) -> float:
+    """Seconds of forward and backward passes over a batch of rows of middling length; infinite without the memory.
+
+    The shortest of three, after one that does not count. Nothing is learned.
+    """
+    tokens = lengths(trainer.train_dataset)
+    order = sorted(range(len(tokens)), key=tokens.__getitem__)
+    size = min(trainer.args.per_device_train_batch_size, len(order))
+    start = (len(order) - size) // 2
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in order[start : start + size]])
+    device, model = trainer.args.device, trainer.model
+    batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    seconds = []
+    try:
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            checkpointed(unwrap(model)) if checkpointing else nullcontext(),
+        ):
+            for _ in range(4):
+                started = time.perf_counter()
+                with torch.autocast(device.type, dtype=autocast) if autocast else nullcontext():
+                    loss = trainer.compute_loss(model.train(), dict(batch))
+                loss.backward()
+                if device.type != "cpu":
+                    torch.accelerator.synchronize()
+                seconds.append(time.perf_counter() - started)
+        return min(seconds[1:])
+    except torch.OutOfMemoryError:  # the rehearsal will say what to do
+        return math.inf
+    finally:
+        model.zero_grad()
+        trainer.counts.clear()

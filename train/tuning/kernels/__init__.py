@@ -6,8 +6,8 @@
     lora_mlp   LoRA of a SwiGLU block in one function that keeps less                        lora.py
     norm       RMSNorm that keeps its input alone                                            norm.py
 
-Each is tried on the model before the first step (self_check.py): two short rows must come out as without it,
-gradients too, or it is taken off again and named.
+Each is tried on the model before the first step (self_check.py): loss and gradients must come out as without it, or it
+is taken off again and named.
 """
 
 import sys
@@ -17,19 +17,31 @@ from typing import Any, get_args
 from train.core.compat import attn_implementation
 from train.core.config import Kernel
 from train.tuning.kernels import attention, head, lora, norm
-from train.tuning.kernels.self_check import Refused, SelfCheck
+from train.tuning.kernels.self_check import Refused, SelfCheck, unwrap
 
-ON_BY_DEFAULT: dict[str, tuple[Kernel, ...]] = {"cpu": ("varlen", "head", "lora_qkv", "lora_mlp")}
-"""Kernels by device: what tests have run there against the plain path, and was faster. Nothing yet on CUDA."""
+ON_BY_DEFAULT: dict[str, tuple[Kernel, ...]] = {
+    "cpu": ("varlen", "head", "lora_qkv", "lora_mlp"),
+    "cuda": ("varlen", "lora_qkv", "lora_mlp"),
+}
+"""Kernels that `auto` tries, by device. On a CPU they were measured to be faster; on CUDA each run times a step with
+them and one without (trainer.py), and the head is TRL's, which needs no help there."""
 
 
 def switch_on(
-    model: Any, wanted: str | Iterable[Kernel], *, autocast: Any = None, sharded: bool = False, loud: bool = True
+    model: Any,
+    wanted: str | Iterable[Kernel],
+    *,
+    autocast: Any = None,
+    checkpointing: bool = True,
+    longest: int | None = None,
+    sharded: bool = False,
+    loud: bool = True,
 ) -> set[Kernel]:
     """Put kernels into a model, PEFT's or a plain one; returns those that run.
 
-    `wanted`: auto, off, or names. `autocast`: torch.dtype that training computes in. A kernel that cannot run is named
-    on stderr, where `loud`; with `auto` only if it failed its trial, for it was not asked for.
+    `wanted`: auto, off, or names. `autocast`, `checkpointing` and `longest` (tokens of a row): as training will have
+    them, see SelfCheck. A kernel that cannot run is named on stderr, where `loud`; with `auto` only if it failed its
+    trial, for it was not asked for.
     """
     device = next(model.parameters()).device.type
     chosen = ON_BY_DEFAULT.get(device, ()) if wanted == "auto" else () if wanted == "off" else tuple(wanted)
@@ -39,7 +51,7 @@ def switch_on(
     try:
         if sharded:
             raise Refused("the weights are spread over several GPUs")
-        trial = SelfCheck(model, autocast)
+        trial = SelfCheck(model, autocast, checkpointing=checkpointing, longest=longest, head="head" in names)
     except Refused as reason:
         _say(names, reason, loud and wanted != "auto")
         return set()
@@ -59,7 +71,7 @@ def switch_on(
 
 def _put_in(model: Any, names: Iterable[Kernel], trial: SelfCheck, running: Iterable[Kernel] = ()) -> None:
     """Put the kernels in beside those that are running; Refused, and the model as it was, where one cannot run."""
-    undo = _undo(model)
+    undo = restorer(model)
     try:
         for name in names:
             PUT_IN[name](model)
@@ -75,9 +87,9 @@ def _say(names: Iterable[Kernel], reason: Refused, loud: bool) -> None:
         print(f"kernel {name} is off: {reason}", file=sys.stderr, flush=True)
 
 
-def _undo(model: Any) -> Callable[[], None]:
+def restorer(model: Any) -> Callable[[], None]:
     """A function that makes the model what it is now."""
-    base = _base(model)
+    base = unwrap(model)
     forwards = [(module, module.__dict__.get("forward")) for module in model.modules()]
     implementation = attn_implementation(base)
 
@@ -93,23 +105,17 @@ def _undo(model: Any) -> Callable[[], None]:
     return undo
 
 
-def _base(model: Any) -> Any:
-    """The model inside PEFT's."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
 def _varlen(model: Any) -> None:
-    base = _base(model)
-    if attn_implementation(base) != "sdpa":
+    base = unwrap(model)
+    if attn_implementation(base) not in ("sdpa", attention.NAME):
         raise Refused(f"model.attn_implementation is {attn_implementation(base)}")
-    attention.register()
-    base.set_attn_implementation(attention.NAME)
+    attention.put_in(base)
 
 
 def _head(model: Any) -> None:
-    if reason := head.refusal(_base(model)):
+    if reason := head.refusal(unwrap(model)):
         raise Refused(reason)
-    head.fuse_head(_base(model))
+    head.fuse_head(unwrap(model))
 
 
 def _lora_qkv(model: Any) -> None:
@@ -151,6 +157,8 @@ def _norm(model: Any) -> None:
     ]
     if not norms or any(module.weight.requires_grad for module in norms):
         raise Refused("its norms are trained" if norms else "the model has no RMSNorm as Llama's")
+    if any("forward" in vars(module) for module in norms):
+        raise Refused("its norms are replaced already (training.use_liger_kernel)")
     for module in norms:
         norm.fuse_norm(module)
 

@@ -4,8 +4,12 @@ On a GPU torch's own variable-length flash attention (torch.nn.attention.varlen,
 for what that cannot do, scaled_dot_product_attention row by row. transformers makes no mask for it: the ends of the
 rows come as `cu_seq_lens_q`, and a batch without them is causal and, if at all, padded on the right, where no trained
 token looks.
+
+Where several queries share a key, only flash attention takes the keys as they are. On other paths they are repeated:
+asked with `enable_gqa`, scaled_dot_product_attention would fall to the plain mathematics, which keeps tokens² numbers.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -17,10 +21,12 @@ FOREIGN = ("softcap", "s_aux", "position_bias", "cache", "block_table")
 """What some families give their attention and this one would leave out."""
 
 
-def register() -> None:
+def put_in(base: Any) -> None:
+    """Let a model of transformers attend by this."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attention)
+    base.set_attn_implementation(NAME)
 
 
 def attention(
@@ -42,7 +48,7 @@ def attention(
         raise NotImplementedError(f"{NAME} knows no {', '.join(unknown) or 'attention that is not causal'}")
     if cu_seq_lens_q is None or max_length_q is None:
         out = _plain(query, key, value, dropout, scaling, sliding_window)
-    elif _flash_runs(query, value, dropout):
+    elif dropout == 0 and _flash_runs(query, value):
         out = _flash(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q)
     else:
         lengths = cu_seq_lens_q.diff().tolist()
@@ -51,9 +57,14 @@ def attention(
     return out, None
 
 
-def _flash_runs(query: Tensor, value: Tensor, dropout: float) -> bool:
+def has_flash(device: torch.device) -> bool:
+    """Whether torch's flash attention runs there: NVIDIA's cards from Ampere on."""
+    return device.type == "cuda" and bool(torch.cuda.get_device_capability(device) >= (8, 0))
+
+
+def _flash_runs(query: Tensor, value: Tensor) -> bool:
     fits = query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
-    return query.is_cuda and fits and dropout == 0 and query.dtype in (torch.float16, torch.bfloat16)
+    return fits and query.dtype in (torch.float16, torch.bfloat16) and has_flash(query.device)
 
 
 def _flash(
@@ -67,6 +78,12 @@ def _flash(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    grouped = {}
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            grouped = {"enable_gqa": True}
+        else:  # torch 2.11
+            key, value = _repeated(key, value, query.shape[1])
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))  # [tokens, heads, width]
     out = varlen_attn(
         q,
@@ -78,7 +95,7 @@ def _flash(
         longest,
         scale=scaling,
         window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **grouped,
     )
     return out[None]
 
@@ -86,13 +103,12 @@ def _flash(
 def _plain(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None, sliding_window: int | None
 ) -> Tensor:
-    groups, tokens = query.shape[1] // key.shape[1], query.shape[2]
-    if groups > 1 and not query.is_cuda:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    mask = None
+    tokens, mask = query.shape[2], None
     if sliding_window is not None and tokens > sliding_window:
         ones = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device)
         mask = ones.tril().triu(1 - sliding_window)
+    if query.shape[1] != key.shape[1] and (mask is not None or not _flash_runs(query, value)):
+        key, value = _repeated(key, value, query.shape[1])
     out = functional.scaled_dot_product_attention(
         query,
         key,
@@ -104,3 +120,9 @@ def _plain(
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return out.transpose(1, 2)
+
+
+def _repeated(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Keys and values [rows, heads, tokens, width] once for each query's head."""
+    times = heads // key.shape[1]
+    return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)

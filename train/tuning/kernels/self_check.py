@@ -1,13 +1,32 @@
-"""Whether a kernel computes what the model does without it: two short rows there and back."""
+"""Whether a kernel computes what the model does without it: rows as long as training's, there and back.
 
-from contextlib import AbstractContextManager, nullcontext
+Loss and the gradient of every trained weight are compared, in train mode, with checkpointing where training has it, in
+training's types. The adapter's B is random meanwhile: before the first step it is zero, which hides the adapter's
+output and A's gradient. How far results may differ is measured on the model itself: a few times as far as they do when
+the output of every layer is rounded otherwise.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-LENGTHS = 7, 5
+from train.tuning.kernels.head import IGNORE_INDEX, tile_rows
+
+SHORT = 21  # tokens of the row after the long one
+LONG = {"cpu": 64, "cuda": 160}
+"""Tokens of the long row, at least; on a GPU more than a block of flash attention."""
+BEYOND = 40  # tokens by which it is longer than a window or a tile of the head
+MOST_TOKENS = 2048  # for a tile's sake: no batch fills a tile of a small vocabulary
+MOST_LOGITS = 2**24  # made at a time without the kernel `head`: 64 MiB in float32
+ADAPTER_STD = 0.05  # of B: with r = 8 the adapter's output is then a tenth of the base's and more
+ROUNDINGS = 2.5  # times what another rounding changes, a kernel may change
+LEAST = {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 1e-2}
+"""Share of a result that a kernel may always change."""
 FAILURES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)  # a GPU without room is the first
 
 
@@ -21,32 +40,62 @@ class Refused(Exception):  # noqa: N818 (nothing is wrong: the plain path runs)
 class SelfCheck:
     """Loss and gradients of the model as it was, to `check` each kernel against once it is put in."""
 
-    def __init__(self, model: Any, autocast: Any) -> None:
-        """Compute loss and gradients; `autocast`: the torch.dtype of training's autocast, None where it has none."""
-        self.model, self.autocast = model, autocast
+    def __init__(
+        self,
+        model: Any,
+        autocast: torch.dtype | None,
+        *,
+        checkpointing: bool = True,
+        longest: int | None = None,
+        head: bool = False,
+    ) -> None:
+        """Compute loss and gradients and how far rounding moves them; Refused where the model does not run.
+
+        `autocast`: the type of training's autocast, None where it has none. `longest`: tokens of training's longest
+        row; a window that no row exceeds is not tried. `head`: whether the kernel of that name will be checked.
+        """
+        self.model, self.autocast, self.checkpointing = model, autocast, checkpointing
+        self.base = unwrap(model)
+        self.keeps_logits = "logits_to_keep" in inspect.signature(type(self.base).forward).parameters
+        self.learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
         parameter = next(model.parameters())
         self.device = parameter.device
-        narrow = autocast or parameter.dtype if parameter.is_floating_point() else torch.bfloat16
-        self.tolerance = 1e-4 if narrow == torch.float32 else 5e-2
+        narrow = autocast or (parameter.dtype if parameter.is_floating_point() else torch.bfloat16)
         vocabulary = model.config.get_text_config().vocab_size
-        self.ids = (torch.arange(sum(LENGTHS), device=self.device) * 7919 + 13) % vocabulary
+        tile = tile_rows(vocabulary, self.device) if head else 0
+        self.lengths = (_long_row(model, longest, tile), SHORT)
+        self.ids = (torch.arange(sum(self.lengths), device=self.device) * 7919 + 13) % vocabulary
+        self.labels = self._labels(max(MOST_LOGITS // vocabulary, min(tile, MOST_TOKENS) + BEYOND))
         try:
-            self.loss, self.logits, self.slopes = self._run(flat=False, head=False)
+            with self._training():
+                self.loss = self._backward(flat=False, head=False)
+                self.gradients = [None if p.grad is None else p.grad.cpu() for p in self.learned.values()]
+                with _rounded_otherwise(model):
+                    noise = self._differences(self._backward(flat=False, head=False))
         except FAILURES as error:  # training will say what is wrong
             raise Refused(f"the model does not run: {_first_line(error)}") from None
+        least = LEAST.get(narrow, LEAST[torch.bfloat16])
+        self.bounds = [max(least, ROUNDINGS * difference) for difference in noise]
+        if not self.bounds[1] < 1:  # of the whole gradient
+            raise Refused(f"rounding alone changes the model's gradient by {noise[1]:.1e} of its size")
 
     def check(self, *, flat: bool, head: bool) -> None:
-        """Refused unless loss, logits and gradients are the same but for rounding.
+        """Refused unless loss and gradients are the same but for rounding.
 
-        `flat`: both rows end to end. `head`: by the kernel of that name, which makes no logits.
+        `flat`: the rows end to end. `head`: by the kernel of that name, which makes no logits.
         """
+        failure = None
         try:
-            loss, logits, slopes = self._run(flat=flat, head=head)
-            differences = [_difference(self.loss, loss), _difference(self.slopes, slopes)]
-            if logits is not None and self.logits is not None:
-                differences.append(_difference(self.logits, logits))
-            wrong = [difference for difference in differences if not difference < self.tolerance]
-            failure = f"it changed the model's results by {wrong[0]:.1e} of their size" if wrong else None
+            with self._training():
+                differences = self._differences(self._backward(flat=flat, head=head))
+            names = ("loss", "gradient", *(f"gradient of {name}" for name in self.learned))
+            for name, difference, bound in zip(names, differences, self.bounds, strict=True):
+                undecided = (
+                    bound >= 1 and difference < torch.inf
+                )  # rounding moves it as far: the whole gradient decides
+                if not (difference < bound or undecided):
+                    failure = f"it changed the model's results by {difference:.1e} of their size ({name})"
+                    break
         except FAILURES as error:
             failure = _first_line(error)
         if failure:
@@ -54,46 +103,78 @@ class SelfCheck:
             refused.tried = True
             raise refused
 
-    def _run(self, *, flat: bool, head: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(loss, logits [tokens, vocabulary], length of every trained weight's gradient)."""
-        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        training = self.model.training
-        self.model.eval().zero_grad()
-        try:
-            with torch.enable_grad(), self._autocast():
-                loss, logits = self._head_loss(flat=flat) if head else self._loss(flat=flat)
-            loss.backward()
-            slopes = [p.grad.float().norm() if p.grad is not None else loss.new_zeros(()) for p in learned]
-        finally:
-            self.model.train(training).zero_grad()
-        return loss.detach().float(), logits, torch.stack([slope.float() for slope in slopes])
+    def _labels(self, count: int) -> Tensor:
+        """The ids at about `count` of the positions that have an earlier token in their row, -100 elsewhere."""
+        predicted = torch.ones(len(self.ids), dtype=torch.bool)
+        predicted[torch.tensor((0, *self.lengths[:-1])).cumsum(0)] = False
+        places = predicted.nonzero()[:, 0]
+        chosen = places[torch.linspace(0, len(places) - 1, min(count, len(places))).long()].to(self.device)
+        labels = torch.full_like(self.ids, IGNORE_INDEX)
+        labels[chosen] = self.ids[chosen]
+        return labels
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The model as training has it, but with a random B and without dropout; afterwards as it was."""
+        modules = list(self.model.modules())
+        dropouts = [module for module in modules if isinstance(module, torch.nn.Dropout)]
+        attentions = [module for module in modules if getattr(module, "attention_dropout", 0.0)]
+        checkpoint = self.checkpointing and not any(getattr(m, "gradient_checkpointing", False) for m in modules)
+        with ExitStack() as stack:
+            stack.callback(self.model.zero_grad)
+            stack.enter_context(_attribute_set(modules, "training", True))
+            stack.enter_context(_attribute_set(dropouts, "training", False))
+            stack.enter_context(_attribute_set(attentions, "attention_dropout", 0.0))
+            stack.enter_context(_random_adapter(self.learned))
+            if checkpoint and self.base.supports_gradient_checkpointing:
+                stack.enter_context(checkpointed(self.base))
+            yield
 
-    def _loss(self, *, flat: bool) -> tuple[Tensor, Tensor]:
+    def _backward(self, *, flat: bool, head: bool) -> float:
+        """The loss, a sum; its gradients are left with the weights."""
+        self.model.zero_grad()
         if flat:
-            logits = self.model(input_ids=self.ids[None], use_cache=False, **end_to_end(LENGTHS, self.device)).logits[0]
-        else:
-            rows = self.ids.split(LENGTHS)
-            logits = torch.cat([self.model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
-        loss = torch.zeros((), device=self.device)
-        for row, scores in zip(self.ids.split(LENGTHS), logits.split(LENGTHS), strict=True):
-            loss = loss + functional.cross_entropy(scores[:-1].float(), row[1:], reduction="sum")
-        return loss, logits.detach()
+            return self._row(self.ids, self.labels, head, end_to_end(self.lengths, self.device))
+        rows = zip(self.ids.split(self.lengths), self.labels.split(self.lengths), strict=True)
+        return sum(self._row(ids, labels, head, {}) for ids, labels in rows)
 
-    def _head_loss(self, *, flat: bool) -> tuple[Tensor, None]:
-        rows = [(row, row.clone()) for row in self.ids.split(LENGTHS)]
-        for _, labels in rows:
-            labels[0] = -100  # the row before it does not predict it
-        more = end_to_end(LENGTHS, self.device) if flat else {}
-        if flat:
-            rows = [(self.ids, torch.cat([labels for _, labels in rows]))]
-        losses = [
-            self.model(input_ids=ids[None], labels=labels[None], use_cache=False, trained_loss=True, **more)["loss_sum"]
-            for ids, labels in rows
-        ]
-        return torch.stack(losses).sum(), None
+    def _row(self, ids: Tensor, labels: Tensor, head: bool, more: dict[str, Any]) -> float:
+        """The loss of ids [tokens], its gradients added to those of before."""
+        autocast = torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
+        with torch.enable_grad(), autocast:
+            if head:
+                made = self.model(input_ids=ids[None], labels=labels[None], use_cache=False, trained_loss=True, **more)
+                loss = made["loss_sum"]
+            else:
+                places = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
+                kept = {"logits_to_keep": places} if self.keeps_logits else {}
+                logits = self.model(input_ids=ids[None], use_cache=False, **kept, **more).logits[0]
+                logits = logits if kept else logits[places]
+                loss = functional.cross_entropy(logits.float(), labels[1:][places], reduction="sum")
+        loss.backward()
+        return float(loss.detach())
+
+    def _differences(self, loss: float) -> list[float]:
+        """How far a loss and the gradients with the weights are from those of the model as it was.
+
+        Each as a share of its size: the loss, all gradients as one, each gradient.
+        """
+        each, changed, whole = [], 0.0, 0.0
+        for parameter, before in zip(self.learned.values(), self.gradients, strict=True):
+            after = parameter.grad
+            if before is None or after is None:
+                each.append(0.0 if before is after else torch.inf)
+                continue
+            wide = before.to(after.device).float()
+            change, size = float((after.float() - wide).norm()), float(wide.norm())
+            changed, whole = changed + change**2, whole + size**2
+            each.append(_share(change, size))
+        return [_share(abs(loss - self.loss), abs(self.loss)), _share(changed**0.5, whole**0.5), *each]
+
+
+def unwrap(model: Any) -> Any:
+    """The model inside PEFT's, or itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
@@ -108,10 +189,81 @@ def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
     }
 
 
-def _difference(before: Tensor, after: Tensor) -> float:
-    """Length of the difference as a share of the length before; 0 for two zeros."""
-    size = float(before.float().norm())
-    return float((after.float() - before.float()).norm()) / size if size else float(after.float().norm())
+def _long_row(model: Any, longest: int | None, tile: int) -> int:
+    """Tokens of the long row: beyond every window and a tile of the head, but no more than training's longest row."""
+    windows = (getattr(module, "sliding_window", None) for module in model.modules())
+    reached = (window for window in windows if isinstance(window, int) and (longest is None or window < longest))
+    least = LONG.get(next(model.parameters()).device.type, LONG["cuda"])
+    wanted = max((least, min(tile, MOST_TOKENS) + BEYOND if tile else 0, *(window + BEYOND for window in reached)))
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return max(2, min(length for length in (wanted, longest, positions) if length))
+
+
+@contextmanager
+def _attribute_set(modules: Iterable[Any], name: str, value: Any) -> Iterator[None]:
+    before = [(module, getattr(module, name)) for module in modules]
+    for module, _ in before:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            setattr(module, name, was)
+
+
+@contextmanager
+def _random_adapter(learned: dict[str, Any]) -> Iterator[None]:
+    """Random numbers in every B of an adapter, always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    before = [(p, p.detach().clone()) for name, p in learned.items() if ".lora_B." in name or "_embedding_B." in name]
+    for parameter, _ in before:
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * ADAPTER_STD)
+    try:
+        yield
+    finally:
+        for parameter, was in before:
+            parameter.data.copy_(was)
+
+
+@contextmanager
+def checkpointed(base: Any) -> Iterator[None]:
+    """Activation checkpointing switched on; transformers 5.20 has renamed both calls."""
+    renamed = hasattr(base, "activation_checkpointing_enable")
+    enable = base.activation_checkpointing_enable if renamed else base.gradient_checkpointing_enable
+    disable = base.activation_checkpointing_disable if renamed else base.gradient_checkpointing_disable
+    enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        disable()
+
+
+@contextmanager
+def _rounded_otherwise(model: Any) -> Iterator[None]:
+    """The output of every innermost module a unit in its last place up or down or as it is: at random, always alike."""
+
+    def nudge(number: int) -> Any:
+        def hook(_: Any, __: Any, output: Any) -> Any:
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                return None
+            generator = torch.Generator(output.device).manual_seed(number)
+            steps = torch.randint(-1, 2, output.shape, generator=generator, device=output.device, dtype=output.dtype)
+            return output * (1 + steps * torch.finfo(output.dtype).eps)
+
+        return hook
+
+    inner = [module for module in model.modules() if next(module.children(), None) is None]
+    hooks = [module.register_forward_hook(nudge(number)) for number, module in enumerate(inner)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _share(change: float, size: float) -> float:
+    """`change` as a share of `size`; 0 for two zeros, infinite for a change of nothing."""
+    return change / size if size else 0.0 if change == 0 else torch.inf
 
 
 def _first_line(error: Exception) -> str:
