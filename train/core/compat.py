@@ -11,6 +11,7 @@ import ast
 import importlib
 import importlib.util
 import os
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
@@ -258,6 +259,31 @@ def put_in_liger_kernels(model: Any, config: dict[str, bool] | None) -> None:
     from transformers.integrations.liger import apply_liger_kernel
 
     apply_liger_kernel(model, {**(config or {}), "fused_linear_cross_entropy": False, "cross_entropy": False})
+
+
+@contextmanager
+def trl_head_as_on_cuda() -> Iterator[None]:
+    """Within the block that head takes its path for CUDA, its Triton kernels left out: it computes nothing.
+
+    scripts/gpu_check/simulate.py counts what it allocates, on tensors without contents.
+    """
+    from types import SimpleNamespace
+    from unittest import mock
+
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    def nothing(*_: Any, **__: Any) -> None:
+        """Compute nothing, and keep no tensor alive as a mock would."""
+
+    kernel, triton = defaultdict(lambda: nothing), SimpleNamespace(cdiv=lambda whole, part: -(-whole // part))
+    replaced = {"_forward_kernel": kernel, "_backward_kernel": kernel, "_addmm_fp32": nothing, "triton": triton}
+    everywhere = {"_use_triton": lambda device: True}
+    with (
+        mock.patch.multiple(chunked_logprob, create=True, **replaced, **everywhere),
+        mock.patch.multiple(utils, **everywhere),
+    ):
+        yield
 
 
 # PEFT

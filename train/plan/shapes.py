@@ -159,6 +159,11 @@ def find_shapes(model: Model) -> tuple[Shapes, Path | None]:
     return Shapes("a table of published shapes", config, dict(_of_config(config))), None
 
 
+def of_config(config: dict[str, Any]) -> Shapes:
+    """The shapes that the fields of a config.json imply; BaseError for a family not in `FAMILIES`."""
+    return Shapes("config.json", config, dict(_of_config(config)))
+
+
 def read_shapes(folder: Path) -> Shapes:
     """The shapes of the base in that folder."""
     whole, config = read_json(folder / "config.json"), language_config(folder)
@@ -167,7 +172,7 @@ def read_shapes(folder: Path) -> Shapes:
         return Shapes("the files' headers", config, _as_loaded(tensors, whole, config))
     if "vision_config" in whole:
         raise BaseError(f"{folder}: its safetensors files are not complete, and config.json does not tell all shapes")
-    return Shapes("config.json", config, dict(_of_config(config)))
+    return of_config(config)
 
 
 def _headers(folder: Path) -> dict[str, Shape]:
