@@ -19,7 +19,7 @@ import json
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ from train.plan.fit import with_options
 from train.plan.memory import GIB, Workload, memory, weight_bytes
 from train.plan.shapes import Shapes, find_shapes, of_config
 from train.tuning.kernels import PUT_IN
+from train.tuning.kernels.self_check import Refused
 
 ATTENTION = "simulated"
 BLOCK = 512
@@ -60,13 +61,15 @@ class Simulated(NamedTuple):
     peak: int
     at: str
     """The operation at which the peak was reached."""
+    kernels: list[str]
+    """Those that ran."""
 
 
 def simulate(config: Config, shapes: Shapes, batch: int, length: int, trained: float = TRAINED) -> Simulated:
     """A step over `batch` rows of `length` tokens, of which the share `trained` is scored."""
     counted, empty = AllocatedBytes(trained), skeleton(config, shapes)
     with as_on_cuda(), FakeTensorMode(allow_non_fake_inputs=True), counted:
-        model = build(config, empty)
+        model, kernels = build(config, empty)
         states = [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
         if "8bit" in config.training.optim:
             states = [state.to(torch.uint8) for state in states]
@@ -75,19 +78,19 @@ def simulate(config: Config, shapes: Shapes, batch: int, length: int, trained: f
         ids = torch.zeros(batch, length, dtype=torch.int64)
         inputs = {"input_ids": ids, "labels": torch.zeros_like(ids), "use_cache": False}
         with torch.autocast("cpu", torch.bfloat16), torch.autocast("cuda", torch.bfloat16):
-            if "head" in kernels_of(config):
+            if "head" in kernels:
                 loss = model(**inputs, trained_loss=True)["loss_sum"]
             else:
                 loss = -model(**inputs, fused_lm_head=True).log_probs.sum()
         kept = counted.now - held
         (loss / 100).backward()
-        return Simulated(held, kept, counted.peak, counted.at)
+        return Simulated(held, kept, counted.peak, counted.at, kernels)
 
 
-def kernels_of(config: Config) -> list[str]:
+def wanted(config: Config) -> list[str]:
     """The kernels that the config names, in the order in which they can be put in, but varlen."""
-    wanted = config.training.kernels
-    return [name for name in PUT_IN if not isinstance(wanted, str) and name in wanted and name != "varlen"]
+    names = config.training.kernels
+    return [name for name in PUT_IN if not isinstance(names, str) and name in names and name != "varlen"]
 
 
 def skeleton(config: Config, shapes: Shapes) -> Any:
@@ -107,8 +110,11 @@ def skeleton(config: Config, shapes: Shapes) -> Any:
     return get_peft_model(model, lora_config(config.lora)) if config.lora else model
 
 
-def build(config: Config, model: Any) -> Any:
-    """The model with weights, checkpointing, head and kernels, as tuning/trainer.py puts them together."""
+def build(config: Config, model: Any) -> tuple[Any, list[str]]:
+    """(model with weights, checkpointing, head and kernels as tuning/trainer.py puts them in, names of those that run).
+
+    Kernels are not tried before (switch_on), since nothing is computed here.
+    """
     materialize(model)
     if config.training.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -116,9 +122,12 @@ def build(config: Config, model: Any) -> Any:
             model.enable_input_require_grads()
     compat.fuse_head_and_loss(model.get_base_model() if config.lora else model)
     compat.keep_input_types(model)
-    for name in kernels_of(config):
-        PUT_IN[name](model)
-    return model.train()
+    kernels = []
+    for name in wanted(config):
+        with suppress(Refused):
+            PUT_IN[name](model)
+            kernels.append(name)
+    return model.train(), kernels
 
 
 def materialize(model: Any) -> None:
@@ -286,9 +295,9 @@ def main(
         sized = with_options(settled, {"training.per_device_train_batch_size": batch})
         found = simulate(sized, shapes, batch, length, trained)
         planned = memory(sized, Workload(shapes, length)).peak
-        gib = {name: round(size / GIB, 3) for name, size in found._asdict().items() if name != "at"}
-        ran = {"rows": one, "trained": trained, "kernels": kernels_of(sized)}
-        line = {"base": settled.model.name_or_path, **ran, **gib, "at": found.at, "planned": round(planned / GIB, 3)}
+        line = {"base": settled.model.name_or_path, "rows": one, "trained": trained, **found._asdict()}
+        sizes = {"held": found.held, "kept": found.kept, "peak": found.peak, "planned": planned}
+        line |= {name: round(size / GIB, 3) for name, size in sizes.items()}
         print(json.dumps(line), flush=True)
 
 

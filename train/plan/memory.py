@@ -1,10 +1,10 @@
 """Bytes that training holds on each GPU, from the config and the base's shapes.
 
 Weights, gradients and optimizer states are counted tensor by tensor, as transformers, PEFT and bitsandbytes allocate
-them. Activations are an estimate: what autograd keeps of each layer, checked against what it keeps on a CPU (at an 8B's
-width over 36 layers 8.0 MB a token, 13.3 with lora_dropout, 0.3 with checkpointing), and scratch of the backward pass.
-The planned peak was 1.00 to 1.03 of a whole LoRA step's on a CPU, 1.2 to 1.3 of a full one's; none was measured on
-a GPU.
+them. Activations are an estimate: what autograd keeps of each layer, and the most that the loss or the way back through
+a layer needs beside it. For a GPU it was fitted to steps simulated on tensors without contents, which
+scripts/gpu_check/simulate.py counts as torch's allocator would; tests/plan/simulated.py has the figures. For a CPU it
+was checked against whole steps measured there. None of it was measured on a GPU.
 """
 
 import re
@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from math import ceil, prod
 from typing import NamedTuple
 
-from train.core.config import Config
+from train.core.config import Config, Kernel
 from train.plan.shapes import WRITER, Shape, Shapes
 
 GIB = 2**30
 TILE = 4096, 32768  # logits that TRL's fused head has at a time: tokens × vocabulary
 COPIES_ON_CPU = 7  # float32 copies of a tile that TRL makes without Triton (measured)
-SCRATCH = 1.5  # layers' activations that the backward pass needs beside those kept (measured on a CPU)
+SCRATCH_ON_CPU = 1.5  # layers' activations that the backward pass needs beside those kept (measured)
+NORM = 20  # bytes a token and hidden number on the way back through a norm: float32 numbers and their gradients
+KERNEL_TILE = 2**24  # logits that govor's head has at a time (TILE in tuning/kernels/head.py)
+KERNELS: frozenset[Kernel] = frozenset(("head", "lora_qkv", "lora_mlp"))  # those that matter here of what auto may run
 SMALL = 4096  # bitsandbytes keeps the states of smaller tensors in float32
 CODES = 16 * 4 + 256 * 4 + 4  # of an NF4 weight: its 16 values, the 256 of its scales, their mean
 
@@ -55,11 +58,14 @@ class Memory(NamedTuple):
     activations: int
     """Kept from the forward pass for the backward pass."""
     scratch: int
-    """What the loss (a tile of logits) or the backward pass through a layer needs, whichever is larger."""
+    """What the loss (a tile of logits) or the backward pass through a layer needs besides, whichever is larger."""
     workspace: int
     """16-bit copies of weights: NF4 layers while they are used, float32 ones under autocast."""
     evaluation: int
     """What the longest evaluation batch needs beside base, adapter and optimizer."""
+
+    never_at_once: int = 0
+    """Of gradients and activations: the backward pass frees the ones layer by layer as it makes the others."""
 
     @property
     def weights(self) -> int:
@@ -68,28 +74,68 @@ class Memory(NamedTuple):
     @property
     def peak(self) -> int:
         held = self.weights + self.optimizer
-        step = self.gradients + self.activations + self.scratch + self.workspace
+        step = self.gradients + self.activations - self.never_at_once + self.scratch + self.workspace
         return held + max(step, self.evaluation + self.workspace)
 
 
 def memory(config: Config, workload: Workload) -> Memory:
-    """The bytes of each part, for one process that holds the whole model (one GPU, or each under DDP)."""
+    """The bytes of each part, for one process that holds the whole model (one GPU, or each under DDP).
+
+    `training.kernels: auto` on a GPU: of a step with kernels and one without, the larger, since which of them run is
+    known only on the card.
+    """
+    if config.training.kernels != "auto" or config.training.use_cpu:
+        return _memory(config, workload, kernels_of(config, workload.shapes))
+    chosen = _only_possible(config, workload.shapes, KERNELS)
+    return max((_memory(config, workload, kernels) for kernels in (frozenset(), chosen)), key=lambda found: found.peak)
+
+
+def kernels_of(config: Config, shapes: Shapes) -> frozenset[Kernel]:
+    """The kernels that the config names and the base and the adapter allow."""
+    wanted = config.training.kernels
+    return frozenset() if isinstance(wanted, str) else _only_possible(config, shapes, frozenset(wanted))
+
+
+def _only_possible(config: Config, shapes: Shapes, kernels: frozenset[Kernel]) -> frozenset[Kernel]:
+    """Without those that tuning/kernels/ would refuse, as far as config and shapes tell."""
+    unlike_llama = str(shapes.config.get("model_type")).startswith("gemma")  # another norm, another activation
+    refused: set[Kernel] = set()
+    if config.lora is None:
+        refused |= {"lora_qkv", "lora_mlp", "norm"}
+    elif config.lora.lora_dropout or config.lora.use_dora:
+        refused |= {"lora_qkv", "lora_mlp"}
+    if unlike_llama or not any(name.endswith(".gate_proj.weight") for name in shapes.linears):
+        refused.add("lora_mlp")
+    if unlike_llama:
+        refused.add("norm")
+    if not any(name.endswith(".q_proj.weight") for name in shapes.linears):
+        refused.add("lora_qkv")
+    return kernels - refused
+
+
+def _memory(config: Config, workload: Workload, kernels: frozenset[Kernel]) -> Memory:
     shapes, training = workload.shapes, config.training
-    trained = trained_shapes(config, shapes)
-    held = weight_bytes(config)
-    layer = layer_bytes(config, shapes)
-    passing = SCRATCH * layer + (layer if training.activation_checkpointing else 0)  # what was not kept is made anew
+    trained = sum(map(prod, trained_shapes(config, shapes)))
+    layer = layer_bytes(config, shapes, workload.longest, kernels)
     tokens = training.per_device_train_batch_size * workload.longest
     evaluated = training.per_device_eval_batch_size * workload.longest_held_out
+    activations = tokens * activation_bytes(config, shapes, layer) + _scores(config, shapes, workload.longest)
+    gradients = (4 if config.lora else weight_bytes(config)) * trained
+    apart = min(activations, gradients) * (shapes.layers - 1) // shapes.layers
+    workspace = _workspace(config, shapes, kernels)
+    passing = tokens * (layer if training.activation_checkpointing else 0)  # what was not kept is made anew
+    passing += _passing(config, shapes, tokens, layer, kernels) + workspace
+    loss = _loss(config, shapes, tokens, kernels) - (0 if training.use_cpu else gradients - apart)  # none is made yet
     return Memory(
         base=base_bytes(config, shapes),
-        adapter=4 * sum(map(prod, trained)) if config.lora else 0,  # PEFT and govor hold adapters in float32
-        gradients=(4 if config.lora else held) * sum(map(prod, trained)),
+        adapter=4 * trained if config.lora else 0,  # PEFT and govor hold adapters in float32
+        gradients=gradients,
         optimizer=optimizer_bytes(config, shapes),
-        activations=tokens * activation_bytes(config, shapes) + _scores(config, shapes, workload.longest),
-        scratch=max(int(tokens * passing), _loss(config, shapes, tokens)),
-        workspace=_workspace(config, shapes),
-        evaluation=max(evaluated * layer, _loss(config, shapes, evaluated)) if evaluated else 0,
+        activations=activations,
+        scratch=max(passing, loss) - workspace,
+        workspace=workspace,
+        evaluation=max(evaluated * layer, _loss(config, shapes, evaluated, kernels)) if evaluated else 0,
+        never_at_once=apart,
     )
 
 
@@ -156,41 +202,89 @@ def optimizer_bytes(config: Config, shapes: Shapes) -> int:
     return total
 
 
-def layer_bytes(config: Config, shapes: Shapes) -> int:
-    """Bytes of activations a token that autograd keeps of the widest layer.
+def layer_bytes(
+    config: Config, shapes: Shapes, longest: int = 0, kernels: frozenset[Kernel] = frozenset()
+) -> int:
+    """Bytes of activations a token that autograd keeps of the widest layer, in rows of `longest` tokens.
 
-    In 16 bits: a copy of every trained layer's input, the outputs of layers that read the residual stream (queries,
-    keys, values, gate, up), attention's output and the activated gate, and a float32 copy of every norm's input. With
-    dropout the adapters keep their masked inputs in float32. Without autocast inputs are shared.
+    In 16 bits: the inputs of trained layers (one for those that read the same), the outputs of layers that read the
+    residual stream (queries, keys, values, gate, up), the activated gate, and a float32 copy of every norm's input.
+    With dropout each adapter keeps its own masked input and the mask. In float32 a norm's output is kept once more. On
+    a CPU attention's output is copied, and with padding every query gets its own key and value, as it does on a GPU
+    under a sliding window's mask, which is kept as well. Of the kernels lora_mlp keeps neither activated gate nor
+    product, norm its input alone, of which a fused reader makes its own input anew.
     """
-    each = 2 if computes_in_16_bit(config) else 4
+    each, cpu = (2 if computes_in_16_bit(config) else 4), config.training.use_cpu
     tuned = shapes.targets(config.lora) if config.lora else shapes.linears
+    masked = not cpu and 0 < _window(shapes) < longest
+    dropout = bool(config.lora and config.lora.lora_dropout)
     widest = 0
     for layer, names in _layers(shapes).items():
         linear = {name: shapes.tensors[name] for name in names if name in shapes.linears}
         readers = {name: out for name, (out, _) in linear.items() if not WRITER.search(name)}
-        written = sum(into for name, (_, into) in linear.items() if name not in readers)
-        queries = next((into for name, (_, into) in linear.items() if name.endswith("o_proj.weight")), 0)
-        if config.training.per_device_train_batch_size > 1:  # padded: every query gets its own key and value
+        writers = {name: into for name, (_, into) in linear.items() if name not in readers}
+        queries = next((into for name, into in writers.items() if name.endswith("o_proj.weight")), 0)
+        if masked or (cpu and config.training.per_device_train_batch_size > 1):
             readers = {n: max(out, queries) if re.search(r"[kv]_proj\.", n) else out for n, out in readers.items()}
-        inputs = sum(into for name, (_, into) in linear.items() if name in tuned)
+        fused = {name for name in linear if _is_fused(name, kernels)}
+        inputs = {  # of the layers that read the same
+            (name.rsplit(".", 2)[0] if name in readers and not dropout else name): into
+            for name, (_, into) in linear.items()
+            if name in tuned and not (name in fused and (name in writers or "norm" in kernels))
+        }
+        activated = sum(
+            into for name, into in writers.items() if name not in fused and (cpu or not name.endswith("o_proj.weight"))
+        )
+        taken = each * sum(inputs.values())
         if each == 4:
-            inputs = sum({into for _, into in linear.values()}) + shapes.hidden
-        total = each * (inputs + written + sum(readers.values()))
-        total += (4 if config.lora else 8) * _normed(shapes, names)
-        if config.lora and config.lora.lora_dropout:
-            total += 4 * sum(into for name, (_, into) in linear.items() if name in tuned)
+            taken = each * (sum({into for _, into in linear.values()}) + shapes.hidden)
+        if dropout:
+            taken += (each if cpu else 1) * sum(inputs.values())  # the mask: a CPU keeps it as numbers
+        total = taken + each * (activated + sum(readers.values())) + (2 * longest if masked else 0)
+        total += (2 if "norm" in kernels else 4 if config.lora else 8) * _normed(shapes, names)
         total += each * config.lora.r * sum(name in tuned for name in linear) if config.lora else 0
         widest = max(widest, total + _experts(shapes, layer))
     return widest
 
 
-def activation_bytes(config: Config, shapes: Shapes) -> int:
-    """Bytes of activations a token over the whole model; with checkpointing only what enters each layer."""
-    stream = (2 if weight_bytes(config) == 2 else 4) * shapes.hidden
+def _is_fused(name: str, kernels: frozenset[Kernel]) -> bool:
+    """Whether a kernel runs the layer together with its neighbours."""
+    if re.search(r"\.[qkv]_proj\.weight$", name):
+        return "lora_qkv" in kernels
+    return "lora_mlp" in kernels and re.search(r"\.(gate|up|down)_proj\.weight$", name) is not None
+
+
+def _window(shapes: Shapes) -> int:
+    """Tokens to which some layer's attention is limited; 0 for all."""
+    return int(shapes.config.get("sliding_window") or 0) if shapes.config.get("use_sliding_window", True) else 0
+
+
+def activation_bytes(config: Config, shapes: Shapes, layer: int) -> int:
+    """Bytes of activations a token over the whole model, of `layer` in each.
+
+    With checkpointing only what enters each layer.
+    """
     if config.training.activation_checkpointing:
-        return stream * shapes.layers
-    return layer_bytes(config, shapes) * shapes.layers
+        return (2 if weight_bytes(config) == 2 else 4) * shapes.hidden * shapes.layers
+    return layer * shapes.layers
+
+
+def _passing(config: Config, shapes: Shapes, tokens: int, layer: int, kernels: frozenset[Kernel]) -> int:
+    """Bytes that the backward pass through a layer needs beside what was kept of it and `_workspace`.
+
+    On a GPU the worst is the SwiGLU block. Without kernels two gradients of its inner width and one of the hidden, or
+    while a weight is unpacked one less; with lora_mlp three, and the weight with them. Or a norm: its float32 numbers.
+    """
+    if config.training.use_cpu:
+        return int(SCRATCH_ON_CPU * tokens * layer)
+    each = 2 if computes_in_16_bit(config) else 4
+    inner = max((into for name, (_, into) in shapes.linears.items() if WRITER.search(name)), default=0)
+    inner = max(inner, max((_experts(shapes, name) // each for name in _layers(shapes)), default=0))
+    if "lora_mlp" in kernels:
+        return int(tokens * each * (3 * inner + 2.25 * shapes.hidden))
+    unpacked = _workspace(config, shapes, kernels) if config.model.load_in_4bit else 0
+    swiglu = tokens * each * (2 * inner + shapes.hidden) - min(unpacked, tokens * each * inner)
+    return max(swiglu, tokens * NORM * shapes.hidden - unpacked)
 
 
 def _layers(shapes: Shapes) -> dict[str, list[str]]:
@@ -231,24 +325,35 @@ def _scores(config: Config, shapes: Shapes, longest: int) -> int:
     return 6 * config.training.per_device_train_batch_size * shapes.heads * longest**2 * layers
 
 
-def _loss(config: Config, shapes: Shapes, tokens: int) -> int:
-    """The last hidden states with their gradient, a tile of logits and, where the head is trained, its gradient."""
+def _loss(config: Config, shapes: Shapes, tokens: int, kernels: frozenset[Kernel]) -> int:
+    """Bytes beside the layers' activations: the last norm's input, trained hidden states, logits, their gradients."""
     each = 2 if computes_in_16_bit(config) else 4
     rows = min(tokens, TILE[0])
-    copies = 4 * COPIES_ON_CPU * min(shapes.vocabulary, TILE[1]) if config.training.use_cpu else 0
     head = 0 if config.lora else 4 * prod(shapes.head)
-    return tokens * shapes.hidden * (2 * each + 4) + rows * (each * TILE[1] + copies) + head
+    if config.training.use_cpu:
+        copies = 4 * COPIES_ON_CPU * min(shapes.vocabulary, TILE[1])
+        return tokens * shapes.hidden * (2 * each + 4) + rows * (each * TILE[1] + copies) + head
+    normed = 4 if config.training.activation_checkpointing else 0  # else in place of the first layer's, which keeps none
+    if "head" in kernels:  # of two tiles: float32 and 16-bit logits each, as the second is made
+        logits = (4 + each) * 2 * min(KERNEL_TILE, tokens * shapes.vocabulary) + tokens * shapes.hidden * each
+    else:
+        logits = rows * each * min(shapes.vocabulary, TILE[1]) + tokens * shapes.hidden * 4
+    return tokens * shapes.hidden * (normed + each) + max(logits, tokens * shapes.hidden * NORM) + head
 
 
-def _workspace(config: Config, shapes: Shapes) -> int:
+def _workspace(config: Config, shapes: Shapes, kernels: frozenset[Kernel]) -> int:
     """Bytes of 16-bit weights beside the stored ones.
 
-    These are the largest NF4 layer, and under autocast every float32 layer that is kept for the backward pass.
+    These are the largest NF4 layer with its scales in float32 (twice, in bitsandbytes), and under autocast the adapters
+    and every float32 layer that is kept for the backward pass.
     """
     sizes = [prod(shape) for shape in shapes.linears.values()]
+    kept = config.lora is None or not config.training.activation_checkpointing
+    copies = 0
+    if config.lora and computes_in_16_bit(config) and "lora_mlp" not in kernels:
+        copies = 2 * sum(map(prod, shapes.adapter(config.lora))) // (1 if kept else shapes.layers)
     if config.model.load_in_4bit:
-        return weight_bytes(config) * max(sizes, default=0)
+        return copies + (weight_bytes(config) * max(sizes, default=0)) * 17 // 16
     if weight_bytes(config) == 4 and computes_in_16_bit(config):
-        kept = config.lora is None or not config.training.activation_checkpointing
-        return 2 * (sum(sizes) if kept else max(sizes, default=0))
-    return 0
+        return copies + 2 * (sum(sizes) if kept else max(sizes, default=0))
+    return copies
