@@ -28,9 +28,6 @@ from unittest import mock
 import click
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -68,7 +65,7 @@ class Simulated(NamedTuple):
 def simulate(config: Config, shapes: Shapes, batch: int, length: int, trained: float = TRAINED) -> Simulated:
     """A step over `batch` rows of `length` tokens, of which the share `trained` is scored."""
     counted, empty = AllocatedBytes(trained), skeleton(config, shapes)
-    with as_on_cuda(), FakeTensorMode(allow_non_fake_inputs=True), counted:
+    with as_on_cuda(), compat.fake_tensors(), counted:
         model, kernels = build(config, empty)
         states = [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
         if "8bit" in config.training.optim:
@@ -168,7 +165,7 @@ def pack(shape: torch.Size, dtype: torch.dtype) -> nn.Parameter:
     return weight
 
 
-class AllocatedBytes(TorchDispatchMode):
+class AllocatedBytes(compat.dispatch_mode_class()):
     """Counts the storages that are alive, and their sum's peak."""
 
     def __init__(self, trained: float) -> None:
@@ -183,7 +180,7 @@ class AllocatedBytes(TorchDispatchMode):
             made = self._chosen(*args)
         else:
             made = function(*args, **(kwargs or {}))
-        for tensor in tree_iter(made):
+        for tensor in made if isinstance(made, tuple | list) else [made]:
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage(), str(function))
         if function is torch.ops.bitsandbytes.gemm_4bit.default:

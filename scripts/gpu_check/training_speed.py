@@ -221,11 +221,8 @@ def compare_with_plan(report: Report, folder: Path, base: Path, lengths: list[in
         return
     ratio = planned.peak / (report.figures["peak_allocated_gib"] * GIB)
     report.record(planned_over_allocated=round(ratio, 3))
-    if kernels == "off":  # the plan does not know the kernels
-        lowest, highest = PLAN_RATIO
-        report.check(
-            f"the plan is {lowest} to {highest} of what was allocated", lowest <= ratio <= highest, f"{ratio:.3f}"
-        )
+    lowest, highest = PLAN_RATIO
+    report.check(f"the plan is {lowest} to {highest} of what was allocated", lowest <= ratio <= highest, f"{ratio:.3f}")
 
 
 def comparisons(figures: dict[str, dict[str, Any]]) -> Iterator[tuple[bool, str]]:

@@ -271,6 +271,40 @@ def test_trl_head_function():
     contract("trl.kernels.chunked_logprob.ChunkedLogProbFunction", holds)
 
 
+def test_trl_head_as_on_cuda():
+    """The positions that are scored alone, and no kernel that is not there."""
+    import torch
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    names = ("_use_triton", "_forward_kernel", "_backward_kernel", "_addmm_fp32")
+    for name in names:
+        contract(f"trl.kernels.chunked_logprob.{name}", hasattr(chunked_logprob, name))
+    contract("trl.trainer.utils._use_triton", hasattr(utils, "_use_triton"))
+    hidden, weight, targets = torch.ones(3, 4, requires_grad=True), torch.ones(8, 4), torch.zeros(3, dtype=torch.long)
+    with compat.trl_head_as_on_cuda():
+        assert utils._use_triton(torch.device("cpu"))
+        scores = compat.trl_head_function().apply(hidden, weight, None, targets, 1.0, 8, None, 1.0, ("is_top1",))[0]
+        scores.sum().backward()
+    assert not utils._use_triton(torch.device("cpu"))
+    contract("trl.kernels.chunked_logprob", scores.shape == (3,) and not hidden.grad.any())
+
+
+def test_fake_tensors_under_a_dispatch_mode():
+    import torch
+
+    class Seen(compat.dispatch_mode_class()):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    seen: list[str] = []
+    with compat.fake_tensors(), Seen():
+        huge = torch.empty(2**40) + 1
+    contract("torch._subclasses.fake_tensor.FakeTensorMode", huge.shape == (2**40,))
+    contract("torch.utils._python_dispatch.TorchDispatchMode", "aten.add.Tensor" in seen)
+
+
 @pytest.fixture
 def adapted(base):
     from peft import get_peft_model

@@ -337,6 +337,24 @@ def launched_on_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
 
 
+# torch: tensors without contents, and a look at every operation, for scripts/gpu_check/simulate.py
+
+
+def fake_tensors() -> AbstractContextManager[Any]:
+    """Within the block operations make tensors that have a shape, a type and no contents."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    block: AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True)
+    return block
+
+
+def dispatch_mode_class() -> Any:
+    """The class of contexts whose `__torch_dispatch__` sees every operation."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    return TorchDispatchMode
+
+
 # bitsandbytes
 
 COMPILER_OFF = "TORCHDYNAMO_DISABLE"

@@ -2,9 +2,9 @@
 
 Weights, gradients and optimizer states are counted tensor by tensor, as transformers, PEFT and bitsandbytes allocate
 them. Activations are an estimate: what autograd keeps of each layer, and the most that the loss or the way back through
-a layer needs beside it. For a GPU it was fitted to steps simulated on tensors without contents, which
-scripts/gpu_check/simulate.py counts as torch's allocator would; tests/plan/simulated.py has the figures. For a CPU it
-was checked against whole steps measured there. None of it was measured on a GPU.
+a layer needs beside it. For a GPU it was fitted to steps that scripts/gpu_check/simulate.py runs on tensors without
+contents and counts as torch's allocator would (figures: tests/plan/test_simulated.py); for a CPU it was checked against
+whole steps measured there. None of it was measured on a GPU.
 """
 
 import re
@@ -202,9 +202,7 @@ def optimizer_bytes(config: Config, shapes: Shapes) -> int:
     return total
 
 
-def layer_bytes(
-    config: Config, shapes: Shapes, longest: int = 0, kernels: frozenset[Kernel] = frozenset()
-) -> int:
+def layer_bytes(config: Config, shapes: Shapes, longest: int = 0, kernels: frozenset[Kernel] = frozenset()) -> int:
     """Bytes of activations a token that autograd keeps of the widest layer, in rows of `longest` tokens.
 
     In 16 bits: the inputs of trained layers (one for those that read the same), the outputs of layers that read the
@@ -333,7 +331,9 @@ def _loss(config: Config, shapes: Shapes, tokens: int, kernels: frozenset[Kernel
     if config.training.use_cpu:
         copies = 4 * COPIES_ON_CPU * min(shapes.vocabulary, TILE[1])
         return tokens * shapes.hidden * (2 * each + 4) + rows * (each * TILE[1] + copies) + head
-    normed = 4 if config.training.activation_checkpointing else 0  # else in place of the first layer's, which keeps none
+    normed = (
+        4 if config.training.activation_checkpointing else 0
+    )  # else in place of the first layer's, which keeps none
     if "head" in kernels:  # of two tiles: float32 and 16-bit logits each, as the second is made
         logits = (4 + each) * 2 * min(KERNEL_TILE, tokens * shapes.vocabulary) + tokens * shapes.hidden * each
     else:
