@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from tests.conftest import REPOSITORY
 from train.chats.split import read_split
@@ -20,12 +21,14 @@ from train.core.config import Lora, dump_config, load_config
 from train.core.errors import BaseError, ConfigError, GovorError, MachineError
 from train.encoding.rows import encoder
 from train.models.load import load_tokenizer
-from train.plan import plan
+from train.plan import plan, plan_to_json
 from train.plan.estimate import find_gpu, known_gpus, prices
 from train.plan.fit import as_begun, fit, out_of_memory_help, settle_fit, smallest_change_that_fits, with_options
 from train.plan.memory import GIB, Workload, layer_bytes, memory
 from train.plan.shapes import Shapes, _of_config, find_shapes, read_shapes
+from train.plan.show import show
 from train.plan.tokens import packed_rows
+from train.plan.verbs import cache_bytes
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3"]
 OTHERS = ["gpt_neox", "olmo2", "cohere2", "qwen2_moe", "qwen3_moe", "deepseek_v3", "qwen3_5_text", "gpt_oss"]
@@ -399,6 +402,35 @@ def test_the_8_gb_config_fits_8_gb(monkeypatch):
     assert {p.model: p.cost for p in found.prices}["gpt-4.1"] == pytest.approx(found.work.tokens * 25 / 1e6)
 
 
+def test_each_verb_of_the_way_is_planned(write_config, capsys):
+    """On a card of 8 GB the 4B goes all the way in NF4; in 16 bits only the merge's check does, layer by layer."""
+    model = {"name_or_path": "Qwen/Qwen3-4B", "load_in_4bit": True}
+    training = {"activation_checkpointing": True, "max_length": 2048}
+    card = find_gpu("8GB")
+    found = plan(config_of(write_config, training, model=model), card)
+    assert [need.verb for need in found.needs] == ["train", "eval", "chat", "merge", "serve"]
+    assert all(entry["fits"] for entry in plan_to_json(found)["verbs"])
+    assert found.needs[0].bytes == found.memory.peak
+    whole = plan(config_of(write_config, training, model=model | {"load_in_4bit": False}), card)
+    assert [need.verb for need in whole.needs if need.bytes <= card.usable] == ["merge"]
+    assert whole.needs[-1].bytes > 2 * whole.shapes.parameters
+    assert "merge" not in [need.verb for need in plan(config_of(write_config, training, lora=None)).needs]
+    assert plan(load_config(write_config())).needs == []
+    show(whole, Console())
+    table = re.search(r"each verb.*?\n\n", capsys.readouterr().out, re.S)[0]
+    assert re.search(r"^  train +\d+\.\d GiB +no ", table, re.M)
+
+
+def test_the_cache_of_a_dialogue_is_that_of_transformers(tmp_path):
+    import torch
+
+    model = tiny_model("qwen3").to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    cache = model(torch.arange(6)[None], use_cache=True).past_key_values
+    kept = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+    assert 6 * cache_bytes(read_shapes(tmp_path)) == kept
+
+
 def facts(shapes, longest=4096):
     return Workload(shapes, longest, longest)
 
@@ -585,10 +617,6 @@ def test_a_base_in_the_hubs_cache_is_found(write_config, base, tmp_path):
 
 
 def test_tables_in_a_terminal(write_config, monkeypatch, capsys):
-    from rich.console import Console
-
-    from train.plan.show import show
-
     found = plan(config_of(write_config))
     console = Console(force_terminal=True, width=160)
     with console.capture() as drawn:

@@ -12,6 +12,7 @@ from train.plan.fit import Options, settle_fit, smallest_change_that_fits
 from train.plan.memory import Memory, Workload, memory, trained_shapes, workload_of
 from train.plan.shapes import Shapes, find_shapes
 from train.plan.tokens import Tokens, count_tokens
+from train.plan.verbs import Need, needs
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Plan:
     trained: int
     """How many parameters are trained."""
     memory: Memory
+    needs: list[Need]
+    """What each verb of the way needs on the card; empty on a CPU."""
     work: Work
     cards: list[Card]
     """The requested GPU, those with the requested memory, or all that are known; none on a CPU."""
@@ -74,6 +77,7 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
         tokens=tokens,
         trained=sum(map(prod, trained_shapes(config, shapes))),
         memory=needed,
+        needs=[] if config.training.use_cpu else needs(config, workload, needed),
         work=work,
         cards=[_card(card, needed, work, shapes) for card in cards],
         requested_gpu=gpu,
@@ -104,6 +108,10 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "base": {"name_or_path": plan.config.model.name_or_path, "shapes_from": plan.shapes.source},
         "parameters": {"all": plan.shapes.parameters, "trainable": plan.trained},
         "memory": {**plan.memory._asdict(), "weights": plan.memory.weights, "peak": plan.memory.peak},
+        "verbs": [
+            {**need._asdict(), "fits": plan.requested_gpu and need.bytes <= plan.requested_gpu.usable}
+            for need in plan.needs
+        ],
         "tokens": {
             "rows": len(tokens.lengths),
             "held_out_rows": len(tokens.held_out),

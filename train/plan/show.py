@@ -69,7 +69,7 @@ def verdict(plan: Plan) -> str:
 
 
 def _parts(plan: Plan) -> list[Part]:
-    parts = [_run(plan), _memory(plan)]
+    parts = [_run(plan), _memory(plan), *([_needs(plan)] if plan.needs else [])]
     if plan.cards:
         parts.append(_cards(plan))
     return [*parts, _prices(plan)]
@@ -112,12 +112,22 @@ def _memory(plan: Plan) -> Part:
         ("gradients", format_gib(held.gradients)),
         ("optimizer states", format_gib(held.optimizer)),
         (f"activations ({saved})", format_gib(held.activations)),
+        ("of these never at once", format_gib(-held.never_at_once)),
         ("scratch of loss and backward pass", format_gib(held.scratch)),
         ("16-bit copies of weights", format_gib(held.workspace)),
         ("peak", format_gib(held.peak)),
     ]
     where = "the CPU" if plan.config.training.use_cpu else "each GPU"
     return Part(f"memory on {where}, estimated", ("", ""), rows)
+
+
+def _needs(plan: Plan) -> Part:
+    gpu, rows = plan.requested_gpu, []
+    for need in plan.needs:
+        fits = ("yes" if need.bytes <= gpu.usable else "no",) if gpu else ()
+        rows.append((need.verb, format_gib(need.bytes), *fits, need.loads))
+    columns = ("verb", "memory", *(["fits"] if gpu else []), "holds")
+    return Part("each verb on the card, at the least, estimated", columns, rows)
 
 
 def _cards(plan: Plan) -> Part:
