@@ -30,8 +30,9 @@ from train.plan.show import show
 from train.plan.tokens import packed_rows
 from train.plan.verbs import cache_bytes
 
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3"]
-OTHERS = ["gpt_neox", "olmo2", "cohere2", "qwen2_moe", "qwen3_moe", "deepseek_v3", "qwen3_5_text", "gpt_oss"]
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3",
+            "ministral3", "qwen3_5_text"]  # fmt: skip
+OTHERS = ["gpt_neox", "olmo2", "cohere2", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss"]
 """Architectures of which config.json alone does not tell the shapes: the header does."""
 
 
@@ -55,7 +56,7 @@ def tiny_model(model_type, **fields):
 def test_counts_equal_the_libraries(model_type, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    model = tiny_model(model_type)
+    model = tiny_model(model_type, **({"num_hidden_layers": 4} if model_type == "qwen3_5_text" else {}))  # both kinds
     model.save_pretrained(tmp_path)
     shapes = read_shapes(tmp_path)
     assert shapes.parameters == sum(p.numel() for p in model.parameters())
@@ -87,6 +88,20 @@ def test_trainable_counts_equal_pefts(options, tmp_path):
     shapes = read_shapes(tmp_path).adapter(lora)
     assert sum(map(prod, shapes)) == adapted.get_nb_trainable_parameters()[0]
     assert sorted(prod(shape) for shape in shapes) == sorted(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5", "mistral3", "gemma4"])
+def test_what_config_json_tells_of_a_base_that_sees(model_type, tmp_path):
+    """transformers loads Qwen3.5 without its eyes; of the others the files must be here, and that is said."""
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    if model_type == "qwen3_5":
+        kinds = {name.split(".")[3] for name in read_shapes(tmp_path).tensors if ".layers." in name}
+        assert {"self_attn", "linear_attn", "mlp"} <= kinds
+        return
+    with pytest.raises(BaseError, match=r"safetensors files are not complete"):
+        read_shapes(tmp_path)
 
 
 def test_a_target_that_is_not_there_is_named(tmp_path):

@@ -30,6 +30,7 @@ WRITER = re.compile(r"\.(o_proj|out_proj|wo|w2|fc2|dense|dense_4h_to_h|down_proj
 """Layers that write into the residual stream; the others read from it."""
 NOT_PARAMETERS = re.compile(r"^mtp\.|rotary_emb\.inv_freq$|\.e_score_correction_bias$|\.masked_bias$|\.layer_scalar$")
 """Tensors of a checkpoint that are no parameters of the model that is trained."""
+TEXT_ONLY = ("qwen3_5", "qwen3_5_moe")  # transformers leaves out their eyes
 EXPERT = re.compile(r"(.*)\.experts\.0\.(?:gate_proj|w1)\.weight$")
 TUNED_EXPERTS = """mixtral minimax minimax_m2 afmoe deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe glm4_moe
     glm4_moe_lite glm_moe_dsa longcat_flash solar_open qwen3_moe qwen3_next hunyuan_v1_moe flex_olmo olmoe exaone_moe
@@ -170,7 +171,7 @@ def read_shapes(folder: Path) -> Shapes:
     tensors = {} if "quantization_config" in whole else _headers(folder)
     if tensors:
         return Shapes("the files' headers", config, _as_loaded(tensors, whole, config))
-    if "vision_config" in whole:
+    if "vision_config" in whole and whole.get("model_type") not in TEXT_ONLY:
         raise BaseError(f"{folder}: its safetensors files are not complete, and config.json does not tell all shapes")
     return of_config(config)
 
@@ -196,7 +197,7 @@ def _headers(folder: Path) -> dict[str, Shape]:
 
 def _as_loaded(tensors: dict[str, Shape], whole: dict[str, Any], config: dict[str, Any]) -> dict[str, Shape]:
     """The tensors of the model that is trained: no predictors of later tokens, no buffers, no tied head."""
-    text_only = whole.get("model_type") in ("qwen3_5", "qwen3_5_moe")  # transformers leaves out their eyes
+    text_only = whole.get("model_type") in TEXT_ONLY
     layers = config.get("num_hidden_layers")
     family = FAMILIES.get(str(config.get("model_type")), Family())
     tied = whole.get("tie_word_embeddings", config.get("tie_word_embeddings", family.tied))
@@ -223,6 +224,8 @@ class Family:
     """Norms of every head's query and key."""
     fused: bool = False
     """q, k and v are one layer, and so are gate and up."""
+    gated: bool = False
+    """q_proj makes a gate for attention's output as well."""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
 
 
@@ -238,6 +241,8 @@ FAMILIES = {
     "gemma2": Family(tied=True, head_dim=256, norms=GEMMA_NORMS),
     "gemma3_text": Family(tied=True, head_dim=256, head_norms=True, norms=GEMMA_NORMS),
     "phi3": Family(fused=True),
+    "ministral3": Family(head_dim=128),
+    "qwen3_5_text": Family(head_dim=256, head_norms=True, gated=True),
 }
 
 
@@ -260,13 +265,33 @@ def _of_config(config: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
     q, kv = heads * head_dim, int(config.get("num_key_value_heads") or heads) * head_dim
     bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
 
-    def layer(at: str) -> Iterator[tuple[str, Shape]]:
-        parts = [("qkv_proj", q + 2 * kv)] if family.fused else [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]
+    def attention(at: str) -> Iterator[tuple[str, Shape]]:
+        asked = 2 * q if family.gated else q
+        parts = [("qkv_proj", q + 2 * kv)] if family.fused else [("q_proj", asked), ("k_proj", kv), ("v_proj", kv)]
         for name, width in parts:
-            yield from linear(f"{at}.self_attn.{name}", width, hidden, bias or family.qkv_bias)
-        yield from linear(f"{at}.self_attn.o_proj", hidden, q, bias)
+            yield from linear(f"{at}.{name}", width, hidden, bias or family.qkv_bias)
+        yield from linear(f"{at}.o_proj", hidden, q, bias)
         if family.head_norms:
-            yield from ((f"{at}.self_attn.{name}.weight", (head_dim,)) for name in ("q_norm", "k_norm"))
+            yield from ((f"{at}.{name}.weight", (head_dim,)) for name in ("q_norm", "k_norm"))
+
+    def linear_attention(at: str) -> Iterator[tuple[str, Shape]]:
+        """Qwen's gated delta net."""
+        key_heads, key_dim, value_heads, value_dim, kernel = (
+            int(config[f"linear_{name}"])
+            for name in ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim")
+        )
+        keys, values = key_heads * key_dim, value_heads * value_dim
+        yield from ((f"{at}.{name}", (value_heads,)) for name in ("dt_bias", "A_log"))
+        yield f"{at}.conv1d.weight", (2 * keys + values, 1, kernel)
+        yield f"{at}.norm.weight", (value_dim,)
+        yield from linear(f"{at}.out_proj", hidden, values, False)
+        widths = {"qkv": 2 * keys + values, "z": values, "b": value_heads, "a": value_heads}
+        for name, width in widths.items():
+            yield from linear(f"{at}.in_proj_{name}", width, hidden, False)
+
+    def layer(at: str, kind: str) -> Iterator[tuple[str, Shape]]:
+        is_linear = kind == "linear_attention"
+        yield from linear_attention(f"{at}.linear_attn") if is_linear else attention(f"{at}.self_attn")
         parts = [("gate_up_proj", 2 * inner)] if family.fused else [("gate_proj", inner), ("up_proj", inner)]
         for name, width in parts:
             yield from linear(f"{at}.mlp.{name}", width, hidden, mlp_bias)
@@ -279,8 +304,9 @@ def _of_config(config: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
             yield f"{name}.bias", (out,)
 
     yield "model.embed_tokens.weight", (vocabulary, hidden)
+    kinds = config.get("layer_types") or ["full_attention"] * layers
     for number in range(layers):
-        yield from layer(f"model.layers.{number}")
+        yield from layer(f"model.layers.{number}", kinds[number % len(kinds)])
     yield "model.norm.weight", (hidden,)
     if not config.get("tie_word_embeddings", family.tied):
         yield "lm_head.weight", (vocabulary, hidden)
