@@ -228,15 +228,16 @@ def eight_billion(write_config):
     return find_shapes(config.model)[0]
 
 
-@pytest.mark.parametrize("model_type", ["qwen3", "llama", "gemma3_text"])
-def test_activations_are_what_autograd_keeps(model_type, tmp_path, write_config):
+@pytest.mark.parametrize("model_type, dropout", [("qwen3", 0), ("qwen3", 0.05), ("llama", 0), ("gemma3_text", 0)])
+def test_activations_are_what_autograd_keeps(model_type, dropout, tmp_path, write_config):
     import torch
     from peft import LoraConfig, get_peft_model
 
+    lora = {"r": 4, "lora_dropout": dropout}
     size = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64, "num_hidden_layers": 4}
     model = tiny_model(model_type, **size).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(model, LoraConfig(**lora, target_modules="all-linear", task_type="CAUSAL_LM"))
     keep_input_types(model)
     model.enable_input_require_grads()
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -251,7 +252,7 @@ def test_activations_are_what_autograd_keeps(model_type, tmp_path, write_config)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         model.get_base_model().model(torch.arange(128)[None], use_cache=False)
     training = {"per_device_train_batch_size": 1, "use_cpu": True, "bf16": True}
-    config = config_of(write_config, training, model={"dtype": "bfloat16"}, lora={"r": 4})
+    config = config_of(write_config, training, model={"dtype": "bfloat16"}, lora=lora)
     measured = sum(size for size, _ in kept.values()) / 128 / 4
     assert layer_bytes(config, read_shapes(tmp_path)) == pytest.approx(measured, rel=0.08)
 

@@ -13,7 +13,7 @@ import importlib.util
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -276,13 +276,14 @@ def trl_head_as_on_cuda() -> Iterator[None]:
     def nothing(*_: Any, **__: Any) -> None:
         """Compute nothing, and keep no tensor alive as a mock would."""
 
-    kernel, triton = defaultdict(lambda: nothing), SimpleNamespace(cdiv=lambda whole, part: -(-whole // part))
-    replaced = {"_forward_kernel": kernel, "_backward_kernel": kernel, "_addmm_fp32": nothing, "triton": triton}
-    everywhere = {"_use_triton": lambda device: True}
-    with (
-        mock.patch.multiple(chunked_logprob, create=True, **replaced, **everywhere),
-        mock.patch.multiple(utils, **everywhere),
-    ):
+    kernel: Any = defaultdict(lambda: nothing)
+    triton = SimpleNamespace(cdiv=lambda whole, part: -(-whole // part))
+    replaced: dict[str, Any] = {"_use_triton": lambda device: True}
+    replaced |= {"_forward_kernel": kernel, "_backward_kernel": kernel, "_addmm_fp32": nothing, "triton": triton}
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(utils, "_use_triton", replaced["_use_triton"]))
+        for name, value in replaced.items():
+            stack.enter_context(mock.patch.object(chunked_logprob, name, value, create=name == "triton"))
         yield
 
 
