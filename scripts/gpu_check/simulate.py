@@ -34,6 +34,7 @@ if __name__ == "__main__":
 
 from train.core import compat
 from train.core.config import Config, load_config
+from train.core.errors import GovorError
 from train.models.load import lora_config, nf4_config, quiet_libraries
 from train.plan.fit import with_options
 from train.plan.memory import GIB, Workload, memory, weight_bytes
@@ -63,7 +64,7 @@ class Simulated(NamedTuple):
 
 
 def simulate(config: Config, shapes: Shapes, batch: int, length: int, trained: float = TRAINED) -> Simulated:
-    """A step over `batch` rows of `length` tokens, of which the share `trained` is scored."""
+    """A step over `batch` rows of `length` tokens, of which the share `trained` is scored; accumulated, two passes."""
     counted, empty = AllocatedBytes(trained), skeleton(config, shapes)
     with as_on_cuda(), compat.fake_tensors(), counted:
         model, kernels = build(config, empty)
@@ -74,13 +75,15 @@ def simulate(config: Config, shapes: Shapes, batch: int, length: int, trained: f
         held = counted.peak = counted.now
         ids = torch.zeros(batch, length, dtype=torch.int64)
         inputs = {"input_ids": ids, "labels": torch.zeros_like(ids), "use_cache": False}
-        with torch.autocast("cpu", torch.bfloat16), torch.autocast("cuda", torch.bfloat16):
-            if "head" in kernels:
-                loss = model(**inputs, trained_loss=True)["loss_sum"]
-            else:
-                loss = -model(**inputs, fused_lm_head=True).log_probs.sum()
-        kept = counted.now - held
-        (loss / 100).backward()
+        for _ in range(min(2, config.training.gradient_accumulation_steps)):  # the second finds the first's gradients
+            with torch.autocast("cpu", torch.bfloat16), torch.autocast("cuda", torch.bfloat16):
+                if "head" in kernels:
+                    loss = model(**inputs, trained_loss=True)["loss_sum"]
+                else:
+                    loss = -model(**inputs, fused_lm_head=True).log_probs.sum()
+            kept = counted.now - held
+            (loss / 100).backward()
+            del loss
         return Simulated(held, kept, counted.peak, counted.at, kernels)
 
 
@@ -272,30 +275,52 @@ def as_on_cuda() -> Iterator[None]:
         yield
 
 
+class Pair(click.ParamType):
+    """Two words with a sign between them, the last of them a number."""
+
+    name = "pair"
+
+    def __init__(self, sign: str, first: type) -> None:
+        self.sign, self.first = sign, first
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> tuple[Any, int]:
+        first, _, second = value.partition(self.sign)
+        try:
+            return self.first(first), int(second)
+        except ValueError:
+            self.fail(f"{value!r} is not of the form {parameter.metavar}", parameter, context)
+
+
 @click.command()
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]…")
-@click.option("--rows", multiple=True, required=True, metavar="BATCHxTOKENS", help="May be given several times.")
+@click.option("--rows", type=Pair("x", int), multiple=True, required=True, metavar="BATCHxTOKENS", help="Several too.")
 @click.option("--trained", default=TRAINED, show_default=True, help="Share of the tokens that is trained.")
-@click.option("--shape", multiple=True, metavar="FIELD=NUMBER", help="A number of the base's config.json, replaced.")
+@click.option("--shape", type=Pair("=", str), multiple=True, metavar="FIELD=NUMBER", help="Replaces config.json's.")
 def main(
-    config: Path, overrides: tuple[str, ...], rows: tuple[str, ...], trained: float, shape: tuple[str, ...]
+    config: Path,
+    overrides: tuple[str, ...],
+    rows: tuple[tuple[int, int], ...],
+    trained: float,
+    shape: tuple[tuple[str, int], ...],
 ) -> None:
     """Print what a training step of CONFIG would allocate on a card, a JSON line for each --rows."""
     quiet_libraries()
-    settled = load_config(config, overrides)
-    shapes, _ = find_shapes(settled.model)
-    if shape:
-        shapes = of_config(shapes.config | {name: int(number) for name, number in (one.split("=") for one in shape)})
-    for one in rows:
-        batch, length = map(int, one.split("x"))
+    try:
+        settled = load_config(config, overrides)
+        shapes, _ = find_shapes(settled.model)
+        if shape:
+            shapes = of_config(shapes.config | dict(shape))
+    except GovorError as error:
+        raise click.ClickException(str(error)) from None
+    for batch, length in rows:
         sized = with_options(settled, {"training.per_device_train_batch_size": batch})
         found = simulate(sized, shapes, batch, length, trained)
         planned = memory(sized, Workload(shapes, length)).peak
-        line = {"base": settled.model.name_or_path, "rows": one, "trained": trained, **found._asdict()}
         sizes = {"held": found.held, "kept": found.kept, "peak": found.peak, "planned": planned}
+        line = {"base": settled.model.name_or_path, "rows": f"{batch}x{length}", "trained": trained}
         line |= {name: round(size / GIB, 3) for name, size in sizes.items()}
-        print(json.dumps(line), flush=True)
+        print(json.dumps({**line, "at": found.at, "kernels": found.kernels}), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from gpu_check import simulate
 from tests.conftest import REPOSITORY
 from train.core.compat import fake_tensors
 from train.core.config import load_config
+from train.plan.fit import with_options
 from train.plan.memory import GIB, KERNEL_TILE, Workload, memory
 from train.plan.shapes import find_shapes, of_config
 from train.tuning.kernels import head
@@ -96,9 +97,9 @@ def test_the_plan_is_within_a_tenth_of_the_simulation(case):
     assert planned / GIB == pytest.approx(case.gib, rel=0.1)
 
 
-def simulated(case, shapes):
+def simulated(case, shapes, config=None):
     batch, length = map(int, case.rows.split("x"))
-    return simulate.simulate(case.config(), shapes, batch, length)
+    return simulate.simulate(config or case.config(), shapes, batch, length)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: "-".join(map(str, case[:5])))
@@ -112,6 +113,22 @@ def test_the_simulation_still_finds_what_the_table_says(case):
     assert planned.weights + planned.optimizer == pytest.approx(found.held, rel=0.01)
     assert planned.peak == pytest.approx(found.peak, rel=0.1)
     assert found.kernels == ([] if case.kernels == "off" else case.kernels.split(","))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_gradients_that_wait_for_the_next_pass_are_there_with_its_activations():
+    """An adapter of rank 256, so that they weigh something."""
+    case, peaks = SMALL[1], []
+    shapes = case.shapes(layers=2)
+    for accumulation in (1, 2):
+        change = {"lora.r": 256, "training.gradient_accumulation_steps": accumulation}
+        config = with_options(case.config(), change)
+        found = simulated(case, shapes, config).peak
+        planned = memory(config, Workload(shapes, case.longest))
+        assert planned.peak == pytest.approx(found, rel=0.1)
+        peaks.append(found)
+    assert peaks[1] - peaks[0] > planned.gradients / 4
+    assert planned.never_at_once == 0
 
 
 @pytest.mark.slow
@@ -166,3 +183,7 @@ def test_the_command_prints_a_line_of_json_for_each_batch():
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [line["rows"] for line in lines] == ["1x16", "2x16"]
     assert all(line["peak"] >= line["held"] for line in lines)
+    done = CliRunner().invoke(simulate.main, [words[0], "--rows", "four"])
+    assert done.exit_code == 2 and "'four' is not of the form BATCHxTOKENS" in done.output
+    done = CliRunner().invoke(simulate.main, [*words[:3], "model.name_or_path=owner/name"])
+    assert done.exit_code == 1 and done.output.startswith("Error: owner/name is not on this disk")

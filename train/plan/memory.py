@@ -65,7 +65,10 @@ class Memory(NamedTuple):
     """What the longest evaluation batch needs beside base, adapter and optimizer."""
 
     never_at_once: int = 0
-    """Of gradients and activations: the backward pass frees the ones layer by layer as it makes the others."""
+    """Of gradients and activations: the backward pass makes the ones layer by layer as it frees the others.
+
+    With more than one pass a step the gradients stay from pass to pass, so it is 0.
+    """
 
     @property
     def weights(self) -> int:
@@ -121,11 +124,13 @@ def _memory(config: Config, workload: Workload, kernels: frozenset[Kernel]) -> M
     evaluated = training.per_device_eval_batch_size * workload.longest_held_out
     activations = tokens * activation_bytes(config, shapes, layer) + _scores(config, shapes, workload.longest)
     gradients = (4 if config.lora else weight_bytes(config)) * trained
-    apart = min(activations, gradients) * (shapes.layers - 1) // shapes.layers
+    at_once = training.gradient_accumulation_steps > 1  # the gradients of one pass wait while the next goes forward
+    apart = 0 if at_once else min(activations, gradients) * (shapes.layers - 1) // shapes.layers
     workspace = _workspace(config, shapes, kernels)
     passing = tokens * (layer if training.activation_checkpointing else 0)  # what was not kept is made anew
     passing += _passing(config, shapes, tokens, layer, kernels) + workspace
-    loss = _loss(config, shapes, tokens, kernels) - (0 if training.use_cpu else gradients - apart)  # none is made yet
+    none_yet = 0 if at_once or training.use_cpu else gradients - apart
+    loss = _loss(config, shapes, tokens, kernels) - none_yet
     return Memory(
         base=base_bytes(config, shapes),
         adapter=4 * trained if config.lora else 0,  # PEFT and govor hold adapters in float32
