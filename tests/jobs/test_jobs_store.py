@@ -309,11 +309,9 @@ class TestCatalogue:
         assert catalogue.find("tiny") is None and catalogue.missing["tiny"] == "./data/tiny-ru"
 
     def test_recipes(self, working_folder, base):
-        (working_folder / "mine.yaml").write_text(
-            f"mine: {{base: {base}, recipe: {REPOSITORY}/configs/natasha-24gb.yaml}}"
-        )
+        (working_folder / "mine.yaml").write_text(f"mine: {{base: {base}, recipe: {REPOSITORY}/configs/tiny.yaml}}")
         tree = load_catalogue(working_folder / "mine.yaml").find("mine").tree
-        assert tree["training"]["gradient_accumulation_steps"] == 2
+        assert tree["lora"]["r"] == 64
         assert tree["model"]["name_or_path"] == str(base) and "data" not in tree
 
     @pytest.mark.parametrize(
