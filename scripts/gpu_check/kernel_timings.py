@@ -17,7 +17,7 @@ from train.core.compat import keep_input_types, trl_head_function
 from train.tuning.kernels import attention, head, lora
 
 TILE_POWERS = (24, 26, 28)
-"""head.TILE of the device is 2 to this; measured to find the one that suits a GPU."""
+"""head.TILE is 2 to this; measured to find the one that suits a GPU."""
 
 
 def kernel_timings(report: Report, work: Path) -> None:
@@ -45,15 +45,15 @@ def time_heads(report: Report, hidden: Tensor, vocabulary: int) -> None:
     """The loss at every position, forward and back."""
     weight = (torch.randn(vocabulary, hidden.shape[1], device=device()) * 0.02).to(torch.bfloat16)
     targets = torch.randint(0, vocabulary, (len(hidden),), device=device())
-    default_tile = head.TILE[device()]
+    default_tile = head.TILE
     for power in TILE_POWERS:
-        head.TILE[device()] = 2**power
+        head.TILE = 2**power
         measure(
             report,
             f"head_govor_tile_2^{power}",
             lambda: head.TrainedLoss.apply(hidden, weight, None, targets, True)[0].backward(),
         )
-    head.TILE[device()] = default_tile
+    head.TILE = default_tile
 
     def trl_head() -> None:
         outputs = ("log_probs", "is_top1")

@@ -110,7 +110,7 @@ def rows_see_each_other(patch):
 
 def head_forgets_all_but_the_first_tile(patch):
     good = head.TrainedLoss.backward
-    patch.setitem(head.TILE, "cpu", 512 * 32)
+    patch.setattr(head, "TILE", 512 * 32)
 
     def bad(ctx, d, correct):
         dhidden, *more = good(ctx, d, correct)

@@ -21,7 +21,7 @@ COPIES_ON_CPU = 7  # float32 copies of a tile that TRL makes without Triton (mea
 SCRATCH_ON_CPU = 1.5  # layers' activations that the backward pass needs beside those kept (measured)
 NORM = 20  # bytes a token and hidden number on the way back through a norm: float32 numbers and their gradients
 KERNEL_TILE = 2**24  # logits that govor's head has at a time (TILE in tuning/kernels/head.py)
-KERNELS: frozenset[Kernel] = frozenset(("head", "lora_qkv", "lora_mlp"))  # those that matter here of what auto may run
+KERNELS: frozenset[Kernel] = frozenset(("lora_qkv", "lora_mlp"))  # those that matter here of what auto tries on a GPU
 SMALL = 4096  # bitsandbytes keeps the states of smaller tensors in float32
 CODES = 16 * 4 + 256 * 4 + 4  # of an NF4 weight: its 16 values, the 256 of its scales, their mean
 

@@ -62,7 +62,7 @@ class SelfCheck:
         self.device = parameter.device
         narrow = autocast or (parameter.dtype if parameter.is_floating_point() else torch.bfloat16)
         vocabulary = model.config.get_text_config().vocab_size
-        tile = tile_rows(vocabulary, self.device) if head else 0
+        tile = tile_rows(vocabulary) if head else 0
         self.lengths = (_long_row(model, longest, tile), SHORT)
         self.ids = (torch.arange(sum(self.lengths), device=self.device) * 7919 + 13) % vocabulary
         self.labels = self._labels(max(MOST_LOGITS // vocabulary, min(tile, MOST_TOKENS) + BEYOND))
