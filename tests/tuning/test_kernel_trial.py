@@ -151,8 +151,15 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "kernels", "shape"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kernels", "shape", "dtype"),
+    [(*fault, TYPES[number % 3]) for number, fault in enumerate(FAULTS)]
+    + [(*fault, TYPES[(number + 1) % 3]) for number, fault in enumerate(FAULTS)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_a_fault_is_found(fault, kernels, shape, dtype, monkeypatch, capsys):
     model = small(dtype, **shape)
     fault(monkeypatch)
@@ -160,8 +167,11 @@ def test_a_fault_is_found(fault, kernels, shape, dtype, monkeypatch, capsys):
     assert "it changed the model's results by" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("fault", LORA_FAULTS, ids=lambda fault: fault.__name__)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("fault", "dtype"),
+    [(fault, TYPES[1 + number % 2]) for number, fault in enumerate(LORA_FAULTS)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_a_fault_is_found_over_nf4(fault, dtype, monkeypatch, tmp_path):
     model = small(dtype, folder=tmp_path / "base")
     fault(monkeypatch)
@@ -176,10 +186,21 @@ def test_a_fault_of_attention_is_found_at_every_width(fault, head_dim, monkeypat
     assert switch_on(model, ["varlen"]) == set()
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("window", "head_dim"), [(None, 16), (WINDOW, 64), (None, 128), (WINDOW, 256)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "window", "head_dim", "autocast", "checkpointing"),
+    [
+        (torch.float32, None, 16, None, True),
+        (torch.float32, WINDOW, 64, None, False),
+        (torch.float32, None, 128, torch.bfloat16, True),
+        (torch.float32, WINDOW, 256, torch.bfloat16, True),
+        (torch.bfloat16, WINDOW, 64, torch.bfloat16, True),
+        (torch.bfloat16, None, 128, torch.bfloat16, False),
+        (torch.bfloat16, WINDOW, 256, None, True),
+        (torch.float16, WINDOW, 64, torch.float16, True),
+        (torch.float16, None, 128, torch.float16, False),
+        (torch.float16, WINDOW, 256, None, True),
+    ],
+)
 def test_nothing_right_is_refused(dtype, window, head_dim, autocast, checkpointing, capsys):
     model = small(dtype, window, head_dim)
     assert switch_on(model, KERNELS, autocast=autocast, checkpointing=checkpointing) == set(KERNELS)
