@@ -51,7 +51,7 @@ def switch_on(
     try:
         if sharded:
             raise Refused("the weights are spread over several GPUs")
-        trial = SelfCheck(model, autocast, checkpointing=checkpointing, longest=longest, head="head" in names)
+        trial = SelfCheck(model, autocast, checkpointing=checkpointing, longest=longest)
     except Refused as reason:
         _say(names, reason, loud and wanted != "auto")
         return set()

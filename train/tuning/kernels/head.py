@@ -54,7 +54,7 @@ def _forward(
     dhidden = torch.empty_like(hidden, dtype=weight.dtype) if wanted[0] else None
     dweight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
     dbias = torch.zeros_like(bias, dtype=torch.float32) if wanted[2] and bias is not None else None
-    rows = tile_rows(weight.shape[0])
+    rows = max(1, TILE // weight.shape[0])
     for start in range(0, len(hidden), rows):
         x, y = hidden[start : start + rows].to(weight.dtype), targets[start : start + rows, None]
         logits = (x @ weight.t()).float()
@@ -85,11 +85,6 @@ def _forward(
     return loss, correct
 
 
-def tile_rows(vocabulary: int) -> int:
-    """Trained tokens whose logits are made at a time."""
-    return max(1, TILE // vocabulary)
-
-
 def _through(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """What `TrainedLoss` returns, by the module: a tile's logits are made again in the backward pass."""
 
@@ -97,7 +92,7 @@ def _through(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, 
         logits = head(x).float()
         return functional.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()
 
-    rows = tile_rows(head.weight.shape[0])
+    rows = max(1, TILE // head.weight.shape[0])
     tiles = zip(hidden.split(rows), targets.split(rows), strict=True)
     losses, correct = zip(*(checkpoint(scored, x, y, use_reentrant=False) for x, y in tiles), strict=True)
     return torch.stack(losses).sum(), torch.stack(correct).sum()

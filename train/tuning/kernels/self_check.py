@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from train.tuning.kernels.head import IGNORE_INDEX, tile_rows
+from train.tuning.kernels import head
+from train.tuning.kernels.head import IGNORE_INDEX
 
 SHORT = 21  # tokens of the row after the long one
 LONG = {"cpu": 64, "cuda": 160}
 """Tokens of the long row, at least; on a GPU more than a block of flash attention."""
-BEYOND = 40  # tokens by which it is longer than a window or a tile of the head
-MOST_TOKENS = 2048  # for a tile's sake: no batch fills a tile of a small vocabulary
+BEYOND = 40  # tokens by which it is longer than a window
+HEAD_ROWS = 24  # in a tile of the kernel `head`, so that the rows fill several
 MOST_LOGITS = 2**24  # made at a time without the kernel `head`: 64 MiB in float32
 ADAPTER_STD = 0.05  # of B: with r = 8 the adapter's output is then a tenth of the base's and more
 ROUNDINGS = 2.5  # times what another rounding changes, a kernel may change
@@ -47,12 +48,11 @@ class SelfCheck:
         *,
         checkpointing: bool = True,
         longest: int | None = None,
-        head: bool = False,
     ) -> None:
         """Compute loss and gradients and how far rounding moves them; Refused where the model does not run.
 
         `autocast`: the type of training's autocast, None where it has none. `longest`: tokens of training's longest
-        row; a window that no row exceeds is not tried. `head`: whether the kernel of that name will be checked.
+        row; a window that no row exceeds is not tried.
         """
         self.model, self.autocast, self.checkpointing = model, autocast, checkpointing
         self.base = unwrap(model)
@@ -61,11 +61,10 @@ class SelfCheck:
         parameter = next(model.parameters())
         self.device = parameter.device
         narrow = autocast or (parameter.dtype if parameter.is_floating_point() else torch.bfloat16)
-        vocabulary = model.config.get_text_config().vocab_size
-        tile = tile_rows(vocabulary) if head else 0
-        self.lengths = (_long_row(model, longest, tile), SHORT)
-        self.ids = (torch.arange(sum(self.lengths), device=self.device) * 7919 + 13) % vocabulary
-        self.labels = self._labels(max(MOST_LOGITS // vocabulary, min(tile, MOST_TOKENS) + BEYOND))
+        self.vocabulary = model.config.get_text_config().vocab_size
+        self.lengths = (_long_row(model, longest), SHORT)
+        self.ids = (torch.arange(sum(self.lengths), device=self.device) * 7919 + 13) % self.vocabulary
+        self.labels = self._labels(max(2 * HEAD_ROWS, MOST_LOGITS // self.vocabulary))
         try:
             with self._training():
                 self.loss = self._backward(flat=False, head=False)
@@ -125,6 +124,7 @@ class SelfCheck:
             stack.enter_context(_attribute_set(modules, "training", True))
             stack.enter_context(_attribute_set(dropouts, "training", False))
             stack.enter_context(_attribute_set(attentions, "attention_dropout", 0.0))
+            stack.enter_context(_attribute_set([head], "TILE", HEAD_ROWS * self.vocabulary))
             stack.enter_context(_random_adapter(self.learned))
             if checkpoint and self.base.supports_gradient_checkpointing:
                 stack.enter_context(checkpointed(self.base))
@@ -189,12 +189,12 @@ def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
     }
 
 
-def _long_row(model: Any, longest: int | None, tile: int) -> int:
-    """Tokens of the long row: beyond every window and a tile of the head, but no more than training's longest row."""
+def _long_row(model: Any, longest: int | None) -> int:
+    """Tokens of the long row: beyond every window, but no more than training's longest row."""
     windows = (getattr(module, "sliding_window", None) for module in model.modules())
     reached = (window for window in windows if isinstance(window, int) and (longest is None or window < longest))
     least = LONG.get(next(model.parameters()).device.type, LONG["cuda"])
-    wanted = max((least, min(tile, MOST_TOKENS) + BEYOND if tile else 0, *(window + BEYOND for window in reached)))
+    wanted = max((least, *(window + BEYOND for window in reached)))
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return max(2, min(length for length in (wanted, longest, positions) if length))
 
