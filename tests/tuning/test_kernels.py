@@ -488,7 +488,10 @@ def test_keys_are_repeated_where_only_the_plain_mathematics_would_take_them(flas
 def trainer_of(config, base):
     precision = resolve_precision(config)
     arguments = sft_config(config, Run(Path("runs/x")), precision, evaluate=False)
-    rows = [Encoded(list(range(1, 9 + n)), [-100, -100, *range(3, 9 + n)]) for n in range(8)]
+    rows = [
+        Encoded(list(range(1, 9 + n)), [-100, -100, *range(3, 9 + n)], [(2, 8 + n)], last_turn_only=False, dated=False)
+        for n in range(8)
+    ]
     return build_trainer(config, base, load_tokenizer(base), precision, arguments, rows, []), precision
 
 

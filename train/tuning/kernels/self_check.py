@@ -22,6 +22,7 @@ SHORT = 21  # tokens of the row after the long one
 LONG = {"cpu": 64, "cuda": 160}
 """Tokens of the long row, at least; on a GPU more than a block of flash attention."""
 BEYOND = 40  # tokens by which it is longer than a window
+MOST_TOKENS = 1024  # of a window that is tried where it is not known how long training's rows are
 HEAD_ROWS = 24  # in a tile of the kernel `head`, so that the rows fill several
 MOST_LOGITS = 2**24  # made at a time without the kernel `head`: 64 MiB in float32
 ADAPTER_STD = 0.05  # of B: with r = 8 the adapter's output is then a tenth of the base's and more
@@ -190,9 +191,9 @@ def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
 
 
 def _long_row(model: Any, longest: int | None) -> int:
-    """Tokens of the long row: beyond every window, but no more than training's longest row."""
+    """Tokens of the long row: beyond every window that training's rows exceed, but no more than the longest of them."""
     windows = (getattr(module, "sliding_window", None) for module in model.modules())
-    reached = (window for window in windows if isinstance(window, int) and (longest is None or window < longest))
+    reached = (window for window in windows if isinstance(window, int) and window < (longest or MOST_TOKENS))
     least = LONG.get(next(model.parameters()).device.type, LONG["cuda"])
     wanted = max((least, *(window + BEYOND for window in reached)))
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
