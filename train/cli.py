@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from train.exports import ExportTarget
     from train.exports.hub.card_facts import Artifact
     from train.exports.hub.objections import ObjectionKind
+    from train.merging.drift import Target
     from train.merging.merge import Device
-    from train.merging.merged_files import Target
     from train.serving.choose_engine import EngineName
 
 TARGETS = ("openai", "alpaca", "sharegpt", "gemini")

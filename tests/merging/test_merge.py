@@ -24,7 +24,7 @@ from train.core.errors import BaseError, MachineError, RunError
 from train.core.files import note_files
 from train.core.runs import Run
 from train.encoding.loss_mask import encode_row
-from train.merging.drift import drift_of, tuned_reference
+from train.merging.drift import measure_drift
 from train.merging.merge import LEAST_BOUND, MAX_DRIFT, merge
 from train.models.base import weights_fingerprint
 from train.models.load import load_base, load_merged, load_tokenizer, load_tuned
@@ -321,9 +321,9 @@ class TestDrift:
     def test_kl_is_that_of_the_definition(self, run, base):
         """Against torch.distributions, over one row, for the base in the merged model's place."""
         merge(run, measure=False)
-        with tuned_reference(run, use_cpu=True) as reference:
-            found = drift_of(reference, run, base, use_cpu=True)
-            assert found == pytest.approx(reference.untuned, rel=1e-4)
+        measured = measure_drift(run, [("16bit", base)], use_cpu=True)
+        found = measured.targets["16bit"].merged
+        assert found == pytest.approx(measured.trained.untuned, rel=1e-4)
         total, highest, count = 0.0, 0.0, 0
         model, tokenizer = load_tuned(run)
         for row in read_rows(run.held_out_file):
@@ -338,18 +338,18 @@ class TestDrift:
             total, highest, count = total + kl.sum().item(), max(highest, kl.max().item()), count + len(kl)
         assert found.mean_kl == pytest.approx(total / count, rel=1e-3)
         assert found.max_kl == pytest.approx(highest, rel=1e-3)
-        assert count == reference.tokens
+        assert count == measured.tokens
 
     def test_a_lost_adapter_is_above_the_default_bound(self, run, base):
         result = merge(run)
         assert LEAST_BOUND <= result.bound <= MAX_DRIFT
-        assert result.reference.untuned.mean_kl > 2 * result.bound * 0.99
+        assert result.measured.trained.untuned.mean_kl > 2 * result.bound * 0.99
 
     def test_rounding_to_bfloat16_passes(self, make_base, make_run, base):
         run = make_run(make_base(tiny_config(base), dtype=torch.bfloat16), model={"dtype": "auto"})
         result = merge(run)
         assert result.passed
-        assert 0 < result.drift["16bit"].mean_kl < result.bound / 10
+        assert 0 < result.measured.targets["16bit"].merged.mean_kl < result.bound / 10
 
     def test_above_the_bound_it_exits_1_and_says_so(self, make_base, make_run, base):
         run = make_run(make_base(tiny_config(base), dtype=torch.bfloat16), model={"dtype": "auto"})

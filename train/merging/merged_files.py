@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from train.core.config import Config
 from train.core.errors import BaseError, RunError
 from train.core.files import require_disk_space
 from train.core.progress import track
 from train.core.runs import Run
+from train.merging.drift import Target
 from train.merging.merge_tensors import NeedsWholeModelError, TensorMerger, to_tensor
 from train.models.load import load_base, load_tokenizer, resolve_precision
 from train.models.safetensors_files import (
@@ -27,8 +28,6 @@ from train.models.safetensors_files import (
 )
 from train.models.save import copy_tokenizer, write_generation_config
 
-Target = Literal["16bit", "nf4"]
-"""The base that takes the adapter: the base's own weights, or what NF4 left of them in training."""
 STORED_AS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 TYPE_OF = {stored: name for name, stored in STORED_AS.items()}
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")

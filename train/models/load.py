@@ -14,6 +14,9 @@ from train.core.progress import progress
 from train.core.runs import Run
 from train.models.base import language_config, run_base
 
+HEADROOM = 3 * 2**29
+"""Bytes kept free on the device and in memory beside a model's weights: activations, logits, other programs."""
+
 
 class Precision(NamedTuple):
     """The types in which a model is held and computed."""
@@ -109,16 +112,30 @@ def load_tokenizer(folder: Path) -> Any:
         raise BaseError(f"{folder}: its tokenizer cannot be loaded: {_first_line(error)}") from None
 
 
-def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, sharded: bool = False) -> Any:
+def load_base(
+    model: Model,
+    base: Path,
+    precision: Precision,
+    *,
+    use_cpu: bool,
+    sharded: bool = False,
+    offload: bool = False,
+    advice: str | None = None,
+) -> Any:
     """The base model from a local folder, on its device, in the given type, 4-bit if the config says so.
 
-    `sharded`: FSDP will place it, so it stays on the CPU.
+    `sharded`: FSDP will place it, so it stays on the CPU. `offload`: layers that do not fit the device wait in memory
+    or, where that does not suffice either, in the files they came from, and are fetched when they compute; NF4 layers
+    cannot. `advice`: what to do where it does not fit, for the MachineError.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     quantization = nf4_config(precision.weights) if model.load_in_4bit else None
-    device = "cpu" if use_cpu or not torch.accelerator.is_available() else int(os.environ.get("LOCAL_RANK", "0"))
+    device = model_device(use_cpu=use_cpu)
+    placement: dict[str, Any] = {"device_map": None if sharded else {"": device}}
+    if offload and not model.load_in_4bit and (limits := free_memory(device)):
+        placement = {"device_map": "auto", "max_memory": limits}
     try:
         with progress(f"loading {model.name_or_path}"):
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -126,15 +143,52 @@ def load_base(model: Model, base: Path, precision: Precision, *, use_cpu: bool, 
                 dtype=precision.weights,
                 quantization_config=quantization,
                 attn_implementation=model.attn_implementation,
-                device_map=None if sharded else {"": device},
                 trust_remote_code=model.trust_remote_code,
+                **placement,
             )
         compat.forbid_cpu_repacking(loaded)
         return loaded
     except torch.OutOfMemoryError:
-        raise MachineError(f"{model.name_or_path} does not fit the GPU: try model.load_in_4bit=true") from None
+        smaller = "choose a smaller base" if model.load_in_4bit else "try model.load_in_4bit=true"
+        in_nf4 = ", not even in NF4" if model.load_in_4bit else ""
+        raise MachineError(f"{model.name_or_path} does not fit the GPU{in_nf4}: {advice or smaller}") from None
     except Exception as error:  # not a causal language model, damaged files, an attention that is not installed
         raise BaseError(f"{model.name_or_path} cannot be loaded: {_first_line(error)}") from None
+
+
+def model_device(*, use_cpu: bool) -> int | str:
+    """Where a model computes: "cpu", or the index of this process's accelerator."""
+    import torch
+
+    return "cpu" if use_cpu or not torch.accelerator.is_available() else int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def free_memory(device: int | str) -> dict[int | str, int]:
+    """Bytes that weights may take on the device and in memory, HEADROOM left free on each; empty where unknown."""
+    from accelerate.utils import get_max_memory
+
+    free = get_max_memory()
+    if device not in free:
+        return {}
+    return {place: max(0, free[place] - HEADROOM) for place in dict.fromkeys((device, "cpu"))}
+
+
+def bring_home(model: Any) -> None:
+    """Give every module of a model that was loaded with `offload` its weights for good, on the CPU; for small models.
+
+    Where a module's weights were on its device already they stay there.
+    """
+    from accelerate.hooks import remove_hook_from_module
+    from accelerate.utils import align_module_device, has_offloaded_params, set_module_tensor_to_device
+
+    for module in model.modules():
+        values: dict[str, Any] = {}
+        if has_offloaded_params(module):
+            with align_module_device(module, "cpu"):
+                values = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}
+        remove_hook_from_module(module)
+        for name, value in values.items():
+            set_module_tensor_to_device(module, name, "cpu", value=value)
 
 
 def nf4_config(dtype: Any) -> Any:
@@ -156,26 +210,57 @@ def lora_config(lora: Lora) -> Any:
     return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump())
 
 
-def load_tuned(run: Run, *, use_cpu: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer) of a finished run for inference: base + adapter as trained, or the fully tuned model."""
+def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) of a finished run for inference: base + adapter as trained, or the fully tuned model.
+
+    `in_4bit`: false for the base in 16 bits where it was trained in NF4. `offload`: as of `load_base`.
+    """
     config = _on_cpu(run.config()) if use_cpu else run.config()
     precision = resolve_precision(config)
     if not run.adapter.exists():
         return load_merged(run, use_cpu=use_cpu), load_tokenizer(run.merged)
+    import torch
     from peft import PeftModel
 
-    base = load_base(config.model, run_base(run), precision, use_cpu=config.training.use_cpu)
-    return PeftModel.from_pretrained(base, run.adapter).eval(), load_tokenizer(run.adapter)
+    model = config.model if in_4bit else config.model.model_copy(update={"load_in_4bit": False})
+    use_cpu = config.training.use_cpu
+    offload = offload and _is_plain_lora(run.adapter)
+    advice = None if in_4bit else f"govor merge {run.path} --device cpu"
+    base = load_base(model, run_base(run), precision, use_cpu=use_cpu, offload=offload, advice=advice)
+    places = set(getattr(base, "hf_device_map", {}).values())
+    settings: dict[str, Any] = {}
+    if len(places) > 1 or "disk" in places:
+        # PEFT would place the model anew and write the base's files again, over them unless they lie in the Hub's
+        # cache. The hooks stand on the layers that it wraps, so they serve as they are.
+        del base.hf_device_map
+        settings = {"low_cpu_mem_usage": True, "torch_device": str(torch.device(model_device(use_cpu=use_cpu)))}
+    return PeftModel.from_pretrained(base, run.adapter, **settings).eval(), load_tokenizer(run.adapter)
 
 
-def load_merged(run: Run, folder: Path | None = None, *, use_cpu: bool = False) -> Any:
-    """The run's whole model: merged, or fully tuned. `folder`: where it lies, if not in merged/."""
+def _is_plain_lora(adapter: Path) -> bool:
+    """Whether the adapter only adds to what its layers give, and so works on layers whose weights come and go."""
+    from peft import LoraConfig, PeftConfig
+
+    config = PeftConfig.from_pretrained(adapter)
+    others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication")
+    return (
+        isinstance(config, LoraConfig) and config.bias == "none" and not any(getattr(config, o, None) for o in others)
+    )
+
+
+def load_merged(run: Run, folder: Path | None = None, *, use_cpu: bool = False, offload: bool = False) -> Any:
+    """The run's whole model: merged, or fully tuned. `folder`: where it lies, if not in merged/.
+
+    `offload`: as of `load_base`.
+    """
     config = _on_cpu(run.config()) if use_cpu else run.config()
     folder = folder or run.merged
     if not folder.exists():
         raise RunError(f"{run.path} has no merged model yet: govor merge {run.path}")
     whole = config.model.model_copy(update={"name_or_path": str(folder), "load_in_4bit": False})
-    return load_base(whole, folder, resolve_precision(config), use_cpu=config.training.use_cpu).eval()
+    advice = f"govor merge --device cpu, and for use govor export {run.path} --to gguf"
+    use_cpu = config.training.use_cpu
+    return load_base(whole, folder, resolve_precision(config), use_cpu=use_cpu, offload=offload, advice=advice).eval()
 
 
 def _on_cpu(config: Config) -> Config:
