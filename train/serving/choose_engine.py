@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,7 +12,8 @@ from train.core.errors import MachineError, RunError
 from train.core.runs import Run
 from train.encoding.loss_mask import template_hash
 from train.models.base import run_base, stop_ids
-from train.models.load import load_tokenizer, quiet_libraries, resolve_precision
+from train.models.load import free_memory, load_tokenizer, model_device, quiet_libraries, resolve_precision
+from train.models.safetensors_files import weight_files
 from train.models.save import TEMPLATE_FILE
 from train.serving import transformers_serve, vllm
 from train.serving.engine import Engine
@@ -30,6 +32,8 @@ class Weights(NamedTuple):
     """sha256 of the chat template: an engine has one for all its models."""
     dtype: str
     trust_code: bool
+    in_4bit: bool
+    """Loaded in NF4: the adapter was trained so, or whole the model has no room on the card."""
 
 
 def served_models(
@@ -89,6 +93,7 @@ def _by_transformers(run: Run) -> Served:
         use_cpu=config.training.use_cpu,
         attention=config.model.attn_implementation,
         trust_code=config.model.trust_remote_code,
+        in_4bit=_only_fits_in_4bit(run, folder),
     )
     title = transformers_serve.TransformersServeApi.title
     engine = Engine(
@@ -105,15 +110,28 @@ def _by_vllm(runs: Sequence[Run], program: str, merged: bool, flags: Sequence[st
     for run in runs:
         groups.setdefault(_weights_of(run, merged), []).append(run)
     served = {}
+    quantized = any(flag.split("=")[0] in ("--quantization", "-q") for flag in flags)
     for weights, members in groups.items():
         names = [served_name(run) for run in members]
+        in_4bit = weights.in_4bit and not quantized
+        if in_4bit and not vllm.has_bitsandbytes(program):
+            in_4bit = False
+            _note(
+                f"{', '.join(names)}: trained over NF4, but this vLLM loads no NF4 (pip install vllm-bnb-plugin in its "
+                f"environment): it takes {_gib(_weights_size(weights.folder))} of 16-bit weights"
+            )
         command_line = vllm.command(
             program,
             weights.folder.absolute(),
             (tokenizer_folder(members[0]) / TEMPLATE_FILE).absolute(),
             {served_name(run): run.adapter.absolute() for run in members} if weights.adapter else {},
             dtype=weights.dtype,
-            flags=[*["--trust-remote-code"] * weights.trust_code, *_memory_share(len(groups), flags), *flags],
+            flags=[
+                *["--trust-remote-code"] * weights.trust_code,
+                *vllm.IN_4BIT * in_4bit,
+                *_memory_share(len(groups), flags),
+                *flags,
+            ],
         )
         engine = Engine(
             f"vLLM ({', '.join(names)})",
@@ -152,7 +170,43 @@ def _weights_of(run: Run, merged: bool) -> Weights:
     adapter = run.adapter.exists() and not merged and vllm.supports_adapter(run.adapter)
     folder = run_base(run) if adapter else _merged_folder(run)
     template = template_hash(load_tokenizer(tokenizer_folder(run)))
-    return Weights(folder, adapter, template, _dtype_of(run), run.config().model.trust_remote_code)
+    config = run.config()
+    trained_so = config.model.load_in_4bit and not config.training.use_cpu
+    in_4bit = trained_so if adapter else _only_fits_in_4bit(run, folder)
+    return Weights(folder, adapter, template, _dtype_of(run), config.model.trust_remote_code, in_4bit)
+
+
+def _only_fits_in_4bit(run: Run, folder: Path) -> bool:
+    """Whether a whole model is to be loaded in NF4: it does not fit the GPU, and was trained over NF4.
+
+    Says so, and where it was not trained over NF4 what it needs.
+    """
+    config = run.config()
+    free = free_memory(model_device(use_cpu=config.training.use_cpu))
+    free.pop("cpu", None)
+    size = _weights_size(folder)
+    if not free or size <= max(free.values()):
+        return False
+    in_4bit = config.model.load_in_4bit
+    instead = "they are loaded in 4 bits" if in_4bit else "it will hardly start"
+    _note(
+        f"{served_name(run)}: {_gib(size)} of merged weights, and the GPU has {_gib(max(free.values()))} for them: "
+        f"{instead}; Ollama serves it in less: govor export {run.path} --to ollama --quantization q4_k_m"
+    )
+    return in_4bit
+
+
+def _weights_size(folder: Path) -> int:
+    """Bytes of the model's weight files."""
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _merged_folder(run: Run) -> Path:

@@ -65,10 +65,15 @@ class TransformersServeApi(EngineApi):
         return int(request_json(served.engine, "/v1/chat/completions", body)["usage"]["prompt_tokens"])
 
 
-def command(folder: str, *, dtype: str, use_cpu: bool, attention: str, trust_code: bool) -> list[str]:
-    """The command line of `transformers serve` for the model in a folder, without its port."""
+def command(
+    folder: str, *, dtype: str, use_cpu: bool, attention: str, trust_code: bool, in_4bit: bool = False
+) -> list[str]:
+    """The command line of `transformers serve` for the model in a folder, without its port.
+
+    `in_4bit`: its weights are packed to NF4 while they are loaded.
+    """
     arguments = [sys.executable, "-c", compat.SERVE_PROGRAM, "serve", folder, "--host", "127.0.0.1", "--dtype", dtype]
-    arguments += ["--attn-implementation", attention]
+    arguments += ["--attn-implementation", attention] + ["--quantization", "bnb-4bit"] * in_4bit
     return arguments + ["--device", "cpu"] * use_cpu + ["--trust-remote-code"] * trust_code
 
 

@@ -25,6 +25,8 @@ MARGIN = 2**29
 """Bytes left free for each engine: its CUDA context, and what a desktop may take meanwhile. Not measured on a card."""
 BASE_NAME = "base:"
 """The base's name inside the engine: no run can have it."""
+IN_4BIT = ["--quantization", "bitsandbytes"]
+"""Flags with which it packs 16-bit weights to NF4 while it loads them."""
 PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "top_logprobs", "logit_bias",
           "response_format", "tools", "tool_choice")  # fmt: skip
 """Fields that are passed on as they come: vLLM has them under OpenAI's names."""
@@ -87,6 +89,18 @@ def command(
     if not any(flag.startswith("--max-model-len") for flag in flags):
         arguments += ["--max-model-len", "auto"]  # as long as the memory allows
     return [*arguments, *flags]
+
+
+def has_bitsandbytes(program: str) -> bool:
+    """Whether the environment of that executable has what loads weights in NF4.
+
+    Up to 0.27 that was vLLM itself, since then it is the package vllm-bnb-plugin (vllm-project/vllm#43529). True where
+    the environment's packages are not found.
+    """
+    packages = list(Path(program).resolve().parent.parent.glob("lib*/python*/*-packages/vllm"))
+    own = "model_executor/layers/quantization/bitsandbytes.py"
+    found = [(folder / own).exists() or any(folder.parent.glob("vllm_bnb_plugin*")) for folder in packages]
+    return any(found) or not found
 
 
 def rank_of(adapter: Path) -> int:
