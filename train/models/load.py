@@ -279,6 +279,7 @@ def quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers a package that would download kernels
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # says that layers were offloaded, as asked
     warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # govor's merge parts them
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\.")
 

@@ -132,10 +132,12 @@ def _drift(merge: dict[str, Any] | None) -> str:
     if not merge or not drift:
         return "- The merged model was not compared with the adapter."
     merged = drift[merge["target"]]
+    unmerged = merged.get("adapter_loss", drift["adapter_loss"])
+    trained = f", {drift['adapter_loss']:.3f} over the 4-bit base of training" * (unmerged != drift["adapter_loss"])
     return (
         f"- Merged against the adapter at {_count(drift['tokens'])} held-out tokens: mean KL {merged['mean_kl']:.1g} "
         f"nats, the same likeliest token at {merged['top1']:.1%} of them, held-out loss {merged['loss']:.3f} "
-        f"({drift['adapter_loss']:.3f} as adapter)."
+        f"({unmerged:.3f} as adapter{trained})."
     )
 
 

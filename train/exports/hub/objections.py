@@ -59,8 +59,8 @@ def failed_gates(run: Run, artifact: Artifact) -> list[Objection]:
     if artifact != "adapter" and merge.get("passed") is False:
         kl = merge["drift"][merge["target"]]["mean_kl"]
         bound = merge["drift"]["max_drift"]
-        text = f"the merged model drifted: mean KL {kl:.2g} is above {bound:.2g} nats a token"
-        objections.append(Objection("gates", text))
+        fault = merge.get("fault") or f"mean KL {kl:.2g} is above {bound:.2g} nats a token"  # runs before 2026-11-29
+        objections.append(Objection("gates", f"the merged model drifted: {fault}"))
     return objections
 
 
