@@ -13,7 +13,7 @@ import click
 
 from train.core import compat
 from train.core.errors import GovorError, one_line_errors
-from train.core.files import complete_folder, require_replaceable
+from train.core.files import complete_folder
 from train.core.progress import progress
 
 TYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
@@ -37,7 +37,8 @@ class Base(NamedTuple):
 def main(file: Path, output: Path, dtype: str) -> None:
     """Make a base in a folder out of the GGUF file FILE."""
     with one_line_errors():
-        require_replaceable(output, (), force=False)
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise GovorError(f"{output} is there already: name a new folder with -o")
         made = base_from_gguf(file, output, dtype)
     print(f"{output}: {made.parameters:,} parameters in {dtype}")
     if made.quantised:
@@ -66,6 +67,8 @@ def base_from_gguf(file: Path, folder: Path, dtype: str = "bf16") -> Base:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except Exception as error:  # an architecture or a tokenizer that it does not know, damaged data, …
         summary = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        if "ignore_mismatched_sizes" in summary:  # it fills what the file says in other words with its defaults
+            summary = "its weights have other shapes than transformers reads from the file's settings"
         raise GovorError(f"{file}: transformers cannot unpack it: {summary}") from None
     with complete_folder(folder) as aside:
         model.save_pretrained(aside)

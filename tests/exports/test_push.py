@@ -268,6 +268,10 @@ class TestCard:
         merged.update_manifest(merge={"target": "16bit", "dtype": "float32", "drift": drift, "passed": True})
         card = push("--merged", "--dry-run").stdout
         assert "at 247 held-out tokens: mean KL 8e-08 nats, the same likeliest token at 100.0%" in card
+        drift["16bit"] |= {"adapter_loss": 6.1}
+        merged.update_manifest(merge={"target": "16bit", "dtype": "float32", "drift": drift, "passed": True})
+        card = push("--merged", "--dry-run").stdout
+        assert "held-out loss 6.281 (6.100 as adapter, 6.281 over the 4-bit base of training)" in card
 
     def test_answers_that_quote_a_row_stay_out(self, run, rows_file):
         row = read_rows(rows_file)[0]
@@ -434,6 +438,10 @@ class TestRefusals:
         drift["16bit"] = {"mean_kl": 0.2, "max_kl": 1.0, "top1": 0.7, "loss": 7.0}
         merged.update_manifest(merge={"target": "16bit", "dtype": "float32", "drift": drift, "passed": False})
         self.refused(hub, "gates", r"mean KL 0\.2 is above 0\.06", "--merged")
+        fault = "held-out loss 7.000 keeps 0.010 of the 0.600 nats that training gained"
+        saved = {"target": "16bit", "dtype": "float32", "drift": drift, "passed": False, "fault": fault}
+        merged.update_manifest(merge=saved)
+        self.refused(hub, "gates", "the merged model drifted: held-out loss 7.000 keeps 0.010", "--merged")
 
 
 class TestLicences:

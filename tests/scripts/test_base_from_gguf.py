@@ -7,7 +7,7 @@ import pytest
 import torch
 from base_from_gguf import main
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from train.core.runs import Run
 from train.exports.gguf.export import export_gguf
@@ -23,14 +23,22 @@ def base_from_gguf(*words: object):
 
 @pytest.fixture(scope="module")
 def files(finished_run, tmp_path_factory) -> dict[str, Path]:
-    """The finished run's model in half precision and quantised to 8 bits."""
+    """A model in half precision and quantised to 8 bits, and one of another width of its heads.
+
+    transformers does not read that width from a Qwen3's file and takes 128.
+    """
     folder = tmp_path_factory.mktemp("gguf")
     shutil.copytree(finished_run.path, folder / "done")
     run = Run(folder / "done")
     merge(run, measure=False)
+    export_gguf(run, folder / "narrow.gguf", quantization="f16")
+    config = AutoConfig.from_pretrained(run.merged)
+    config.head_dim = 128
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(run.merged)
     for kind in ("f16", "q8_0"):
         export_gguf(run, folder / f"{kind}.gguf", quantization=kind)
-    return {"merged": run.merged, "f16": folder / "f16.gguf", "q8_0": folder / "q8_0.gguf"}
+    return {"merged": run.merged, **{file.stem: file for file in folder.glob("*.gguf")}}
 
 
 def test_it_answers_as_the_model_in_the_file(files):
@@ -66,7 +74,7 @@ def test_bad_input(files):
     unknown = files["f16"].read_bytes().replace(b"qwen3", b"qwenX")
     Path("unknown.gguf").write_bytes(unknown)
     for words, said in (
-        ((files["f16"], "-o", "taken"), "taken holds other files"),
+        ((files["f16"], "-o", "taken"), "taken is there already: name a new folder with -o"),
         (("none.gguf", "-o", "new"), "none.gguf: no such file"),
         (("text.gguf", "-o", "new"), "text.gguf is no GGUF file"),
         (("cut.gguf", "-o", "new"), "cut.gguf: damaged"),
@@ -75,5 +83,9 @@ def test_bad_input(files):
         result = base_from_gguf(*words)
         assert result.exit_code == 2 and said in result.output, result.output
         assert result.output.count("\n") == 1
+    result = base_from_gguf(files["narrow"], "-o", "new")
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].endswith("its weights have other shapes than transformers reads from the "
+                                                   "file's settings")  # fmt: skip
     assert not Path("new").exists()
     assert [path.name for path in Path("taken").iterdir()] == ["mine.txt"]

@@ -72,7 +72,7 @@ def _run_reply(run: Run, *, merged: bool, repeatable: bool) -> tuple[str | None,
     """The run's system message and its model's replies. `repeatable`: the same question gets the same answer."""
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
-    loaded, tokenizer = (load_merged(run), load_tokenizer(run.merged)) if merged else load_tuned(run)
+    loaded, tokenizer = (load_merged(run, offload=True), load_tokenizer(run.merged)) if merged else load_tuned(run)
     stop = run.end_of_turn()
     seed = config.training.seed if repeatable else None
 
@@ -89,7 +89,7 @@ def _folder_reply(folder: Path) -> Reply:
     quiet_libraries()
     use_cpu = not torch.accelerator.is_available()
     precision = Precision(torch.float32 if use_cpu else "auto", None)
-    model = load_base(Model(name_or_path=str(folder)), folder, precision, use_cpu=use_cpu).eval()
+    model = load_base(Model(name_or_path=str(folder)), folder, precision, use_cpu=use_cpu, offload=True).eval()
     tokenizer = load_tokenizer(folder)
     file = folder / GENERATION_FILE
     saved: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
