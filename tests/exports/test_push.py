@@ -438,6 +438,10 @@ class TestRefusals:
         drift["16bit"] = {"mean_kl": 0.2, "max_kl": 1.0, "top1": 0.7, "loss": 7.0}
         merged.update_manifest(merge={"target": "16bit", "dtype": "float32", "drift": drift, "passed": False})
         self.refused(hub, "gates", r"mean KL 0\.2 is above 0\.06", "--merged")
+
+    def test_merge_that_lost_the_gain(self, merged, hub):
+        drift = {"tokens": 247, "adapter_loss": 6.28, "max_drift": 0.3}
+        drift["16bit"] = {"mean_kl": 0.2, "max_kl": 1.0, "top1": 0.7, "loss": 7.0}
         fault = "held-out loss 7.000 keeps 0.010 of the 0.600 nats that training gained"
         saved = {"target": "16bit", "dtype": "float32", "drift": drift, "passed": False, "fault": fault}
         merged.update_manifest(merge=saved)

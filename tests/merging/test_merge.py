@@ -479,6 +479,27 @@ class TestDrift:
         model, _ = load_tuned(make_run(base, **lora), offload=True)
         assert not any(has_offloaded_params(module) for module in model.modules())
 
+    @pytest.mark.parametrize(
+        ("in_4bit", "merged", "said"),
+        [
+            (False, False, "does not fit the GPU: try model.load_in_4bit=true"),
+            (True, False, "does not fit the GPU even in NF4: choose a smaller base"),
+            (True, True, "runs/made/merged does not fit the GPU: govor merge --device cpu, and for use govor export"),
+        ],
+    )
+    def test_advice_where_memory_ends(self, make_run, base, monkeypatch, in_4bit, merged, said):
+        """It does not advise what is set already."""
+        run = make_run(base, model={"load_in_4bit": in_4bit})
+        run.merged.mkdir()
+
+        def full(*arguments, **settings):
+            raise torch.OutOfMemoryError
+
+        monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+        with pytest.raises(MachineError) as error:
+            load_merged(run) if merged else load_tuned(run)
+        assert said in str(error.value)
+
     def test_the_check_leaves_nothing_on_disk_and_needs_no_room(self, run, monkeypatch):
         """A vocabulary of 262,144 used to need 2.5 GB and more for log-probabilities."""
         merge(run, measure=False)

@@ -164,7 +164,7 @@ def gguf_architectures() -> list[str]:
     """
     if importlib.util.find_spec("gguf") is None:
         raise GovorError("reading GGUF needs the package gguf: pip install 'govor[gguf]'")
-    from transformers import modeling_gguf_pytorch_utils as reading
+    import transformers.modeling_gguf_pytorch_utils as reading
 
     reading.is_gguf_available = lambda *arguments: True
     return list(reading.GGUF_SUPPORTED_ARCHITECTURES)

@@ -22,8 +22,8 @@ Target = Literal["16bit", "nf4"]
 """The base that takes the adapter: the base's own weights, or what NF4 left of them in training."""
 LEAST_TOKENS = 1024
 """Trained tokens compared, at least, where so many were held out: seconds on a CPU at a vocabulary of 262,144."""
-TILES = {"cpu": 2**24, "cuda": 2**27}
-"""Logits at a time, by kind of device: 64 MiB and 512 MiB in float32, of each model that is compared."""
+TILES = {"cpu": 2**25, "cuda": 2**27}
+"""Logits at a time, by kind of device: 128 MiB and 512 MiB in float32, of each model that is compared."""
 
 
 class Drift(NamedTuple):

@@ -149,9 +149,11 @@ def load_base(
         compat.forbid_cpu_repacking(loaded)
         return loaded
     except torch.OutOfMemoryError:
-        smaller = "choose a smaller base" if model.load_in_4bit else "try model.load_in_4bit=true"
-        in_nf4 = ", not even in NF4" if model.load_in_4bit else ""
-        raise MachineError(f"{model.name_or_path} does not fit the GPU{in_nf4}: {advice or smaller}") from None
+        if advice is None and not model.load_in_4bit:
+            raise MachineError(f"{model.name_or_path} does not fit the GPU: try model.load_in_4bit=true") from None
+        advice = advice or "choose a smaller base, or free what else takes its memory"
+        in_nf4 = " even in NF4" * model.load_in_4bit
+        raise MachineError(f"{model.name_or_path} does not fit the GPU{in_nf4}: {advice}") from None
     except Exception as error:  # not a causal language model, damaged files, an attention that is not installed
         raise BaseError(f"{model.name_or_path} cannot be loaded: {_first_line(error)}") from None
 
