@@ -23,6 +23,7 @@ from train.core.errors import GovorError
 LIBRARIES = ("accelerate", "bitsandbytes", "conversion", "huggingface_hub", "peft", "transformers", "trl")
 DOCUMENTED = {
     "accelerate",
+    "accelerate.big_modeling",
     "accelerate.hooks",
     "accelerate.utils",
     "bitsandbytes.functional",

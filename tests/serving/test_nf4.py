@@ -70,9 +70,9 @@ def test_where_bitsandbytes_is_looked_for(vllm, tmp_path):
     assert has_bitsandbytes(str(link))
     next(vllm.parents[1].glob("lib/*/*/vllm_bnb*")).rmdir()
     assert not has_bitsandbytes(str(link))
-    own = next(vllm.parents[1].glob("lib/*/*/vllm")) / "model_executor/layers/quantization/bitsandbytes.py"
+    own = next(vllm.parents[1].glob("lib/*/*/vllm")) / "model_executor/layers/quantization/bitsandbytes"
     own.parent.mkdir(parents=True)
-    own.touch()
+    own.with_suffix(".py").touch()
     assert has_bitsandbytes(str(vllm)), "up to 0.27 it is a part of vLLM"
     assert has_bitsandbytes("/nowhere/bin/vllm"), "unknown: vLLM itself will say"
 

@@ -98,8 +98,8 @@ def has_bitsandbytes(program: str) -> bool:
     the environment's packages are not found.
     """
     packages = list(Path(program).resolve().parent.parent.glob("lib*/python*/*-packages/vllm"))
-    own = "model_executor/layers/quantization/bitsandbytes.py"
-    found = [(folder / own).exists() or any(folder.parent.glob("vllm_bnb_plugin*")) for folder in packages]
+    names = ("vllm/model_executor/layers/quantization/bitsandbytes*", "vllm_bnb_plugin*")
+    found = [any(any(folder.parent.glob(name)) for name in names) for folder in packages]
     return any(found) or not found
 
 
