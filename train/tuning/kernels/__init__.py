@@ -24,7 +24,7 @@ ON_BY_DEFAULT: dict[str, tuple[Kernel, ...]] = {
     "cuda": ("varlen", "lora_qkv", "lora_mlp"),
 }
 """Kernels that `auto` tries, by device. On a CPU they were measured to be faster; on CUDA each run times a step with
-them and one without (trainer.py), and the head is TRL's, whose Triton kernels score the trained tokens alone."""
+them and one without (tuning/trainer.py), and the head is TRL's, whose Triton kernels score the trained tokens alone."""
 
 
 def switch_on(

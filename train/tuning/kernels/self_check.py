@@ -76,7 +76,7 @@ class SelfCheck:
             raise Refused(f"the model does not run: {_first_line(error)}") from None
         least = LEAST.get(narrow, LEAST[torch.bfloat16])
         self.bounds = [max(least, ROUNDINGS * difference) for difference in noise]
-        if not self.bounds[1] < 1:  # of the whole gradient
+        if not (noise[0] < torch.inf and ROUNDINGS * noise[1] < 1):
             raise Refused(f"rounding alone changes the model's gradient by {noise[1]:.1e} of its size")
 
     def check(self, *, flat: bool, head: bool) -> None:
