@@ -178,20 +178,29 @@ def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Pat
 @main.command()
 @click.argument("file", type=PATH)
 @click.option("--base", help="Count tokens with this model's tokenizer: Hub id or folder.")
+@click.option(
+    "--chat-template", metavar="NAME|FILE", help="Template for a --base without one; see model.chat_template."
+)
 @click.option("--max-length", type=int, help="Count rows longer than this, in tokens; needs --base.")
 @click.option("--topics", type=PATH, help="Topics as lists of words, in YAML like train/chats/topics.yaml.")
 @click.option("-o", "--output", type=PATH, default=Path(), help="Folder for dataset_stats.json and dataset_stats.html.")
 @click.option("--force", is_flag=True, help="Replace the files.")
 def analyze(
-    file: Path, base: str | None, max_length: int | None, topics: Path | None, output: Path, force: bool
+    file: Path,
+    base: str | None,
+    chat_template: str | None,
+    max_length: int | None,
+    topics: Path | None,
+    output: Path,
+    force: bool,
 ) -> None:
     """Lengths, topics, duplicates, personal data left and quality of training rows."""
     from train.chats.statistics_page import analyze as analyze_file
     from train.encoding.token_counter import token_counter
 
-    if max_length is not None and base is None:
-        raise GovorError("--max-length counts tokens: give --base too")
-    load_counter = partial(token_counter, base) if base else None
+    if base is None and (max_length is not None or chat_template):
+        raise GovorError("--max-length and --chat-template are for counting tokens: give --base too")
+    load_counter = partial(token_counter, base, chat_template) if base else None
     analyze_file(file, output, topics_file=topics, load_counter=load_counter, max_length=max_length, force=force)
 
 

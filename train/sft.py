@@ -22,12 +22,12 @@ from train.core.config import Config, load_config
 from train.core.errors import Stopped, one_line_errors
 from train.core.files import require_disk_space, write_atomically
 from train.core.runs import Run, create_run, forget_tokens, last_checkpoint, now, require_free, resumable_run
+from train.encoding.chosen_template import load_base_tokenizer
 from train.encoding.rows import encoder, require_vocabulary
 from train.evaluation.report import write_report
-from train.models.base import find_base
+from train.models.base import describe_template, find_base, template_entry
 from train.models.load import (
     import_peft,
-    load_tokenizer,
     precision_warning,
     quiet_libraries,
     require_device,
@@ -44,7 +44,7 @@ from train.tuning.processes import (
     smallest_gpu_bytes,
     use_expandable_segments,
 )
-from train.tuning.resume import is_last, restore_counters
+from train.tuning.resume import is_last, require_same_template, restore_counters
 from train.tuning.save import check_saved_prompts, checkpoint_bytes, save_result
 
 
@@ -85,7 +85,11 @@ def train(config: Config, *, resume: bool = False) -> Run:
     arguments = sft_config(config, run, precision, evaluate=bool(held_out), resumed=checkpoint is not None)
 
     # 3. Rows → token ids and loss mask
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_base_tokenizer(config.model, base)
+    if resume:
+        require_same_template(run, tokenizer)
+    if config.model.chat_template:
+        say(state, f"chat template: {describe_template(template_entry(config.model, base))}")
     today = (run.template_date() if resume else None) or datetime.now()
     encode = encoder(config, tokenizer, base, today)
     train_set, eval_set = encode(rows), encode(held_out)

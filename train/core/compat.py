@@ -96,6 +96,22 @@ def template_clock(template: str, clock: Callable[[str], str]) -> Iterator[None]
         known["strftime_now"] = before
 
 
+# TRL: chat templates
+
+
+def trl_chat_templates() -> dict[str, Path]:
+    """Name → .jinja file of every chat template that TRL ships, found without an import of torch.
+
+    Its variants for training (NAME_training) are left out: they carry `{% generation %}` marks, which govor has no need
+    of and llama.cpp does not read.
+    """
+    spec = importlib.util.find_spec("trl")
+    if spec is None or spec.origin is None:
+        raise MachineError("trl is not installed: run pip install -e .")
+    files = sorted((Path(spec.origin).parent / "chat_templates").glob("*.jinja"))
+    return {file.stem: file for file in files if not file.stem.endswith("_training")}
+
+
 # transformers: models
 
 

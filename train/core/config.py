@@ -53,6 +53,9 @@ class Model(Section):
     """Attention code, as transformers names it: sdpa, eager, flash_attention_2, …"""
     trust_remote_code: bool = False
     """Run Python code that the model's repository brings along."""
+    chat_template: str | None = None
+    """Chat template for a base that has none: a name among TRL's, such as qwen3, or a .jinja file, relative to the
+    working folder. It also replaces a template that the base has, which is said and recorded."""
 
 
 class Data(Section):
@@ -227,7 +230,7 @@ OWNED = {
     "trust_remote_code": "it is model.trust_remote_code",
     "dataset_kwargs": "govor prepares the rows itself",
     "dataset_text_field": "govor reads chat rows",
-    "chat_template_path": "the base's own chat template is used and frozen into the adapter",
+    "chat_template_path": "it is model.chat_template",
     "completion_only_loss": "assistant_only_loss says what is learned",
     "truncation_mode": "rows longer than max_length are an error, nothing is cut",
     "disable_tqdm": "govor draws its own progress",

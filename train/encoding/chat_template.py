@@ -10,6 +10,7 @@ from train.chats.message_form import in_form, message_form
 from train.chats.rows import Message, text_of
 from train.core.compat import render_chat_template, template_clock
 from train.core.errors import BaseError, DataError
+from train.models.base import template_names
 
 
 class Clock:
@@ -102,7 +103,10 @@ def open_conversation(
     BaseError where the tokenizer has no chat template or an invalid one.
     """
     if not tokenizer.chat_template:
-        raise BaseError(f"{tokenizer.name_or_path} has no chat template: choose an instruct model, or its chat version")
+        raise BaseError(
+            f"{tokenizer.name_or_path} has no chat template: choose its instruct version, or set model.chat_template "
+            f"to a .jinja file or to a name among TRL's: {template_names()}"
+        )
     template = tokenizer.get_chat_template(tools=tools)
     stops = frozenset({*stop, tokenizer.eos_token_id} - {None})
     form = message_form(template, tokenizer.special_tokens_map)

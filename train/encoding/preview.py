@@ -14,10 +14,11 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row, text_of
 from train.core.config import Config
 from train.core.errors import DataError, GovorError
+from train.encoding.chosen_template import load_base_tokenizer
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.encoding.rows import Encoding, encoder
 from train.models.base import find_base
-from train.models.load import load_tokenizer, quiet_libraries
+from train.models.load import quiet_libraries
 
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 """Control characters drawn as symbols: a row must not steer the terminal."""
@@ -74,7 +75,7 @@ def preview(config: Config, row: int | None, limit: int | None) -> list[Shown]:
             raise GovorError(f"{config.data.train_file} has no row at line {row}: it has {len(rows)} rows{last}")
     quiet_libraries()
     base = find_base(config.model)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_base_tokenizer(config.model, base)
     encode = encoder(config, tokenizer, base)
     return [shown for r in chosen for shown in _parts(tokenizer, r, encode, config)]
 

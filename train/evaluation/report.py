@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from train.core.files import write_atomically
 from train.core.runs import Run
+from train.models.base import describe_template
 
 
 class Sample(NamedTuple):
@@ -61,6 +62,7 @@ def _facts(manifest: dict[str, Any]) -> list[tuple[str, object]]:
     data, result = manifest["data"], manifest.get("evaluation", {})
     facts: list[tuple[str, object]] = [
         ("base", manifest["base"]["name_or_path"]),
+        ("chat template", describe_template(manifest["template"])),
         ("trained", f"{data['train']['rows']} rows, {data['train']['trained_tokens']} trained tokens an epoch"),
         ("held out", f"{data['held_out']['rows']} rows"),
         ("parameters", f"{manifest['parameters']['trainable']:,} trained of {manifest['parameters']['all']:,}"),

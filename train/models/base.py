@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.core.compat import trl_chat_templates
 from train.core.config import Model
-from train.core.errors import BaseError
+from train.core.errors import BaseError, ConfigError
 from train.core.progress import progress
 from train.core.runs import Run
 
@@ -34,6 +36,40 @@ def language_config(base: Path) -> dict[str, Any]:
     """What config.json says of the language model: its own keys, over them those of `text_config`."""
     config = read_json(base / "config.json")
     return {**config, **(config.get("text_config") or {})}
+
+
+def chosen_template(model: Model) -> str | None:
+    """The text of `model.chat_template`; None where the base's own is used, ConfigError where there is none such."""
+    name = model.chat_template
+    if name is None:
+        return None
+    file = Path(name) if name.endswith(".jinja") else trl_chat_templates().get(name)
+    if file is None:
+        raise ConfigError(f"model.chat_template={name}: give a .jinja file or a name among TRL's: {template_names()}")
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"model.chat_template={name}: the file cannot be read: {error}") from None
+
+
+def template_names() -> str:
+    """The names that `model.chat_template` takes, in a line."""
+    return ", ".join(trl_chat_templates())
+
+
+def template_entry(model: Model, base: Path) -> dict[str, Any]:
+    """What the manifest says of whose chat template is used."""
+    chosen = model.chat_template
+    return {"name": chosen, "replaces_own": chosen is not None and chat_template_source(base) is not None}
+
+
+def describe_template(entry: Mapping[str, Any]) -> str:
+    """Whose chat template a run has, in words that name no folder; `entry`: `template` of its manifest."""
+    name = entry.get("name")  # runs of earlier versions have the base's own
+    if name is None:
+        return "the base's own"
+    source = f"the file {Path(name).name}" if name.endswith(".jinja") else f"{name}, as TRL ships it"
+    return f"{source}, " + ("in place of the base's own" if entry["replaces_own"] else "since the base has none")
 
 
 def chat_template_source(base: Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.core.config import Generation
-from train.models.base import read_json, stop_ids
+from train.models.base import chat_template_source, read_json, stop_ids
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -61,6 +61,11 @@ def copy_tokenizer(base: Path, tokenizer: Any, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
+    settings = read_json(target / "tokenizer_config.json")
+    if settings.get("chat_template") and chat_template_source(target) != tokenizer.chat_template:
+        del settings["chat_template"]  # model.chat_template replaces it, and llama.cpp's converter would prefer it
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (target / "tokenizer_config.json").write_text(text, encoding="utf-8")
     (target / TEMPLATE_FILE).write_text(tokenizer.chat_template, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from train.chats.rows import Message, Row, is_trained, text_of
 from train.core.compat import render_chat_template
 from train.core.config import Config
 from train.core.errors import BaseError
-from train.models.base import chat_template_source, read_json
+from train.models.base import chat_template_source, chosen_template, read_json
 
 AROUND = 5  # tokens that a template such as ChatML writes around a message
 CYRILLIC, IDEOGRAPH, OTHER = 0.42, 0.65, 0.25
@@ -54,9 +54,11 @@ def count_tokens(
 ) -> Tokens:
     """Tokens of training and held-out rows; `folder` is the base's, None where its files are not here."""
     limit = config.training.max_length
+    chosen = chosen_template(config.model)  # a name that does not exist is an error even where nothing is rendered
     if folder is not None and (folder / "tokenizer.json").is_file():
         count = _tokenizer(folder)
-        text_of_chat, how = _template(folder)
+        text_of_chat, how = _template(folder, chosen)
+        how = how if chosen is None else f"{how} {config.model.chat_template}"
     else:
         count = _estimator(model_type)
         text_of_chat, how = None, "estimated from the number of characters: the base's tokenizer is not here"
@@ -137,11 +139,11 @@ def _estimator(model_type: str) -> Callable[[str], int]:
     return estimate
 
 
-def _template(folder: Path) -> tuple[Callable[[Row], str | None] | None, str]:
-    """(what renders a row by the base's chat template, how the tokens are then counted)."""
+def _template(folder: Path, chosen: str | None) -> tuple[Callable[[Row], str | None] | None, str]:
+    """(what renders a row by the chat template, how the tokens are then counted)."""
     exact = "counted with the base's tokenizer and chat template"
     rough = f"counted with the base's tokenizer, and {AROUND} tokens a message for the chat template"
-    source = chat_template_source(folder)
+    source = chosen or chat_template_source(folder)
     if source is None:
         return None, rough
     special = {

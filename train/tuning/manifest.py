@@ -11,7 +11,7 @@ from train.core.files import sha256
 from train.core.runs import Run
 from train.encoding.loss_mask import IGNORE_INDEX, template_hash
 from train.encoding.rows import Encoding
-from train.models.base import base_revision, weights_fingerprint
+from train.models.base import base_revision, template_entry, weights_fingerprint
 from train.tuning.processes import device_name
 
 
@@ -57,6 +57,7 @@ def describe_run(
             "system_message": shared_system_message(train_set.rows),
         },
         "template": {
+            **template_entry(config.model, base),
             "sha256": template_hash(tokenizer),
             "end_of_turn": sorted({e.end_of_turn for e in train_set.encoded}),
             "date": today.isoformat(timespec="seconds") if train_set.report.dated else None,

@@ -6,8 +6,17 @@ from typing import Any
 
 from train.core.errors import RunError
 from train.core.runs import Run
+from train.encoding.loss_mask import template_hash
 from train.models.base import weights_fingerprint
 from train.tuning.processes import say
+
+
+def require_same_template(run: Run, tokenizer: Any) -> None:
+    """RunError where the tokenizer's chat template is not the one that the run was begun with."""
+    if run.manifest()["template"]["sha256"] != template_hash(tokenizer):
+        name = run.config().model.chat_template
+        what = f"model.chat_template={name}" if name else "the base's chat template"
+        raise RunError(f"{what} has changed since {run.path} was begun: resume it with the same template")
 
 
 def restore_counters(trainer: Any, run: Run, checkpoint: Path | None, base: Path) -> None:

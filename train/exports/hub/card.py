@@ -9,6 +9,7 @@ from train.core.config import Config
 from train.exports.hub.card_facts import CardFacts
 from train.exports.hub.card_usage import quote, usage
 from train.exports.hub.licences import Licence
+from train.models.base import describe_template
 
 LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
@@ -89,6 +90,7 @@ def _training(facts: CardFacts) -> str:
     if parameters := manifest.get("parameters"):
         rows.append(("Weights trained", f"{_count(parameters['trainable'])} of {_count(parameters['all'])}"))
     rows += [
+        ("Chat template", describe_template(manifest.get("template") or {})),
         (
             "Learning rate",
             f"{training.learning_rate:g}, {training.lr_scheduler_type}, warm-up {training.warmup_steps:g}",

@@ -26,6 +26,7 @@ from train.core.config import Config
 from train.core.errors import BaseError, RunError
 from train.core.files import NOTE, complete_folder, require_replaceable, sha256
 from train.core.runs import Run
+from train.encoding.chosen_template import load_base_tokenizer
 from train.encoding.rows import Encoding, encoder
 from train.exports.llamafactory.readme import readme
 from train.exports.llamafactory.rows import RowsFile, dataset_info, text_rows
@@ -124,7 +125,10 @@ def _config_source(config: Config) -> ExportSource:
 
 
 def _source(config: Config, run: Run | None, base: Path, today: datetime) -> ExportSource:
-    tokenizer = load_tokenizer(base)
+    if run:  # with the template frozen in it
+        tokenizer = load_tokenizer(run.adapter if run.adapter.exists() else run.merged)
+    else:
+        tokenizer = load_base_tokenizer(config.model, base)
     split = read_split(config)
     rows, held_out = split.train, split.held_out
     encode = encoder(config, tokenizer, base, today)

@@ -19,7 +19,7 @@ def readme(
     tuned: bool,
 ) -> tuple[str, list[str]]:
     """(the page, those of its lines that the user is to see). `tuned`: the folder is of a finished run."""
-    rendering = list(_rendering(choice))
+    rendering = list(_rendering(choice, chosen=config.model.chat_template is not None))
     differing = [*rendering[1:], *_rows(rows, held_out)]
     lacking = [f"`{name}`: {why}" for name, why in left_out.items()]
     if config.data.too_long != "error" and train.report.dropped + train.report.truncated + train.report.split:
@@ -56,7 +56,7 @@ def _page(config: Config, rendering: list[str], lacking: list[str], *, tuned: bo
     yield ""
 
 
-def _rendering(choice: TemplateChoice | None) -> Iterator[str]:
+def _rendering(choice: TemplateChoice | None, *, chosen: bool) -> Iterator[str]:
     """Lines on how its template renders these rows; the first one is for the page alone."""
     if choice is None:
         yield "Template: none."
@@ -64,6 +64,8 @@ def _rendering(choice: TemplateChoice | None) -> Iterator[str]:
             "no template of LLaMA-Factory renders prompts as the model's own does: `template` is left out, so that it "
             "reads the model's own as well as it can; compare before you serve with it"
         )
+        if chosen:
+            yield "the base's tokenizer lacks the run's template (model.chat_template): chat with the merged model"
         return
     name, compared = choice.template.name, choice.compared
     thinking = "" if choice.thinking else " with `enable_thinking: false`"
