@@ -82,6 +82,26 @@ def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool)
 
 
 @main.command()
+@click.argument("name", metavar="OWNER/NAME")
+@click.option("--from", "source", type=click.Choice(["hub", "modelscope"]), default="hub", show_default=True)
+@click.option("--endpoint", metavar="URL", help="A mirror of the Hub; it is sent no token.  [default: HF_ENDPOINT]")
+@click.option("--revision", help="Branch, tag or commit, as model.revision.")
+@click.option("--trust-remote-code", "code", is_flag=True, help="Also Python files, for model.trust_remote_code.")
+def fetch(name: str, source: str, endpoint: str | None, revision: str | None, code: bool) -> None:
+    """Fetch a base, or what is missing of it, and compare every file's hash with the Hub's.
+
+    \b
+    govor fetch Qwen/Qwen3-0.6B
+    govor fetch Qwen/Qwen3-0.6B --endpoint https://hf-mirror.com
+    """
+    from train.models.fetch import fetch as fetch_base
+
+    if endpoint and source == "modelscope":
+        raise GovorError("--endpoint is a mirror of the Hub: leave it out with --from modelscope")
+    print(fetch_base(name, modelscope=source == "modelscope", endpoint=endpoint, revision=revision, code=code))
+
+
+@main.command()
 @click.argument("config", type=PATH)
 @click.argument("arguments", nargs=-1, metavar="[key=value …] [-- ACCELERATE FLAGS]")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run from its last checkpoint.")

@@ -50,6 +50,8 @@ class Fault:
     error: str = "Service Unavailable"
     after: int | str = 0
     """Bytes of the body that are read before the connection is cut, or `done`: when all is done, before the answer."""
+    sends: int | None = None
+    """Bytes of the answer that go out before the connection is cut."""
     call: object = None
     """Called before the request is carried out, instead of any harm."""
 
@@ -87,6 +89,8 @@ class Hub:
         self.xet: Path | None = None
         """Folder of a chunk store, which the client's own library fills and reads; without it there is LFS alone."""
         self.force_private = False
+        self.given: list[tuple[str, int]] = []
+        """(path, bytes of the body) of everything answered."""
         self.slept: list[float] = []
         """Seconds that the client waited, where a test has put this in the place of time.sleep."""
         self.lock = threading.RLock()
@@ -97,6 +101,10 @@ class Hub:
     def sent(self, method, path) -> int:
         """How many such requests there were."""
         return sum(known == method and bool(re.search(path, where)) for known, where, _ in self.requests)
+
+    def sent_bytes(self, path) -> int:
+        """Bytes that went out in answer to such paths."""
+        return sum(size for where, size in self.given if re.search(path, where))
 
     def stored_bytes(self) -> int:
         """Bytes sent to the large storage."""
@@ -154,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self):
         path = unquote(urlsplit(self.path).path)
         fault = self.take_fault(path)
-        if fault and not fault.status and not fault.call and fault.after != "done":
+        if fault and not fault.status and not fault.call and fault.sends is None and fault.after != "done":
             self.rfile.read(min(int(self.headers.get("content-length", 0)), fault.after))
             return self.cut()
         body = self.body()
@@ -171,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
             status, content = refusal.status, {"error": refusal.error}
         if fault and fault.after == "done":
             return self.cut()
-        return self.answer(status, content, headers)
+        return self.answer(status, content, headers, fault.sends if fault else None)
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815
 
@@ -193,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             return data
         return self.rfile.read(int(self.headers.get("content-length", 0)))
 
-    def answer(self, status, content=b"", headers=()):
+    def answer(self, status, content=b"", headers=(), sends=None):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         headers = {"Content-Length": str(len(data)), "X-Request-Id": secrets.token_hex(4), **dict(headers)}
         if not isinstance(content, bytes):
@@ -203,7 +211,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data[:sends])
+            self.hub.given.append((urlsplit(self.path).path, len(data[:sends])))
+        if sends is not None:
+            self.cut()
 
     def cut(self):
         self.close_connection = True

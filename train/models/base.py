@@ -10,8 +10,8 @@ from typing import Any
 from train.core.compat import trl_chat_templates
 from train.core.config import Model
 from train.core.errors import BaseError, ConfigError
-from train.core.progress import progress
 from train.core.runs import Run
+from train.models.fetch import OLD_WEIGHTS, WEIGHTS, fetch_from_hub
 
 
 def stop_ids(base: Path) -> frozenset[int]:
@@ -90,23 +90,7 @@ def find_base(model: Model) -> Path:
     """
     if folder := given_folder(model):
         return folder
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
-    patterns += ["README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"]  # whoever passes the weights on needs them
-    try:
-        with progress(f"fetching {model.name_or_path} from the Hub"):
-            return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-        raise BaseError(
-            f"{model.name_or_path} is not in the local cache and {reason}: "
-            "download it where there is a network, or give a local folder as model.name_or_path"
-        ) from None
-    except Exception as error:  # repository not found, gated, revision unknown, no room, cut off, …
-        summary = str(error).strip().split("\n", 1)[0]
-        raise BaseError(f"{model.name_or_path} could not be fetched from the Hub: {summary}") from None
+    return fetch_from_hub(model.name_or_path, model.revision, code=model.trust_remote_code)
 
 
 def base_revision(base: Path) -> str | None:
@@ -129,7 +113,7 @@ def run_base(run: Run) -> Path:
 def weights_fingerprint(base: Path) -> dict[str, str]:
     """sha256 over size, first and last MiB of every weights file: tells one base from another."""
     found = {}
-    for file in sorted(base.glob("*.safetensors")):
+    for file in sorted(base.glob(WEIGHTS)) or sorted(base.glob(OLD_WEIGHTS)):
         with file.open("rb") as handle:
             length = handle.seek(0, os.SEEK_END)
             digest = hashlib.sha256(str(length).encode())
