@@ -151,6 +151,12 @@ def test_render_chat_template():
     contract("transformers.utils.chat_template_utils.render_jinja_template", text == '<s>А[{"type": "function"}]')
 
 
+def test_trl_chat_templates():
+    texts = {name: file.read_text(encoding="utf-8") for name, file in compat.trl_chat_templates().items()}
+    contract("trl.chat_templates", {"qwen3", "llama3_1", "gemma3"} <= set(texts))
+    contract("trl.chat_templates.NAME_training", all("endgeneration" not in text for text in texts.values()))
+
+
 def test_template_clock(tokenizer_with):
     template = "{{ strftime_now('%Y') }}{{ messages[0].content }}"
     tokenizer = tokenizer_with(template, [], "</s>")
