@@ -42,7 +42,7 @@ def with_template(monkeypatch, tokenizer):
     def change(template: str):
         changed = copy.deepcopy(tokenizer)
         changed.chat_template = template
-        monkeypatch.setattr(train.encoding.preview, "load_tokenizer", lambda folder: changed)
+        monkeypatch.setattr(train.encoding.preview, "load_base_tokenizer", lambda model, folder: changed)
 
     return change
 

@@ -102,8 +102,8 @@ def template_clock(template: str, clock: Callable[[str], str]) -> Iterator[None]
 def trl_chat_templates() -> dict[str, Path]:
     """Name → .jinja file of every chat template that TRL ships, found without an import of torch.
 
-    Its variants for training (NAME_training) are left out: they carry `{% generation %}` marks, which govor has no need
-    of and llama.cpp does not read.
+    Its variants for training (NAME_training) are left out: they differ by `{% generation %}` marks around the answers,
+    which govor finds without.
     """
     spec = importlib.util.find_spec("trl")
     if spec is None or spec.origin is None:
