@@ -131,8 +131,11 @@ def test_training_checks_what_it_fetches_and_fetch_everything(hub):
     file = (folder / "model-00001-of-00002.safetensors").resolve()
     file.write_bytes(b"!" + WEIGHTS[1:])
     assert find_base(Model(name_or_path=NAME)) == folder, "what was here is not hashed at every start"
-    with pytest.raises(BaseError, match=r"^model-00001-of-00002\.safetensors: its sha256 is "):
+    with pytest.raises(
+        BaseError, match=r"^model-00001-of-00002\.safetensors: its sha256 is .* it was there before; remove"
+    ):
         fetch_from_hub(NAME, None, code=False, check_all=True)
+    assert file.read_bytes() == b"!" + WEIGHTS[1:], "somebody may have meant it"
 
 
 def test_a_mirror_is_sent_no_token(hub, monkeypatch):

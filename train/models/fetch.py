@@ -37,7 +37,7 @@ def fetch_from_hub(
 
     `code`: with the repository's Python files. `endpoint`: address of a mirror, which is sent no token. `check_all`:
     compare the hashes of files that were here before, too. BaseError where the base cannot be had, or where a file is
-    not what the Hub says; it is then removed.
+    not what the Hub says; it is then removed if this call has fetched it.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -82,7 +82,7 @@ def fetch_from_hub(
         ) from None
     checked = files if check_all else missing
     for file in track(checked, f"checking {name}", len(checked)) if checked else ():
-        _require_hash(folder / file.rfilename, file)
+        _require_hash(folder / file.rfilename, file, remove=file in missing)
     return folder
 
 
@@ -108,8 +108,11 @@ def _shown(task: str) -> Any:
     return progress(task) if are_progress_bars_disabled() or not sys.stderr.isatty() else nullcontext()
 
 
-def _require_hash(path: Path, file: Any) -> None:
-    """BaseError where a fetched file is not what the Hub's entry says; the file is then removed from the cache."""
+def _require_hash(path: Path, file: Any, *, remove: bool) -> None:
+    """BaseError where a file is not what the Hub's entry says.
+
+    `remove`: take it out of the cache, since this call has fetched it; what was there before is somebody's.
+    """
     if file.lfs:
         kind, expected, found = "sha256", file.lfs.sha256, sha256(path)
     else:
@@ -117,13 +120,13 @@ def _require_hash(path: Path, file: Any) -> None:
         kind, expected = "git's hash", file.blob_id
         found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if found != expected:
+        wrong = f"{path.name}: its {kind} is {found[:12]}…, the Hub says {expected[:12]}…"
         stored = path.resolve()  # in the cache the name is a link
+        if not remove:
+            raise BaseError(f"{wrong}: it was there before; remove {stored} and fetch it again")
         for one in {path, stored}:
             one.unlink(missing_ok=True)
-        raise BaseError(
-            f"{path.name}: its {kind} is {found[:12]}…, the Hub says {expected[:12]}…: the file was damaged on the way "
-            "or by the mirror, and is removed; fetch it again"
-        )
+        raise BaseError(f"{wrong}: it was damaged on the way or by the mirror, and is removed; fetch it again")
 
 
 def _from_modelscope(name: str, revision: str | None, *, code: bool) -> str:
