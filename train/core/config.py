@@ -28,6 +28,7 @@ from pydantic import (
 
 from train.core import compat
 from train.core.errors import ConfigError
+from train.core.secrets import find_secrets, mask_secrets
 
 Place = tuple[str | int, ...]
 """The path of an option: ("training", "learning_rate")."""
@@ -224,16 +225,38 @@ class Config(Section):
     """Questions answered before and after training: a text, or a list of messages where context is needed."""
 
 
+_ONE_MEASURE = "evaluation measures the held-out loss and nothing else"
+_SHARDING = "the launcher decides it: govor train CONFIG -- --config_file configs/accelerate/fsdp2.yaml"
+_PUSH = "govor push RUN OWNER/NAME sends a finished run, after a scan, and takes the token of `hf auth login`"
 OWNED = {
     "output_dir": "checkpoints are kept in the run folder, runs/NAME",
     "model_init_kwargs": "the section model says how the base is loaded",
     "trust_remote_code": "it is model.trust_remote_code",
     "dataset_kwargs": "govor prepares the rows itself",
     "dataset_text_field": "govor reads chat rows",
+    "dataset_num_proc": "govor prepares the rows itself",
     "chat_template_path": "it is model.chat_template",
+    "eos_token": "the chat template says how a turn ends",
     "completion_only_loss": "assistant_only_loss says what is learned",
     "truncation_mode": "rows longer than max_length are an error, nothing is cut",
     "disable_tqdm": "govor draws its own progress",
+    "label_names": "govor prepares the rows itself",
+    "remove_unused_columns": "govor prepares the rows itself",
+    "length_column_name": "govor measures the rows itself",
+    "auto_find_batch_size": "training.fit=auto chooses the batch size before the first step",
+    "logging_nan_inf_filter": "training stops at a loss that is not finite",
+    "use_cache": "training keeps no cache",
+    "enable_jit_checkpoint": "SIGTERM and Ctrl-C save after the step in any case",
+    "resume_from_checkpoint": "--resume goes on from the last checkpoint",
+    "restore_callback_states_from_checkpoint": "govor has no such state",
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "govor train trains, govor eval evaluates"),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "evaluation runs in the types of training"),
+    **dict.fromkeys(("include_for_metrics", "batch_eval_metrics", "prediction_loss_only"), _ONE_MEASURE),
+    **dict.fromkeys(("eval_do_concat_batches", "eval_use_gather_object"), _ONE_MEASURE),
+    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed", "parallelism_config"), _SHARDING),
+    "local_rank": "the launcher says it",
+    **dict.fromkeys(("push_to_hub", "hub_token", "hub_model_id", "hub_strategy", "hub_private_repo"), _PUSH),
+    **dict.fromkeys(("hub_always_push", "hub_revision"), _PUSH),
 }
 """Fields of SFTConfig that a config may not set, and why."""
 
@@ -260,6 +283,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     tree, places, problems = _read_yaml(path)
     for override in overrides:
         problems += _apply(override, tree, places)
+    problems += _secrets(tree, (), places, path)
     config = None
     try:
         config = config_class().model_validate(tree)
@@ -268,8 +292,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     else:
         problems += [f"{_place_of(at, places, path)}: {_dotted(at)}{text}" for at, text in _contradictions(config)]
     if problems or config is None:
-        raise ConfigError("\n  ".join([f"{len(problems)} problems:", *problems] if len(problems) > 1 else problems))
+        lines = [f"{len(problems)} problems:", *problems] if len(problems) > 1 else problems
+        raise ConfigError(mask_secrets("\n  ".join(lines)))
     return config
+
+
+def _secrets(value: Any, at: Place, places: dict[Place, str], path: Path) -> Iterator[str]:
+    """A line for each text in the tree that holds a token or a password: the run folder and exports would show it."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in entries:
+        yield from _secrets(inner, (*at, str(key) if isinstance(value, dict) else key), places, path)
+    found = next(find_secrets(value), None) if isinstance(value, str) else None
+    if found:
+        text = f"holds a secret ({found.kind}), and the run folder keeps the config: leave it out and withdraw it"
+        yield f"{_place_of(at, places, path)}: {_dotted(at)} {text}"
 
 
 def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
@@ -292,23 +328,36 @@ def dump_config(config: Config) -> str:
     tree = config.model_dump(mode="json")
     named = set(Training.model_fields) | config.training.model_fields_set
     tree["training"] = {key: value for key, value in tree["training"].items() if key in named}
-    return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False, width=120)
+    return yaml.dump(tree, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120)
+
+
+REPLACED = ("bool", "int", "float", "timestamp")
+"""Kinds of scalars that YAML 1.1, and so PyYAML, sees in more texts than people mean."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: `no` and `off` are words, `2e-4` is a number, a date is text."""
+    """YAML 1.2 scalars: `no` and `off` are words, `2e-4` is a number; a date, `1:30`, `1_000` and `010` are text."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in ("bool", "float", "timestamp")]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
-_Loader.add_implicit_resolver(
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), "-+0123456789")
+FLOAT = (
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"),
-    "-+.0123456789",
+    list("-+.0123456789"),
 )
+_Loader.add_implicit_resolver(*FLOAT)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either this loader or one of YAML 1.1 would take for something else."""
+
+
+_Dumper.add_implicit_resolver(*FLOAT)
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
@@ -354,10 +403,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, str], list[str]]
     return tree, places, problems
 
 
+OF_SECRETS = re.compile(r"(?:token|key|secret|password)$", re.IGNORECASE)
+"""How the names of options end whose values are never printed."""
+
+
 def _apply(override: str, tree: dict[str, Any], places: dict[Place, str]) -> list[str]:
     """Write `section.key=value` into the tree; the problems, if it has no such form."""
     name, equals, text = override.partition("=")
-    source = f"override {override!r}"
+    source = f"override {name + equals + '…' if OF_SECRETS.search(name) else override!r}"
     if not equals or not name:
         return [f"{source}: expected key=value, for example training.max_steps=30"]
     try:
@@ -389,7 +442,13 @@ def _explain(error: ValidationError, places: dict[Place, str], path: Path) -> li
         else:
             while at not in places and len(at) > 1:
                 at = at[:-1]  # pydantic adds the branch of a union to the place
-            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
+            if item["type"] == "model_type" and len(at) == 1 and at[0] in config_class().model_fields:
+                main = MAIN.get(str(at[0]))
+                hint = f"; did you mean {at[0]}.{main}={item['input']}?" if main else ""
+                lines[at] = f"is a section, its options are {at[0]}.NAME{hint}"
+                continue
+            value = "a value" if OF_SECRETS.search(str(at[-1])) else repr(item["input"])
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, got {value}"
         earlier = lines.get(at)
         lines[at] = text if earlier is None else f"{earlier}, or {text}"
     return [f"{_place_of(at, places, path)}: {_dotted(at)}: {text}" for at, text in lines.items()]
@@ -406,6 +465,42 @@ def _dotted(at: Place) -> str:
     return ".".join(str(part) for part in at)
 
 
+GUESSES = {
+    option: known
+    for known, options in {
+        "training.learning_rate": ("lr", "learningrate", "rate"),
+        "training.num_train_epochs": ("epochs", "epoch", "num_epochs", "n_epochs", "nepochs", "train_epochs"),
+        "training.max_steps": ("steps", "num_steps", "train_steps", "iters", "max_iters"),
+        "training.per_device_train_batch_size": ("batch_size", "batch", "bs", "micro_batch_size", "train_batch_size"),
+        "training.per_device_eval_batch_size": ("eval_batch_size",),
+        "training.gradient_accumulation_steps": ("grad_accum", "accumulation_steps", "gradient_accumulation"),
+        "training.max_length": ("max_seq_length", "max_seq_len", "seq_len", "seq_length", "sequence_len", "cutoff_len"),
+        "training.warmup_steps": ("warmup", "warmup_ratio"),
+        "training.lr_scheduler_type": ("scheduler", "lr_scheduler"),
+        "training.optim": ("optimizer",),
+        "training.use_cpu": ("cpu", "device", "no_cuda"),
+        "training.neftune_noise_alpha": ("neftune", "noise_alpha"),
+        "model.name_or_path": ("base", "base_model", "model_name", "model_name_or_path", "model_id", "model_path"),
+        "model.load_in_4bit": ("qlora", "4bit", "load_4bit", "quantization", "quantization_bit", "load_in_8bit"),
+        "model.dtype": ("torch_dtype", "precision"),
+        "model.attn_implementation": ("flash_attn", "flash_attention", "attention"),
+        "data.train_file": ("dataset", "train", "train_data", "training_file", "data_file", "data_path", "file"),
+        "data.eval_file": ("eval", "eval_data", "eval_dataset", "validation_file", "val_file", "test_file"),
+        "data.eval_fraction": ("val_size", "eval_size", "test_size", "val_fraction", "validation_split"),
+        "lora.r": ("rank", "lora_r", "lora_rank"),
+        "lora.lora_alpha": ("alpha",),
+        "lora.lora_dropout": ("dropout",),
+        "lora.target_modules": ("lora_target", "targets", "modules"),
+        "generation.max_new_tokens": ("max_tokens", "max_completion_tokens"),
+        "name": ("run", "output", "out"),
+    }.items()
+    for option in options
+}
+"""What people write → the option that they mean."""
+MAIN = {"model": "name_or_path", "data": "train_file", "lora": "r"}
+"""Section → the option in it that is meant where the section itself is given a value."""
+
+
 def _suggest(at: Place) -> str:
     """The nearest option that exists, as `; did you mean training.learning_rate?`; empty where none is near."""
     options = []
@@ -413,6 +508,8 @@ def _suggest(at: Place) -> str:
         section = _section_class(field.annotation)
         options += [name] if section is None else [name, *(f"{name}.{key}" for key in section.model_fields)]
     wanted = _dotted(at)
+    if guessed := GUESSES.get(str(at[-1]).lower()):
+        return f"; did you mean {guessed}?"
     same_name = [option for option in options if option.rsplit(".", 1)[-1] == wanted.rsplit(".", 1)[-1]]
     close = same_name or difflib.get_close_matches(wanted, options, n=1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close else ""

@@ -13,27 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from train.chats.privacy.scrub import find_personal_data
+from train.core.secrets import find_secrets
 
 FindingKind = Literal["secret", "personal-data", "path"]
-SECRETS = {
-    "Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b",
-    "OpenAI or Anthropic key": r"\bsk-(?:[a-z]+[0-9]*-)*[A-Za-z0-9_-]{20,}",
-    "GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})",
-    "GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
-    "AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "Google key": r"\bAIza[A-Za-z0-9_-]{35}|\bya29\.[A-Za-z0-9_-]{30,}|\bGOCSPX-[A-Za-z0-9_-]{20,}",
-    "Yandex key": r"\b(?:AQVN[A-Za-z0-9_-]{30,}|y[0-3]_[A-Za-z0-9_-]{40,}|t1\.[A-Za-z0-9_=-]{60,})",
-    "Slack token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
-    "Telegram bot token": r"\b[0-9]{8,10}:AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])",
-    "PyPI or npm token": r"\bpypi-[A-Za-z0-9_-]{50,}|\bnpm_[A-Za-z0-9]{36}\b",
-    "Stripe key": r"\b[rs]k_live_[A-Za-z0-9]{16,}",
-    "private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "signed web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
-    "password in an address": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>{}]+:[^\s/:@\"'<>{}]{3,}@[\w.-]+",
-    "password or key": r"(?i:(?:api|access|secret|private|auth)[ _-]?(?:key|token)|client[ _-]?secret|password|passwd|"
-    r"парол[ья])[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?=[^\s\"']*[0-9])[A-Za-z0-9_+/=!@#$%^&*.-]{8,}",
-}
-SECRET = re.compile("|".join(f"(?P<s{number}>{pattern})" for number, pattern in enumerate(SECRETS.values())))
 OWN_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD)$")
 """How the names of environment variables end whose values must not go out, whatever they look like."""
 HOME = re.compile(r"(?<![\w.%-])(?:(?:/home|/Users|/mnt/[a-z]/Users|/root)/|[A-Za-z]:[\\/]+Users[\\/]+)[^\s\"'<>|:*?]+")
@@ -91,12 +73,11 @@ def scan_file(name: str, content: Path | bytes, local: LocalSecrets, *, publishe
 def _secrets(text: str, local: LocalSecrets) -> Iterator[str]:
     if len(text) < 12:
         return
-    for match in SECRET.finditer(text):
-        label = list(SECRETS)[int((match.lastgroup or "s0")[1:])]
-        yield f"{_line(text, match.start())}{label} {match[0][:4]}…"
-    for secret in local.values:
-        if secret in text:
-            yield f"{_line(text, text.index(secret))}a token or key of this machine's environment, {secret[:3]}…"
+    for secret in find_secrets(text):
+        yield f"{_line(text, secret.start)}{secret.kind} {text[secret.start : secret.start + 4]}…"
+    for value in local.values:
+        if value in text:
+            yield f"{_line(text, text.index(value))}a token or key of this machine's environment, {value[:3]}…"
 
 
 def _personal(text: str, *, is_piece: bool) -> Iterator[str]:
