@@ -323,7 +323,8 @@ def adapted(base):
 
     from train.models.load import lora_config
 
-    return get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora_config(Lora(target_modules=["q_proj"])))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    return get_peft_model(model, lora_config(Lora(target_modules=["q_proj"]), model))
 
 
 def test_layers_of_peft(adapted):
@@ -344,6 +345,21 @@ def test_is_target(adapted):
     config = adapted.peft_config["default"]
     named = [compat.is_target(config, f"model.layers.0.self_attn.{name}") for name in ("q_proj", "k_proj")]
     contract("peft.tuners.tuners_utils.check_target_module_exists", named == [True, False])
+
+
+def test_linear_layers(model):
+    names = compat.linear_layers(model)
+    contract("peft.tuners.tuners_utils._maybe_include_all_linear_layers", len(names) == 14 and "lm_head" not in names)
+
+
+def test_fused_experts(model):
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    with compat.meta_creation():
+        experts = Qwen3MoeForCausalLM(Qwen3MoeConfig(num_hidden_layers=1, hidden_size=64, vocab_size=64, num_experts=4))
+    found = compat.fused_experts(experts), compat.fused_experts(model)
+    names = "peft.utils.transformers_weight_conversion._MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING"
+    contract(names, found[0] >= {"gate_proj", "up_proj", "down_proj"} and not found[1])
 
 
 def test_save_adapter_alone(adapted, tmp_path):

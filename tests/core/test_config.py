@@ -235,3 +235,19 @@ def test_a_natural_guess_is_answered_by_the_right_name(override, hint):
 def test_every_hint_names_an_option_that_is_there():
     assert {*GUESSES.values()} <= {*every_option()}
     assert {f"{section}.{option}" for section, option in MAIN.items()} <= {*every_option()}
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("'*q_proj'", r"lora\.target_modules is no regular expression: nothing to repeat"),
+        ("'(q_proj'", r"lora\.target_modules is no regular expression"),
+        ("[]", r"lora\.target_modules names no layer"),
+        ("['']", r"lora\.target_modules names no layer"),
+        ("''", r"lora\.target_modules names no layer"),
+    ],
+)
+def test_target_modules_that_cannot_be_read(targets, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(MINIMAL, f"lora.target_modules={targets}")
+    assert "\n" not in str(caught.value)

@@ -1,13 +1,21 @@
 """What a card can run, said before anything is loaded."""
 
+import copy
 import json
 
 import pytest
 import torch
 
-from train.core.config import load_config
+from train.core.config import Lora, load_config
 from train.core.errors import ConfigError, MachineError
-from train.models.load import Precision, precision_warning, require_compiled_for, require_device
+from train.models.load import (
+    Precision,
+    lora_config,
+    precision_warning,
+    require_compiled_for,
+    require_device,
+    resolve_targets,
+)
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
@@ -45,3 +53,53 @@ def test_gemma_in_float16_is_warned_of(working_folder):
         assert precision_warning(working_folder, Precision(None, "bf16")) is None
     (working_folder / "config.json").write_text('{"model_type": "qwen3"}', encoding="utf-8")
     assert precision_warning(working_folder, Precision(None, "fp16")) is None
+
+
+class TestTargetModules:
+    """Every entry fits a layer, and all-linear may stand among others."""
+
+    @pytest.fixture
+    def model(self, base):
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(base)
+
+    @pytest.mark.parametrize(
+        "wanted",
+        [["q_proj", "vproj"], ["all-linear", "vproj"], ["vproj"], "vproj", r".*\.vproj", ["layers.0.vproj"], ["q"]],
+    )
+    def test_what_fits_no_layer_is_refused_by_name(self, wanted, model):
+        with pytest.raises(ConfigError, match=r"target_modules: '\S+' names no layer of the base; it has .*q_proj"):
+            resolve_targets(wanted, model)
+
+    def test_a_name_that_stands_alone_goes_in_a_list(self, model):
+        with pytest.raises(ConfigError, match=r"a name goes in a list: \[q_proj\]"):
+            resolve_targets("q_proj", model)
+
+    @pytest.mark.parametrize("wanted", ["all-linear", r".*\.q_proj", ["q_proj", "layers.1.self_attn.v_proj"]])
+    def test_what_fits_is_left_as_it_is(self, wanted, model):
+        assert resolve_targets(wanted, model) == wanted
+
+    @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+    @pytest.mark.parametrize("wanted", [["all-linear", "lm_head"], ["lm_head", "All-Linear", "q_proj"]])
+    def test_all_linear_among_others_means_all_linear_layers_and_the_others(self, wanted, model):
+        from peft import get_peft_model
+
+        tuned = get_peft_model(copy.deepcopy(model), lora_config(Lora(target_modules=wanted), model))
+        adapted = {name.split(".lora_A")[0] for name, _ in tuned.named_parameters() if "lora_A" in name}
+        assert len(adapted) == 15 and any("lm_head" in name for name in adapted)
+
+    @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")
+    def test_fused_experts_have_names_too(self):
+        from peft import get_peft_model
+        from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+        sizes = {"hidden_size": 64, "moe_intermediate_size": 32, "intermediate_size": 64, "vocab_size": 64}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2}
+        experts = Qwen3MoeForCausalLM(Qwen3MoeConfig(num_hidden_layers=1, **sizes, **heads))
+        every = get_peft_model(copy.deepcopy(experts), lora_config(Lora(), experts)).get_nb_trainable_parameters()
+        named = ["all-linear", "q_proj", "gate_proj", "up_proj"]
+        tuned = get_peft_model(copy.deepcopy(experts), lora_config(Lora(target_modules=named), experts))
+        assert tuned.get_nb_trainable_parameters() == every
+        with pytest.raises(ConfigError, match="'nope'"):
+            resolve_targets(["gate_proj", "up_proj", "nope"], experts)

@@ -106,7 +106,7 @@ def test_what_config_json_tells_of_a_base_that_sees(model_type, tmp_path):
 
 def test_a_target_that_is_not_there_is_named(tmp_path):
     tiny_model("qwen3").save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"'query'\] names no layer.*q_proj"):
+    with pytest.raises(ConfigError, match=r"'query' names no layer.*q_proj"):
         read_shapes(tmp_path).targets(Lora(target_modules=["query"]))
 
 
@@ -157,7 +157,7 @@ def test_bytes_equal_what_torch_allocates(sections, optim, wide_base, write_conf
     config = load_config(write_config(**{**sections, "model": model}, training={"optim": optim}))
     network = load_base(config.model, wide_base, resolve_precision(config), use_cpu=True)
     if config.lora:
-        network = get_peft_model(network, lora_config(config.lora))
+        network = get_peft_model(network, lora_config(config.lora, network))
     trainer = Trainer(network, TrainingArguments("out", optim=optim, use_cpu=True, report_to=[]))
     optimizer = trainer.create_optimizer()
     ids = torch.arange(8)[None]

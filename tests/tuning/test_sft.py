@@ -126,7 +126,7 @@ def test_qlora_gradients_equal_those_over_the_dequantized_base(base, write_confi
                     plain.weight = torch.nn.Parameter(weight.float())
                     model.set_submodule(name, plain)
         torch.manual_seed(0)
-        tuned = get_peft_model(model, lora_config(config.lora))
+        tuned = get_peft_model(model, lora_config(config.lora, model))
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -334,6 +334,26 @@ def is_target(adapter_config: Any, module: str) -> bool:
     return bool(check_target_module_exists(adapter_config, module))
 
 
+def linear_layers(model: Any) -> set[str]:
+    """The names that all-linear stands for: PEFT takes it alone, not among others.
+
+    Of mixtures of experts these include the names that fused experts had before transformers 5, as PEFT takes them.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
+
+    everything = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    return {*_maybe_include_all_linear_layers(everything, model).target_modules, *fused_experts(model)}
+
+
+def fused_experts(model: Any) -> frozenset[str]:
+    """Names of layers that target modules may have, though transformers 5 holds them fused, as no module."""
+    from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
+
+    family = _MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
+    return frozenset(_MOE_TARGET_MODULE_MAPPING.get(family, ()))
+
+
 def lora_variants(layer: Any) -> dict[str, Any]:
     """The variants of LoRA that a layer runs (DoRA, …), by adapter; empty for a plain one or another layer."""
     return getattr(layer, "lora_variant", None) or {}

@@ -97,7 +97,10 @@ class Lora(Section):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs set to zero while training."""
     target_modules: str | list[str] = "all-linear"
-    """Layers that get an adapter: names, a regular expression, or all-linear (every linear layer but the head)."""
+    """Layers that get an adapter: names, a regular expression, or all-linear (every linear layer but the head).
+
+    all-linear may stand among names; each name must fit a layer of the base.
+    """
     use_rslora: bool = False
     """Scale by lora_alpha / √r instead, for large ranks."""
     use_dora: bool = False
@@ -315,6 +318,15 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
             yield ("training", name), f" cannot be set: {why}"
     if config.model.load_in_4bit and config.lora is None:
         yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
+    targets = config.lora.target_modules if config.lora else []
+    if isinstance(targets, str) and targets:
+        try:
+            re.compile(targets)
+        except re.error as error:
+            text = f" is no regular expression: {error}; names go in a list: [q_proj, v_proj]"
+            yield ("lora", "target_modules"), text
+    elif config.lora and not all(targets or [""]):
+        yield ("lora", "target_modules"), " names no layer: name one, or write all-linear"
     if config.lora and config.lora.changes_base:
         place = ("lora", "init_lora_weights")
         if config.model.load_in_4bit:

@@ -16,6 +16,8 @@ from train.models.base import language_config, run_base
 
 HEADROOM = 3 * 2**29
 """Bytes kept free on the device and in memory beside a model's weights: activations, logits, other programs."""
+ALL_LINEAR = "all-linear"
+"""Every linear layer but the head, among target modules."""
 
 
 class Precision(NamedTuple):
@@ -205,11 +207,36 @@ def nf4_config(dtype: Any) -> Any:
     )
 
 
-def lora_config(lora: Lora) -> Any:
-    """PEFT's LoraConfig of the section."""
+def lora_config(lora: Lora, model: Any) -> Any:
+    """PEFT's LoraConfig of the section for this base; ConfigError where a target module names no layer of it."""
     from peft import LoraConfig
 
-    return LoraConfig(task_type="CAUSAL_LM", **lora.model_dump())
+    settings = lora.model_dump() | {"target_modules": resolve_targets(lora.target_modules, model)}
+    return LoraConfig(task_type="CAUSAL_LM", **settings)
+
+
+def resolve_targets(wanted: str | list[str], model: Any) -> str | list[str]:
+    """The target modules as PEFT takes them: all-linear among others is spelled out, and every entry fits a layer.
+
+    PEFT itself is content when one of them does.
+    """
+    from peft import LoraConfig
+
+    names = [name for name, _ in model.named_modules()]
+    for entry in [wanted] if isinstance(wanted, str) else wanted:
+        if entry.lower() == ALL_LINEAR or entry.rsplit(".", 1)[-1] in compat.fused_experts(model):
+            continue
+        alone = LoraConfig(target_modules=entry if isinstance(wanted, str) else [entry])
+        if not any(compat.is_target(alone, name) for name in names):
+            leaves = sorted({name.rsplit(".", 1)[-1] for name in compat.linear_layers(model)})
+            as_list = f"; a name goes in a list: [{entry}]" if isinstance(wanted, str) and entry in leaves else ""
+            raise ConfigError(
+                f"lora.target_modules: {entry!r} names no layer of the base; it has {', '.join(leaves)}{as_list}"
+            )
+    if isinstance(wanted, str) or not any(entry.lower() == ALL_LINEAR for entry in wanted):
+        return wanted
+    others = {entry for entry in wanted if entry.lower() != ALL_LINEAR}
+    return sorted(compat.linear_layers(model) | others)
 
 
 def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload: bool = False) -> tuple[Any, Any]:

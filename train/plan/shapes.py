@@ -105,16 +105,21 @@ class Shapes:
     def targets(self, lora: Lora) -> dict[str, tuple[int, int]]:
         """The weights that get an adapter, as PEFT chooses them; ConfigError where none does."""
         wanted = lora.target_modules
-        if isinstance(wanted, str) and wanted.lower() == "all-linear":
-            return self.linears
-        found = {
+        layers = {
             name: (shape[0], shape[1])
-            for name, shape in self.tensors.items()
-            if len(shape) == 2 and name.endswith(".weight") and _is_named(name.removesuffix(".weight"), wanted)
+            for name, shape in {"lm_head.weight": self.head, **self.tensors}.items()  # tied, the head has no tensor
+            if len(shape) == 2 and name.endswith(".weight")
         }
-        if not found:
-            names = sorted({name.split(".")[-2] for name in self.linears})
-            raise ConfigError(f"lora.target_modules: {wanted!r} names no layer of the base; it has {', '.join(names)}")
+        found: dict[str, tuple[int, int]] = {}
+        for entry in [wanted] if isinstance(wanted, str) else wanted:
+            one = entry if isinstance(wanted, str) else [entry]
+            fitting = {name: shape for name, shape in layers.items() if _is_named(name.removesuffix(".weight"), one)}
+            if entry.lower() == "all-linear":
+                fitting = self.linears
+            if not fitting:
+                names = ", ".join(sorted({name.split(".")[-2] for name in self.linears}))
+                raise ConfigError(f"lora.target_modules: {entry!r} names no layer of the base; it has {names}")
+            found |= fitting
         return found
 
     def adapter(self, lora: Lora) -> list[Shape]:
@@ -134,7 +139,8 @@ class Shapes:
 
     def tunes_experts(self, lora: Lora) -> bool:
         """Whether PEFT puts adapters on experts too, fused as transformers 5 holds them."""
-        every = isinstance(lora.target_modules, str) and lora.target_modules.lower() == "all-linear"
+        wanted = lora.target_modules
+        every = "all-linear" in ([wanted.lower()] if isinstance(wanted, str) else [name.lower() for name in wanted])
         return every and self.config.get("model_type") in TUNED_EXPERTS
 
 

@@ -188,7 +188,7 @@ def build_trainer(
     model = load_base(config.model, base, precision, use_cpu=config.training.use_cpu, sharded=sharded)
     if arguments.ddp_find_unused_parameters is None:  # only experts may have no part in a batch
         arguments.ddp_find_unused_parameters = any(name.endswith("experts") for name, _ in model.named_modules())
-    adapter = lora_config(config.lora) if config.lora else None
+    adapter = lora_config(config.lora, model) if config.lora else None
     tuned_head = None
     try:
         if adapter and tunes_head(model, adapter):  # which TRL refuses, so it does not see it
@@ -247,7 +247,8 @@ def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded
     if arguments.use_liger_kernel:
         compat.put_in_liger_kernels(model, arguments.liger_kernel_config)
         arguments.use_liger_kernel = False  # they are in, below govor's
-    compat.fuse_head_and_loss(causal)  # over TRL's own, which makes the entropy as well
+    if trainer.is_plain():
+        compat.fuse_head_and_loss(causal)  # over TRL's own, which makes the entropy that other losses log as well
     if precision.autocast:
         compat.keep_input_types(model)
     facts = causal.config.get_text_config()

@@ -43,6 +43,7 @@ from train.models.base import find_base, read_json, run_base
 from train.models.load import load_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files
 from train.models.save import GENERATION_FILE
+from train.plan.shapes import read_shapes
 
 MARKS = ("dataset_info.json", "train.yaml")
 """Files by which an earlier export is recognised."""
@@ -191,9 +192,13 @@ def _revision(source: ExportSource) -> str | None:
 
 
 def _targets(source: ExportSource) -> list[str] | None:
-    """The layers that get an adapter, where the config names them by a regular expression."""
-    if source.config.lora is None or not isinstance(source.config.lora.target_modules, str):
+    """The layers that get an adapter, where the config has a regular expression, or all-linear among names."""
+    if source.config.lora is None:
         return None
+    if not isinstance(source.config.lora.target_modules, str):
+        if "all-linear" not in source.config.lora.target_modules:
+            return None
+        return sorted(name.removesuffix(".weight") for name in read_shapes(source.base).targets(source.config.lora))
     pattern = source.config.lora.target_modules
     if pattern == "all-linear":
         return None
