@@ -316,6 +316,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
     for name, why in OWNED.items():
         if getattr(config.training, name) is not None:
             yield ("training", name), f" cannot be set: {why}"
+    yield from _useless(config)
     if config.model.load_in_4bit and config.lora is None:
         yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
     targets = config.lora.target_modules if config.lora else []
@@ -333,6 +334,37 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
             yield place, " changes the base's weights, which NF4 would round anew: use it without model.load_in_4bit"
         if config.lora.use_dora:
             yield place, " cannot be saved over the unchanged base together with lora.use_dora: choose one of them"
+
+
+def _useless(config: Config) -> Iterator[tuple[Place, str]]:
+    """Fields of SFTConfig that have no effect, or a late error, without another one or at all."""
+    training = config.training
+
+    def given(name: str) -> Any:
+        return getattr(training, name, None)
+
+    if given("padding_free") and not given("packing"):
+        yield ("training", "padding_free"), ": rows end to end, not padded, are training.kernels=[varlen]"
+    if given("packing_strategy") and not given("packing") and not given("eval_packing"):
+        yield ("training", "packing_strategy"), " says how rows are packed: set training.packing too"
+    for name in ("persistent_workers", "prefetch_factor", "multiprocessing_context"):
+        if given(f"dataloader_{name}") and not given("dataloader_num_workers"):
+            yield ("training", f"dataloader_{name}"), ": there are no workers: set training.dataloader_num_workers too"
+    metric = given("metric_for_best_model")
+    if metric not in (None, "loss", "eval_loss"):
+        yield ("training", "metric_for_best_model"), f": the held-out loss is measured (eval_loss), not {metric}"
+    if training.save_strategy == "best" and metric is None:
+        yield ("training", "save_strategy"), ": best needs training.metric_for_best_model=eval_loss"
+    if given("optim_target_modules") and not re.match(r"(galore|apollo)_", training.optim):
+        yield (
+            ("training", "optim_target_modules"),
+            f" belongs to the optimizers galore_… and apollo_…, not {training.optim}",
+        )
+    if training.use_cpu:
+        if training.fp16:
+            yield ("training", "fp16"), " needs a GPU: on a CPU there is training.bf16"
+        if given("activation_offloading"):
+            yield ("training", "activation_offloading"), " moves activations off a GPU, and training.use_cpu is set"
 
 
 def dump_config(config: Config) -> str:

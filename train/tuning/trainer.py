@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from transformers import set_seed
+from transformers import get_scheduler, set_seed
 from trl import SFTConfig
 
 from train.core import compat
@@ -140,7 +140,7 @@ def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool
     """TRL's SFTConfig: the section `training`, and what govor settles itself.
 
     `evaluate`: there are held-out rows. `resumed`: the loss before the first step is known already.
-    ConfigError where SFTConfig refuses a value.
+    ConfigError where SFTConfig refuses a value, or the schedule or the optimizer would when training begins.
     """
     training = config.training
     fields = {name: getattr(training, name) for name in type(training).model_fields if name not in ("fit", "kernels")}
@@ -164,9 +164,34 @@ def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            return SFTConfig(**given)
+            arguments = SFTConfig(**given)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"training: {str(error).strip()}") from None
+    require_schedule(arguments)
+    return arguments
+
+
+def require_schedule(arguments: Any) -> None:
+    """ConfigError where Trainer could not make the schedule or its optimizer: it makes both after the run folder."""
+    weight = torch.nn.Linear(1, 1)
+    try:
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            torch.optim.SGD(weight.parameters(), lr=arguments.learning_rate),
+            num_warmup_steps=arguments.get_warmup_steps(10),
+            num_training_steps=10,
+            scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        name = str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type))
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(f"training.lr_scheduler_type={name}, lr_scheduler_kwargs: {reason}") from None
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments, weight)
+    except (ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        name = str(getattr(arguments.optim, "value", arguments.optim))
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ConfigError(f"training.optim={name}, optim_args: {reason}") from None
 
 
 def build_trainer(
