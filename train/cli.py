@@ -1,6 +1,7 @@
 """The command line: parse, import the verb, call it."""
 
 import sys
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -295,21 +296,24 @@ def merge(
 
     Exit code 1 where it does not.
     """
+    from train.core.locks import hold_folder
     from train.core.runs import open_run
     from train.merging.merge import merge as merge_run
     from train.merging.merge import report
 
     if no_drift and (compare or max_drift is not None):
         raise GovorError("--no-drift measures nothing: leave out --compare and --max-drift")
-    result = merge_run(
-        open_run(run),
-        target,
-        device=device,
-        force=force,
-        measure=not no_drift,
-        compare=compare,
-        max_drift=max_drift,
-    )
+    opened = open_run(run)
+    with hold_folder(run, "merge"):
+        result = merge_run(
+            opened,
+            target,
+            device=device,
+            force=force,
+            measure=not no_drift,
+            compare=compare,
+            max_drift=max_drift,
+        )
     print(report(result, measured=not no_drift))
     raise SystemExit(1 if result.passed is False else 0)
 
@@ -339,9 +343,11 @@ def export(
 
     LLaMA-Factory's folder can also be written from a config that has not run yet.
     """
+    from train.core.locks import hold_folder
     from train.exports import export as write_export
 
-    passed = write_export(source, overrides, target, output, quantization=quantization, force=force)
+    with hold_folder(source, "export") if (source / "manifest.json").is_file() else nullcontext():
+        passed = write_export(source, overrides, target, output, quantization=quantization, force=force)
     raise SystemExit(0 if passed else 1)
 
 

@@ -21,6 +21,7 @@ from train.core.compat import launched_with_fsdp
 from train.core.config import Config, load_config
 from train.core.errors import Stopped, one_line_errors
 from train.core.files import require_disk_space, write_atomically
+from train.core.locks import hold_folder
 from train.core.runs import Run, create_run, forget_tokens, last_checkpoint, now, require_free, resumable_run
 from train.encoding.chosen_template import load_base_tokenizer
 from train.encoding.rows import encoder, require_vocabulary
@@ -54,9 +55,15 @@ def train(config: Config, *, resume: bool = False) -> Run:
     DataError: the rows cannot be trained on. ConfigError, RunError, BaseError, MachineError: what they name does not
     fit this training. Stopped: a signal came, and what was learned is saved.
     """
-    # 1. Config, run folder, rows: what is wrong with them shows before the libraries are imported
     config = as_begun(config) if resume else config
     run = resumable_run(config) if resume else require_free(config.name)
+    with hold_folder(run.path, "training"):
+        return _train(config, run, resume=resume)
+
+
+def _train(config: Config, run: Run, *, resume: bool) -> Run:
+    """The training, in a run folder that nobody else writes in."""
+    # 1. Rows: what is wrong with them shows before the libraries are imported
     checkpoint = last_checkpoint(run) if resume else None
     quiet_libraries()
     require_device(config)

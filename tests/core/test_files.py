@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, govor
+from train import sft
+from train.core.config import load_config
 from train.core.errors import GovorError, RunError
 from train.core.files import (
     MARKER,
@@ -24,6 +27,7 @@ from train.core.files import (
     require_new,
     write_whole,
 )
+from train.core.locks import LOCK, hold_folder
 from train.core.runs import (
     Run,
     clear_partial_checkpoint,
@@ -426,3 +430,74 @@ class TestScripts:
         result = self.script("pretrain_tiny.py", *words)
         assert result.returncode == 1 and "home holds nothing to go on with" in result.stderr
         assert Path("home/tokenizer.json").read_text() == "mine"
+
+
+HOLD = "import sys, time; from pathlib import Path; from train.core.locks import hold_folder\n"
+HOLD += "with hold_folder(Path(sys.argv[1]), 'training'):\n    print('held', flush=True); time.sleep(60)"
+
+
+class TestOneWriterAFolder:
+    """The lock of a run folder: named while it is held, gone with the process that held it."""
+
+    @pytest.fixture
+    def holder(self):
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, "runs/x"], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": REPOSITORY}
+        ) as process:
+            assert process.stdout.readline() == b"held\n"
+            yield process
+            process.kill()
+
+    def test_a_second_one_is_told_who_works_there(self, holder):
+        text = rf"runs/x: another training works on this folder \(process {holder.pid}, since \d{{4}}-\S+\)"
+        with pytest.raises(RunError, match=text), hold_folder(Path("runs/x"), "merge"):
+            pass
+        assert Path("runs/x", LOCK).is_file()
+
+    def test_it_is_gone_with_the_process(self, holder):
+        holder.kill()
+        holder.wait()
+        require_free("x")
+        with hold_folder(Path("runs/x"), "merge"):
+            assert Path("runs/x", LOCK).is_file()
+        assert [*Path("runs/x").iterdir()] == []
+        with hold_folder(Path("runs/y"), "training"):
+            pass
+        assert not Path("runs/y").exists()
+
+    def test_what_lies_in_the_folder_stays(self):
+        Path("runs/x").mkdir(parents=True)
+        Path("runs/x/mine").touch()
+        with hold_folder(Path("runs/x"), "merge"):
+            pass
+        assert [path.name for path in Path("runs/x").iterdir()] == ["mine"]
+
+    def test_a_training_a_merge_and_an_export_hold_it(self, run, write_config, monkeypatch):
+        config = load_config(write_config(name="done"))
+        with hold_folder(run.path, "training"):
+            for verb in (["merge"], ["export", "--to", "llamafactory"]):
+                result = govor(verb[0], str(run.path), *verb[1:])
+                assert result.exit_code == 2 and "another training works on this folder" in result.output
+        monkeypatch.setattr("train.sft.resumable_run", lambda _: run)
+        with hold_folder(run.path, "merge"), pytest.raises(RunError, match="another merge works on this folder"):
+            sft.train(config, resume=True)
+
+
+def test_a_run_that_is_alive_is_not_resumed(write_config):
+    """Its history stays as it is, and it ends well."""
+    steps = {"max_steps": 30, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no", "eval_on_start": False}
+    config = write_config(training=steps)
+    command = [sys.executable, str(REPOSITORY / "train/sft.py"), str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as first:
+        while not [*Path("runs/x/checkpoints").glob("checkpoint-*")]:
+            assert first.poll() is None, first.stderr.read()
+            time.sleep(0.1)
+        os.kill(first.pid, signal.SIGSTOP)
+        second = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+        os.kill(first.pid, signal.SIGCONT)
+        first.stderr.read()
+    assert second.returncode == 2
+    assert f"another training works on this folder (process {first.pid}, since " in second.stderr
+    assert first.returncode == 0
+    steps_logged = [entry["step"] for entry in Run(Path("runs/x")).metrics() if "loss" in entry]
+    assert steps_logged == [*range(1, 31)]

@@ -279,13 +279,20 @@ def listed(names: Iterable[str], most: int = 10) -> str:
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Lock an open file until it is closed or this process ends; False where another one holds it, or on Windows."""
+    """Lock an open file until it is closed or this process ends; False where that cannot be done, as on Windows."""
+    return lock_file(file) is True
+
+
+def lock_file(file: IO[str]) -> bool | None:
+    """As `try_lock`, but None where files cannot be locked at all; False where another one holds the lock."""
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):
+        return None
     return True
 
 

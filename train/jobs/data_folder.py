@@ -17,7 +17,8 @@ from types import MappingProxyType
 from typing import IO, NamedTuple
 
 from train.core.errors import GovorError, MachineError
-from train.core.files import ASIDE, listed, try_lock
+from train.core.files import ASIDE, listed
+from train.core.locks import require_unlocked, take_lock
 from train.core.runs import now
 
 DATA_MARKER = "govor-jobs.json"
@@ -73,7 +74,7 @@ def _make_or_recognise(folder: Path) -> None:
             )
         if (folder / LOCK).is_file():
             with (folder / LOCK).open(encoding="utf-8") as file:
-                _require_lock(file, folder)
+                require_unlocked(file, folder / LOCK)
         database = read_database(folder / DATABASE)
         if database.problem or (not database.ids and any(_stored(folder))):
             problem = database.problem or "knows no file and no job, though some lie there"
@@ -178,17 +179,4 @@ def lock_folder(folder: Path) -> IO[str]:
     """Lock the folder until the file is closed or this process ends; GovorError where another server has it."""
     if os.name != "posix":
         raise MachineError("govor jobs serve needs Linux or macOS (on Windows: WSL)")
-    file = (folder / LOCK).open("a+", encoding="utf-8")
-    _require_lock(file, folder)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def _require_lock(file: IO[str], folder: Path) -> None:
-    if not try_lock(file):
-        file.seek(0)
-        pid = file.read().strip()
-        file.close()
-        raise GovorError(f"{folder}: another server works on this folder (process {pid}): stop it first")
+    return take_lock(folder / LOCK, "server")

@@ -1,0 +1,75 @@
+"""One writer a folder: a lock on an open file inside it, which is gone with the process that holds it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from train.core.errors import RunError
+from train.core.files import lock_file, remove_if_empty
+
+LOCK = ".lock"
+"""Name of the lock in a run folder; it lies there while somebody writes in the folder, and after a kill."""
+
+
+def take_lock(path: Path, what: str) -> IO[str]:
+    """Lock a file until the one returned is closed or this process ends; RunError that names who has it.
+
+    `what` holds it, for people: a training, a server. Where files cannot be locked (Windows, some network drives) it is
+    opened all the same.
+    """
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        require_unlocked(file, path)
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        except FileNotFoundError:
+            pass
+        file.close()  # its last holder has removed it in between
+    file.truncate(0)
+    file.write(f"{os.getpid()} {datetime.now().astimezone().isoformat(timespec='seconds')} {what}")
+    file.flush()
+    return file
+
+
+def require_unlocked(file: IO[str], path: Path) -> None:
+    """Lock an open file where that can be done; RunError that names who has it, and the file closed."""
+    if lock_file(file) is not False:
+        return
+    file.seek(0)
+    pid, since, what = [*file.read().split(" ", 2), "", "", ""][:3]
+    file.close()
+    began = f", since {since}" if since else ""
+    raise RunError(
+        f"{path.parent}: another {what or 'process'} works on this folder (process {pid or 'unknown'}{began}): "
+        "wait for it, or stop it first"
+    )
+
+
+@contextmanager
+def hold_folder(folder: Path, what: str) -> Iterator[None]:
+    """Let nobody else write in a run folder while the block runs; RunError where somebody does.
+
+    The folder is made if need be, and then goes after the block if it is empty. Of several processes of a training the
+    first holds it. A folder in which nothing can be written needs no lock.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        file = take_lock(folder / LOCK, what)
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        file.close()
+        if made:
+            remove_if_empty(folder)
