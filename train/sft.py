@@ -19,7 +19,7 @@ from train.chats.rows import row_to_json
 from train.chats.split import read_split
 from train.core.compat import launched_with_fsdp
 from train.core.config import Config, load_config
-from train.core.errors import Stopped, one_line_errors
+from train.core.errors import DivergedError, Stopped, one_line_errors
 from train.core.files import require_disk_space, write_atomically
 from train.core.locks import hold_folder
 from train.core.runs import Run, create_run, forget_tokens, last_checkpoint, now, require_free, resumable_run
@@ -45,7 +45,7 @@ from train.tuning.processes import (
     smallest_gpu_bytes,
     use_expandable_segments,
 )
-from train.tuning.resume import is_last, require_same_template, restore_counters
+from train.tuning.resume import discard_failed_start, is_last, require_same_template, restore_counters
 from train.tuning.save import check_saved_prompts, checkpoint_bytes, save_result
 
 
@@ -82,6 +82,7 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
         say(state, chosen)
     import torch
 
+    from train.tuning.divergence import warnings_of
     from train.tuning.progress import watch
     from train.tuning.rehearsal import out_of_memory
     from train.tuning.trainer import build_trainer, sft_config
@@ -121,7 +122,7 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
     # 5. The steps
     if resume:
         restore_counters(trainer, run, checkpoint, base)
-    stop = watch(trainer, run)
+    stop, movement = watch(trainer, run, train_set)
     started = time.perf_counter()
     try:
         if checkpoint and is_last(checkpoint):
@@ -129,7 +130,15 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError:
+        discard_failed_start(trainer, run, resume=resume)
         raise out_of_memory(trainer, config, base, f"step {trainer.state.global_step + 1}") from None
+    except DivergedError as error:
+        discard_failed_start(trainer, run, resume=resume)
+        kept = last_checkpoint(run)
+        raise DivergedError(f"{error}{f'; {kept} is from before' if kept else ''}") from None
+    except BaseException:
+        discard_failed_start(trainer, run, resume=resume)
+        raise
     if stop.requested:
         raise Stopped(f"stopped after step {trainer.state.global_step} and saved; --resume goes on from there")
 
@@ -138,7 +147,8 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
     if state.is_main_process:
         check_saved_prompts(run, eval_set, today)
         seconds = round(time.perf_counter() - started, 1)
-        run.update_manifest(status="finished", finished=now(), seconds=seconds, steps=trainer.state.global_step)
+        ended = {"status": "finished", "finished": now(), "seconds": seconds, "steps": trainer.state.global_step}
+        run.update_manifest(**ended, warnings=warnings_of(run.metrics(), moved=movement.moved))
         write_report(run)
         print(summary(run))
     state.wait_for_everyone()

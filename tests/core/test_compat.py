@@ -86,12 +86,15 @@ def overridden():
     return {
         "_save_checkpoint": (Trainer, ["self", "model", "trial"]),
         "_get_output_dir": (Trainer, ["self", "trial"]),
+        "_get_grad_norm": (Trainer, ["self", "model", "grad_norm"]),
         "_get_train_sampler": (Trainer, ["self", "train_dataset"]),
         "_load_from_checkpoint": (Trainer, ["self", "resume_from_checkpoint", "model"]),
     }
 
 
-@pytest.mark.parametrize("name", ["_save_checkpoint", "_get_output_dir", "_get_train_sampler", "_load_from_checkpoint"])
+@pytest.mark.parametrize(
+    "name", ["_save_checkpoint", "_get_output_dir", "_get_grad_norm", "_get_train_sampler", "_load_from_checkpoint"]
+)
 def test_methods_of_the_trainer(name):
     owner, expected = overridden()[name]
     contract(f"transformers.Trainer.{name}", hasattr(owner, name) and parameters(getattr(owner, name)) == expected)
@@ -102,6 +105,14 @@ def test_attributes_of_trl_s_trainer(name):
     from trl import SFTTrainer
 
     contract(f"trl.SFTTrainer.{name}", f"self.{name}" in inspect.getsource(SFTTrainer))
+
+
+def test_a_gradient_is_seen_before_the_optimizer_takes_it():
+    from transformers import Trainer
+
+    source = inspect.getsource(Trainer._run_epoch)
+    seen, taken = source.find("self._get_grad_norm("), source.find("self.optimizer.step()")
+    contract("transformers.Trainer._run_epoch", 0 < seen < taken)
 
 
 def test_a_checkpoint_is_saved_where_the_hook_says(trainer_class):

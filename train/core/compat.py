@@ -219,6 +219,7 @@ def sft_trainer_class() -> Any:
 
     save_checkpoint(save)   instead of Trainer's saving, which `save()` does: govor writes aside and renames
     checkpoint_folder()     where that puts checkpoint-N
+    saw_gradient(norm)      the norm of a step's gradient, before the optimizer takes it
     train_sampler(rows)     an order of the rows of govor's own; None: Trainer's
     trained_tokens          the tokens seen so far, which TRL counts from 0 again after a resume
     add_metric, clear_metrics   what TRL averages and logs at the next line
@@ -235,6 +236,9 @@ def sft_trainer_class() -> Any:
 
         def train_sampler(self, rows: Any) -> Any:
             return None
+
+        def saw_gradient(self, norm: Any) -> None:
+            pass
 
         @property
         def trained_tokens(self) -> int:
@@ -259,6 +263,11 @@ def sft_trainer_class() -> Any:
 
         def _get_output_dir(self, trial: Any) -> str:
             return str(self.checkpoint_folder())
+
+        def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+            norm = super()._get_grad_norm(model, grad_norm)
+            self.saw_gradient(norm)
+            return norm
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             sampler = self.train_sampler(self.train_dataset if train_dataset is None else train_dataset)

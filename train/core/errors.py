@@ -5,6 +5,7 @@ GovorError        exit 2: wrong use or environment
 ├── RunError      the run folder is taken, unfinished or not a run
 ├── BaseError     the base model is not there or does not fit the job
 ├── MachineError  no GPU, no room on disk, a library that is missing
+├── DivergedError the loss or its gradient is not finite
 ├── Stopped       exit 130: training was asked to stop and has saved
 └── DataError     exit 1: the rows cannot be trained on
 """
@@ -37,6 +38,10 @@ class BaseError(GovorError):
 
 class MachineError(GovorError):
     """No GPU, no room on disk, a library that is missing."""
+
+
+class DivergedError(GovorError):
+    """The loss or its gradient is not finite: what was trained on would be spoiled."""
 
 
 class Stopped(GovorError):  # noqa: N818 (no error: it was asked for)

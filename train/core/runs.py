@@ -12,6 +12,7 @@ runs/NAME/
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -135,8 +136,10 @@ class Run:
         write_atomically(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def append_metrics(self, entry: dict[str, Any]) -> None:
+        """Add a line; a number that JSON has no word for is left out."""
+        entry = {key: value for key, value in entry.items() if not isinstance(value, float) or math.isfinite(value)}
         with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
 
 
 def require_free(name: str) -> Run:

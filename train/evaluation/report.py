@@ -68,6 +68,7 @@ def _facts(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         ("parameters", f"{manifest['parameters']['trainable']:,} trained of {manifest['parameters']['all']:,}"),
         ("machine", f"{manifest['processes']['device']} × {manifest['processes']['num_processes']}"),
         ("finished", manifest.get("finished", "no")),
+        *(("warning", text) for text in manifest.get("warnings", ())),
     ]
     if result:
         facts.append(("held-out loss", f"{result['base_loss']:.3f} before, {result['tuned_loss']:.3f} after"))

@@ -67,6 +67,8 @@ def succeed(store: Store, job: str, run: Run) -> None:
         change.add_file(file, "")
         for checkpoint in change.checkpoints(job):
             change.add_model(checkpoint.fine_tuned_model_checkpoint, job, checkpoint.step_number)
+        for number, text in enumerate(run.manifest().get("warnings", ()), 1):
+            change.add_event(job, f"warning {number}", f"Warning: {text}", level="warn")
         change.add_model(name, job, None)
         change.add_event(job, "model", "New fine-tuned model created", data={"fine_tuned_model": name})
         change.add_event(job, "succeeded", "The job has successfully completed")

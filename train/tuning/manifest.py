@@ -74,7 +74,7 @@ def describe_run(
 
 
 def summary(run: Run) -> str:
-    """A finished run in three lines: steps and losses, the held-out loss, where it lies."""
+    """A finished run in a few lines: steps and losses, the held-out loss, what speaks against it, where it lies."""
     metrics, manifest = run.metrics(), run.manifest()
     losses = [entry["loss"] for entry in metrics if "loss" in entry]
     held_out = [entry["eval_loss"] for entry in metrics if "eval_loss" in entry]
@@ -84,5 +84,6 @@ def summary(run: Run) -> str:
         lines[0] += f", training loss {losses[0]:.3f} → {losses[-1]:.3f}"
     if len(held_out) > 1:
         lines.append(f"held-out loss {held_out[0]:.3f} → {held_out[-1]:.3f}")
+    lines += [f"warning: {text}" for text in manifest.get("warnings", ())]
     lines.append(f"saved in {run.path}, report in {run.report_file}")
     return "\n".join(lines)

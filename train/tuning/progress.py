@@ -14,15 +14,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PrinterCallback, TrainerCallback
 
 from train.core.runs import Run
+from train.encoding.rows import Encoding
+from train.tuning.divergence import Divergence, Movement
 
 
-def watch(trainer: Any, run: Run) -> "StopOnSignal":
-    """metrics.jsonl and the progress bar, in place of transformers' own output; a way to stop."""
+def watch(trainer: Any, run: Run, train_set: Encoding) -> tuple["StopOnSignal", Movement]:
+    """metrics.jsonl and the progress bar, in place of transformers' own output; a way to stop; an eye on the loss."""
     trainer.remove_callback(PrinterCallback)
-    log, stop = MetricsLog(run), StopOnSignal()
-    for callback in (stop, log, ProgressBar(log)):
+    log, stop, movement = MetricsLog(run), StopOnSignal(), Movement()
+    trainer.divergence = Divergence(trainer, train_set.encoded, [row.line for row in train_set.rows])
+    for callback in (stop, trainer.divergence, log, ProgressBar(log), movement):
         trainer.add_callback(callback)
-    return stop
+    return stop, movement
 
 
 class StopOnSignal(TrainerCallback):

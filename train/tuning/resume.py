@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from train.core.errors import RunError
-from train.core.runs import Run
+from train.core.runs import Run, discard_run
 from train.encoding.loss_mask import template_hash
 from train.models.base import weights_fingerprint
 from train.tuning.processes import say
@@ -29,6 +29,12 @@ def restore_counters(trainer: Any, run: Run, checkpoint: Path | None, base: Path
         run.forget_metrics_after(step)
     trainer.accelerator.wait_for_everyone()
     trainer.trained_tokens = max((entry.get("num_tokens", 0) for entry in run.metrics()), default=0)
+
+
+def discard_failed_start(trainer: Any, run: Run, *, resume: bool) -> None:
+    """Take away the folder of a run that failed before its first step was done, so that its name is free again."""
+    if not resume and trainer.state.global_step == 0 and trainer.accelerator.is_main_process:
+        discard_run(run)
 
 
 def is_last(checkpoint: Path) -> bool:

@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler, set_seed
 from trl import SFTConfig
 
@@ -23,6 +24,7 @@ from train.core.files import settle_folder
 from train.core.runs import PARTIAL, Run, clear_partial_checkpoint, rotate_checkpoints
 from train.encoding.loss_mask import Encoded
 from train.models.load import Precision, load_base, lora_config
+from train.tuning.divergence import Divergence
 from train.tuning.kernels import attention, head, restorer, switch_on
 from train.tuning.kernels.batches import ByLength, lengths
 from train.tuning.kernels.self_check import checkpointed, unwrap
@@ -48,6 +50,8 @@ class Trainer(BaseTrainer):
     """Whether the loss is computed as kernels/head.py does."""
     initial_adapter: dict[str, Any] | None = None
     """The adapter before the first step, where its initialization has taken a part out of the base's weights."""
+    divergence: Divergence | None = None
+    """Looks at every step."""
     _aside: Path | None = None
     _saved_at = -1
 
@@ -81,6 +85,24 @@ class Trainer(BaseTrainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # DDP will take the mean
         return loss
+
+    def training_step(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        loss = super().training_step(model, inputs, *more, **named)
+        if self.divergence:
+            self.divergence.saw(loss, inputs)
+        return loss
+
+    def saw_gradient(self, norm: Any) -> None:
+        if self.divergence:
+            self.divergence.saw_gradient(norm)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Trainer's, whose warm-up would make the first step one of size 0: here it is half as long as the second."""
+        fresh = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if fresh and isinstance(scheduler, LambdaLR):
+            self.lr_scheduler = begun_above_zero(scheduler)
+        return self.lr_scheduler
 
     def is_plain(self) -> bool:
         """Whether the loss is the mean over the trained tokens and no more."""
@@ -134,6 +156,23 @@ class Trainer(BaseTrainer):
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no card: TRL would write one into the checkpoint folder at every save."""
+
+
+def begun_above_zero(scheduler: LambdaLR) -> LambdaLR:
+    """The schedule, but where it begins at 0 it begins at half of its second step, or at the peak if that is 0 too."""
+
+    def from_above(factor: Callable[[int], float]) -> Callable[[int], float]:
+        def at(step: int) -> float:
+            try:
+                return factor(step)
+            except ZeroDivisionError:  # transformers' polynomial, where every step is one of warm-up
+                return 0.0
+
+        return lambda step: at(step) if step or at(0) else at(1) / 2 or 1.0
+
+    for group, peak in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = peak
+    return LambdaLR(scheduler.optimizer, [from_above(factor) for factor in scheduler.lr_lambdas])
 
 
 def sft_config(config: Config, run: Run, precision: Precision, *, evaluate: bool, resumed: bool = False) -> Any:
