@@ -24,9 +24,9 @@ from train.core.files import require_disk_space, write_atomically
 from train.core.locks import hold_folder
 from train.core.runs import Run, create_run, forget_tokens, last_checkpoint, now, require_free, resumable_run
 from train.encoding.chosen_template import load_base_tokenizer
-from train.encoding.rows import encoder, require_vocabulary
+from train.encoding.rows import encoder, require_positions, require_vocabulary
 from train.evaluation.report import write_report
-from train.models.base import describe_template, find_base, template_entry
+from train.models.base import describe_template, find_base, require_trainable, template_entry
 from train.models.load import (
     import_peft,
     precision_warning,
@@ -45,7 +45,7 @@ from train.tuning.processes import (
     smallest_gpu_bytes,
     use_expandable_segments,
 )
-from train.tuning.resume import discard_failed_start, is_last, require_same_template, restore_counters
+from train.tuning.resume import discard_failed_start, is_last, require_same_template, require_start, restore_counters
 from train.tuning.save import check_saved_prompts, checkpoint_bytes, save_result
 
 
@@ -76,6 +76,9 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
     state = join_processes(config.training)
     with state.main_process_first():  # the first one downloads, the others find the files
         base = find_base(config.model)
+    if note := require_trainable(base, config.model):
+        say(state, note)
+    require_start(config.lora, base)
     if config.training.fit:
         gpu_bytes = smallest_gpu_bytes(state)
         config, chosen = fit_to_rows(config, base, rows, held_out, gpu_bytes, sharded=launched_with_fsdp())
@@ -102,6 +105,8 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
     encode = encoder(config, tokenizer, base, today)
     train_set, eval_set = encode(rows), encode(held_out)
     require_vocabulary(base, tokenizer, [*train_set.encoded, *eval_set.encoded])
+    require_positions(base, train_set)
+    require_positions(base, eval_set)
     for note in split.notes():
         say(state, note)
     say(state, f"{len(train_set.rows)} rows to train on, {len(eval_set.rows)} held out; {describe(state, precision)}")

@@ -1,18 +1,20 @@
 """A run that is killed at any moment and resumed ends as if nothing had happened."""
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import REPOSITORY
 from train.core.config import load_config
-from train.core.errors import RunError
+from train.core.errors import BaseError, RunError
 from train.core.runs import Run, last_checkpoint
 from train.sft import train
 
@@ -177,3 +179,50 @@ def test_a_launcher_that_ends_takes_training_along_saved(write_config):
         rest = launcher.stderr.read()  # ends when the training process, too, has closed it
     assert "saved; --resume goes on from there" in rest
     assert last_checkpoint(Run(Path("runs/x"))) is not None
+
+
+def test_weights_alone_are_nothing_to_go_on_from(write_config):
+    """Optimizer and schedule would begin anew, in silence; a run whose last step is done needs neither."""
+    alone = {**SETTINGS, "save_only_model": True}
+    config = write_config(name="alone", training=alone)
+    assert killed(config, "step", 5) == -signal.SIGKILL
+    before = Path("runs/alone/metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"checkpoint-3 holds weights alone \(training\.save_only_model\)"):
+        train(load_config(config), resume=True)
+    assert Path("runs/alone/metrics.jsonl").read_bytes() == before
+    config = write_config(name="ended", training=alone)
+    assert killed(config, "adapter") == -signal.SIGKILL
+    assert train(load_config(config), resume=True).adapter.is_dir()
+
+
+class TestStartFrom:
+    """lora.start_from: an adapter goes on under another name."""
+
+    def test_it_begins_where_the_run_ended(self, write_config, finished_run):
+        lora = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
+        run = train(load_config(write_config(lora=lora, training={"max_steps": 2})))
+        first = next(entry["eval_loss"] for entry in run.metrics() if "eval_loss" in entry)
+        last = [entry["eval_loss"] for entry in finished_run.metrics() if "eval_loss" in entry][-1]
+        assert first == pytest.approx(last, rel=1e-3)
+        old, new = (load_file(one.adapter / "adapter_model.safetensors") for one in (finished_run, run))
+        assert old.keys() == new.keys() and any((old[name] != new[name]).any() for name in old)
+        saved = json.loads((run.adapter / "adapter_config.json").read_bytes())
+        assert "start_from" not in saved
+
+    def test_what_does_not_fit_is_said_before_anything_starts(self, write_config, finished_run, base):
+        lora = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
+        with pytest.raises(RunError, match=r"its adapter has lora\.r=16: set the same"):
+            train(load_config(write_config(lora={**lora, "r": 8})))
+        with pytest.raises(RunError, match="no such run folder"):
+            train(load_config(write_config(lora={"start_from": "runs/nowhere"})))
+        shutil.copytree(base, "other")
+        weights = load_file("other/model.safetensors")
+        save_file({name: 2 * weight for name, weight in weights.items()}, "other/model.safetensors", {"format": "pt"})
+        with pytest.raises(RunError, match="not over this base"):
+            train(load_config(write_config(lora=lora, model={"name_or_path": "other"})))
+        assert not Path("runs/x").exists()
+
+    @pytest.mark.parametrize("inside", [".", "adapter"])
+    def test_a_run_or_an_adapter_is_no_base(self, inside, write_config, finished_run):
+        with pytest.raises(BaseError, match=r"lora\.start_from=.*merged"):
+            train(load_config(write_config(model={"name_or_path": str(finished_run.path / inside)})))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.conftest import REPOSITORY
 from train.core.config import load_config
@@ -225,6 +226,35 @@ def test_fields_of_sft_config_reach_the_trainer(write_config):
     assert len(losses(run)) == 2
 
 
+def quantised(base: Path, settings: dict) -> None:
+    """The base in ./quantised, as its config.json would be if it was quantised so."""
+    shutil.copytree(base, "quantised")
+    config = json.loads(Path("quantised/config.json").read_bytes())
+    Path("quantised/config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+
+
+def test_a_base_of_nf4_weights_trains_as_it_is_and_says_what_it_cannot(write_config, base, capsys):
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    AutoModelForCausalLM.from_pretrained(base, quantization_config=settings).save_pretrained("nf4")
+    for file in base.iterdir():
+        if not Path("nf4", file.name).exists():
+            shutil.copy(file, "nf4")
+    run = train(load_config(write_config(model={"name_or_path": "nf4", "load_in_4bit": True})))
+    assert "nf4 is quantised already: its adapter can be served, but not merged" in capsys.readouterr().err
+    assert len(losses(run)) == 4
+
+
+def test_files_are_for_whom_the_umask_says(write_config):
+    before = os.umask(0o027)
+    try:
+        run = train(load_config(write_config(training={"max_steps": 1})))
+    finally:
+        os.umask(before)
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o640" for path in files}
+
+
 class TestBadInput:
     """One clear line, and no run folder left behind."""
 
@@ -259,6 +289,32 @@ class TestBadInput:
         shutil.copytree(base, "damaged")
         Path("damaged/model.safetensors").write_bytes(b"{}")
         self.refuse(BaseError, "^damaged cannot be loaded", write_config(), "model.name_or_path=damaged")
+
+    def test_base_whose_weights_are_no_safetensors(self, write_config, base):
+        shutil.copytree(base, "old", ignore=shutil.ignore_patterns("*.safetensors"))
+        torch.save(load_file(base / "model.safetensors"), "old/pytorch_model.bin")
+        message = r"^old has no weights as safetensors \(pytorch_model\.bin\)"
+        self.refuse(BaseError, message, write_config(), "model.name_or_path=old")
+
+    @pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "mxfp4", "compressed-tensors", "bitsandbytes"])
+    def test_base_that_is_quantised_already(self, write_config, base, method):
+        quantised(base, {"quant_method": method})
+        for load_in_4bit in ("true", "false"):
+            overrides = ("model.name_or_path=quantised", f"model.load_in_4bit={load_in_4bit}")
+            message = rf"^quantised is quantised already \({method}.*16 bits.*model\.load_in_4bit=true"
+            self.refuse(BaseError, message, write_config(), *overrides)
+
+    def test_4bit_base_without_load_in_4bit(self, write_config, base):
+        quantised(base, {"quant_method": "bitsandbytes", "load_in_4bit": True})
+        message = r"^quantised holds 4-bit weights of bitsandbytes: set model\.load_in_4bit=true"
+        self.refuse(ConfigError, message, write_config(), "model.name_or_path=quantised")
+
+    def test_rows_longer_than_the_positions_of_the_base(self, write_config, base):
+        shutil.copytree(base, "short")
+        config = json.loads(Path("short/config.json").read_bytes())
+        Path("short/config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+        message = r"rows are longer than the base's 40 positions: line \d+ \(\d+\).*training\.max_length=40"
+        self.refuse(DataError, message, write_config(), "model.name_or_path=short")
 
     def test_base_without_a_chat_template(self, write_config, base):
         shutil.copytree(base, "plain", ignore=shutil.ignore_patterns("chat_template.jinja"))

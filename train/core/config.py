@@ -112,6 +112,9 @@ class Lora(Section):
     faster; the adapter is saved over the unchanged base, with twice the rank.
     """
 
+    start_from: Path | None = None
+    """A finished run whose adapter training begins with: over the same base, with the same section lora."""
+
     @property
     def changes_base(self) -> bool:
         """Whether the initialization moves a part of the base's weights into the adapter."""
@@ -330,6 +333,8 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
         yield ("lora", "target_modules"), " names no layer: name one, or write all-linear"
     if config.lora and config.lora.changes_base:
         place = ("lora", "init_lora_weights")
+        if config.lora.start_from:
+            yield place, " begins in the base's weights, lora.start_from in another run's adapter: choose one of them"
         if config.model.load_in_4bit:
             yield place, " changes the base's weights, which NF4 would round anew: use it without model.load_in_4bit"
         if config.lora.use_dora:

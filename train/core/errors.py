@@ -12,6 +12,7 @@ GovorError        exit 2: wrong use or environment
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -56,6 +57,14 @@ class DataError(GovorError):
     exit_code = 1
 
 
+DISK_FULL = re.compile(
+    r"No space left on device|os error 28\b|Disk quota exceeded|disk is full|PytorchStreamWriter failed"
+    r"|unexpected pos \d+ vs \d+",
+    re.IGNORECASE,
+)
+"""How libraries say it that do not pass the system's error on: safetensors, SQLite, torch."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn every error that leaves the block into one line on stderr and an exit code.
@@ -72,10 +81,12 @@ def one_line_errors() -> Iterator[None]:
     except GovorError as error:
         _leave(str(error), error.exit_code)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _leave(f"no room left on disk while writing {error.filename or 'a file'}: free some and run it again", 2)
         _leave(f"{error.filename or 'system'}: {error.strerror or error}", 2)
     except Exception as error:
+        if any(DISK_FULL.search(str(one)) for one in (error, error.__cause__, error.__context__) if one):
+            _leave("no room left on disk while writing a file: free some and run it again", 2)
         summary = str(error).strip().split("\n", 1)[0]
         _leave(f"{type(error).__name__}: {summary} (unexpected: GOVOR_TRACEBACK=1 shows where)", 2)
 

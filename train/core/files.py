@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -215,8 +216,8 @@ def noted_files(folder: Path) -> list[Path] | None:
 
 def _identity(path: Path) -> list[int]:
     """Bytes and nanoseconds of the last change: who replaces a file by one of his own changes them."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def remove_noted(folder: Path, otherwise: re.Pattern[str] | None = None) -> None:
@@ -310,10 +311,16 @@ def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def settle_folder(aside: Path, path: Path, *, replace: bool = False) -> None:
-    """Note and flush every file below `aside`, then give the folder its final name."""
+    """Note and flush every file below `aside`, then give the folder its final name.
+
+    The files are for whom the umask says; safetensors writes them for their owner alone.
+    """
     note_files(aside)
+    mode = stat.S_IMODE((aside / NOTE).stat().st_mode)
     for file in sorted(aside.rglob("*")):
         if file.is_file():
+            if os.name == "posix" and not file.is_symlink():
+                file.chmod(mode)
             with file.open("r+b") as handle:  # Windows flushes only what is open for writing
                 os.fsync(handle.fileno())
     (aside / MARKER).unlink(missing_ok=True)

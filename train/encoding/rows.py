@@ -102,6 +102,23 @@ def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None =
     )
 
 
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""Names of the number of positions in config.json, by family."""
+
+
+def require_positions(base: Path, rows: Encoding) -> None:
+    """DataError where rows have more tokens than the base has positions."""
+    facts = language_config(base)
+    positions = next((facts[name] for name in POSITIONS if isinstance(facts.get(name), int)), None)
+    lengths = [(row.line, len(encoded.input_ids)) for row, encoded in zip(rows.rows, rows.encoded, strict=True)]
+    longer = [(line, length) for line, length in lengths if positions and length > positions]
+    if longer:
+        raise DataError(
+            f"{len(longer)} rows are longer than the base's {positions} positions: {name_lines(longer)}; set "
+            f"training.max_length={positions} and data.too_long to drop, truncate or split, or take another base"
+        )
+
+
 def require_vocabulary(base: Path, tokenizer: Any, encoded: Sequence[Encoded]) -> None:
     """BaseError where the base cannot read the rows' tokens, or nothing can fill up short rows.
 

@@ -93,6 +93,30 @@ def find_base(model: Model) -> Path:
     return fetch_from_hub(model.name_or_path, model.revision, code=model.trust_remote_code)
 
 
+def require_trainable(base: Path, model: Model) -> str | None:
+    """BaseError or ConfigError where an adapter over the weights in that folder would come to nothing.
+
+    Returns a line on what cannot be done later, where there is such a thing.
+    """
+    name, original = model.name_or_path, "take its weights in 16 bits, with model.load_in_4bit=true if memory is short"
+    if not any(base.glob("*.safetensors")):
+        there = ", ".join(sorted({path.name for kind in ("*.bin", "*.pth", "*.gguf") for path in base.glob(kind)})[:3])
+        raise BaseError(
+            f"{name} has no weights as safetensors{f' ({there})' if there else ''}, which training and merging read: "
+            "take a revision that has them (model.revision), or write them with transformers' save_pretrained"
+        )
+    settings = read_json(base / "config.json").get("quantization_config")
+    if not isinstance(settings, dict):
+        return None
+    method = settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "an unknown method")
+    if method != "bitsandbytes" or not settings.get("load_in_4bit"):
+        kind = f"{method}, 8 bits" if method == "bitsandbytes" else method
+        raise BaseError(f"{name} is quantised already ({kind}), and govor trains over no such weights: {original}")
+    if not model.load_in_4bit:
+        raise ConfigError(f"{name} holds 4-bit weights of bitsandbytes: set model.load_in_4bit=true, or {original}")
+    return f"{name} is quantised already: its adapter can be served, but not merged; to merge, {original}"
+
+
 def base_revision(base: Path) -> str | None:
     """Commit of a base that came from the Hub: the name of its folder in the cache."""
     return base.name if base.parent.name == "snapshots" else None
@@ -127,6 +151,17 @@ def weights_fingerprint(base: Path) -> dict[str, str]:
 def given_folder(model: Model) -> Path | None:
     """The base's own folder; None where it is named by a Hub id, BaseError where it is neither."""
     folder = Path(model.name_or_path)
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        raise BaseError(
+            f"{folder} holds an adapter and no base ({base} is its base): to go on from a run's adapter set "
+            "lora.start_from=RUN and name its base here, or merge the run and name RUN/merged"
+        )
+    if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
+        raise BaseError(
+            f"{folder} is a run and no base: to go on from its adapter set lora.start_from={folder} and name its base "
+            f"here, or merge it (govor merge {folder}) and name {folder / 'merged'}"
+        )
     if (folder / "config.json").is_file():
         return folder
     if folder.is_dir():

@@ -12,7 +12,7 @@ from train.core.config import Config, Lora, Model
 from train.core.errors import BaseError, ConfigError, MachineError, RunError
 from train.core.progress import progress
 from train.core.runs import Run
-from train.models.base import language_config, run_base
+from train.models.base import language_config, read_json, run_base
 
 HEADROOM = 3 * 2**29
 """Bytes kept free on the device and in memory beside a model's weights: activations, logits, other programs."""
@@ -133,7 +133,10 @@ def load_base(
     import torch
     from transformers import AutoModelForCausalLM
 
-    quantization = nf4_config(precision.weights) if model.load_in_4bit else None
+    quantised = "quantization_config" in read_json(base / "config.json")  # such weights are loaded as they are
+    quantization = (
+        {"quantization_config": nf4_config(precision.weights)} if model.load_in_4bit and not quantised else {}
+    )
     device = model_device(use_cpu=use_cpu)
     placement: dict[str, Any] = {"device_map": None if sharded else {"": device}}
     if offload and not model.load_in_4bit and (limits := free_memory(device)):
@@ -143,7 +146,7 @@ def load_base(
             loaded = AutoModelForCausalLM.from_pretrained(
                 base,
                 dtype=precision.weights,
-                quantization_config=quantization,
+                **quantization,
                 attn_implementation=model.attn_implementation,
                 trust_remote_code=model.trust_remote_code,
                 **placement,
@@ -211,7 +214,7 @@ def lora_config(lora: Lora, model: Any) -> Any:
     """PEFT's LoraConfig of the section for this base; ConfigError where a target module names no layer of it."""
     from peft import LoraConfig
 
-    settings = lora.model_dump() | {"target_modules": resolve_targets(lora.target_modules, model)}
+    settings = lora.model_dump(exclude={"start_from"}) | {"target_modules": resolve_targets(lora.target_modules, model)}
     return LoraConfig(task_type="CAUSAL_LM", **settings)
 
 

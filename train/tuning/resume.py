@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from train.core.config import Lora
 from train.core.errors import RunError
-from train.core.runs import Run, discard_run
+from train.core.runs import Run, discard_run, open_run
 from train.encoding.loss_mask import template_hash
 from train.models.base import weights_fingerprint
 from train.tuning.processes import say
@@ -23,6 +24,11 @@ def restore_counters(trainer: Any, run: Run, checkpoint: Path | None, base: Path
     """Bring the run folder and the trainer's counters to where the checkpoint was written."""
     if run.manifest()["base"]["weights"] != weights_fingerprint(base):
         raise RunError(f"the base has changed since {run.path} was begun: resume it over the same weights")
+    if checkpoint and trainer.args.save_only_model and not is_last(checkpoint):
+        raise RunError(
+            f"{checkpoint} holds weights alone (training.save_only_model): optimizer and schedule would begin anew; "
+            "begin another run"
+        )
     step = int(checkpoint.name.split("-")[1]) if checkpoint else -1
     say(trainer.accelerator.state, f"going on after step {step}" if checkpoint else "no checkpoint yet: from the start")
     if trainer.accelerator.is_main_process:
@@ -35,6 +41,36 @@ def discard_failed_start(trainer: Any, run: Run, *, resume: bool) -> None:
     """Take away the folder of a run that failed before its first step was done, so that its name is free again."""
     if not resume and trainer.state.global_step == 0 and trainer.accelerator.is_main_process:
         discard_run(run)
+
+
+def require_start(lora: Lora | None, base: Path) -> None:
+    """RunError where the run in lora.start_from has no adapter that fits this base and this section."""
+    if lora is None or lora.start_from is None:
+        return
+    start = open_run(lora.start_from)
+    before, place = start.config().lora, f"lora.start_from={start.path}"
+    if before is None or not start.adapter.exists():
+        raise RunError(f"{place}: it was tuned whole and has no adapter")
+    if before.changes_base:
+        raise RunError(f"{place}: its adapter began in the base's weights ({before.init_lora_weights})")
+    if start.manifest()["base"]["weights"] != weights_fingerprint(base):
+        raise RunError(f"{place}: it was trained over {start.config().model.name_or_path}, not over this base")
+    same = {"start_from", "init_lora_weights", "lora_dropout"}
+    old, new = before.model_dump(exclude=same), lora.model_dump(exclude=same)
+    if changed := [f"lora.{name}={old[name]}" for name in old if old[name] != new[name]]:
+        raise RunError(f"{place}: its adapter has {', '.join(changed)}: set the same")
+
+
+def load_start(model: Any, lora: Lora) -> None:
+    """Give the model's fresh adapter the weights of lora.start_from."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    assert lora.start_from is not None
+    weights = load_file(open_run(lora.start_from).adapter / "adapter_model.safetensors")
+    left = set_peft_model_state_dict(model, weights).unexpected_keys
+    if left:
+        raise RunError(f"lora.start_from={lora.start_from}: its adapter has other layers: {left[0]}")
 
 
 def is_last(checkpoint: Path) -> bool:

@@ -30,6 +30,7 @@ from train.tuning.kernels.batches import ByLength, lengths
 from train.tuning.kernels.self_check import checkpointed, unwrap
 from train.tuning.processes import say
 from train.tuning.rehearsal import Rehearsal, may_run_out_of_memory
+from train.tuning.resume import load_start
 from train.tuning.save import adapter_state_dict
 
 TIMED = ("cuda",)  # devices on which a run finds out by itself whether its kernels are faster
@@ -289,6 +290,8 @@ def build_trainer(
         for parameter in trainer.model.parameters():  # TRL has put the adapter, and so Adam's sums, into bfloat16
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.float32)
+    if config.lora and config.lora.start_from:
+        load_start(trainer.model, config.lora)
     if config.lora and config.lora.changes_base:
         weights = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
         trainer.initial_adapter = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
