@@ -139,8 +139,8 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
         raise out_of_memory(trainer, config, base, f"step {trainer.state.global_step + 1}") from None
     except DivergedError as error:
         discard_failed_start(trainer, run, resume=resume)
-        kept = last_checkpoint(run)
-        raise DivergedError(f"{error}{f'; {kept} is from before' if kept else ''}") from None
+        left = last_checkpoint(run)
+        raise DivergedError(f"{error}{f'; {left} is from before' if left else ''}") from None
     except BaseException:
         discard_failed_start(trainer, run, resume=resume)
         raise

@@ -134,7 +134,7 @@ def _sums(model: Any) -> list[float]:
     trained = [p.detach() for p in model.parameters() if p.requires_grad]
     local = [p.to_local() if hasattr(p, "to_local") else p for p in trained]
     sums = [p.abs().sum(dtype=torch.float32 if p.device.type == "mps" else torch.float64) for p in local]
-    return torch.stack(sums).tolist()
+    return [float(total) for total in torch.stack(sums).tolist()]
 
 
 def warnings_of(metrics: Sequence[dict[str, Any]], *, moved: bool) -> list[str]:

@@ -51,6 +51,7 @@ class Trainer(BaseTrainer):
     """Whether the loss is computed as kernels/head.py does."""
     initial_adapter: dict[str, Any] | None = None
     """The adapter before the first step, where its initialization has taken a part out of the base's weights."""
+    lr_scheduler: Any
     divergence: Divergence | None = None
     """Looks at every step."""
     _aside: Path | None = None
@@ -99,11 +100,11 @@ class Trainer(BaseTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Trainer's, whose warm-up would make the first step one of size 0: here it is half as long as the second."""
-        fresh = self.lr_scheduler is None
+        there: Any = self.lr_scheduler
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if fresh and isinstance(scheduler, LambdaLR):
-            self.lr_scheduler = begun_above_zero(scheduler)
-        return self.lr_scheduler
+        if there is None and isinstance(scheduler, LambdaLR):
+            scheduler = self.lr_scheduler = begun_above_zero(scheduler)
+        return scheduler
 
     def is_plain(self) -> bool:
         """Whether the loss is the mean over the trained tokens and no more."""
