@@ -107,7 +107,7 @@ def skeleton(config: Config, shapes: Shapes) -> Any:
     if config.model.load_in_4bit:
         compat.quantize_layers(model, nf4_config(dtype), dtype)
         model.is_loaded_in_4bit = True
-    return get_peft_model(model, lora_config(config.lora)) if config.lora else model
+    return get_peft_model(model, lora_config(config.lora, model)) if config.lora else model
 
 
 def build(config: Config, model: Any) -> tuple[Any, list[str]]:

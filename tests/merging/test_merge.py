@@ -858,18 +858,3 @@ class TestBigModels:
         assert grown < 1.5 * max(shards) < sum(shards) / 2
         assert not [*big_run.path.glob(half)]
         assert weights(big_run.merged).keys() == weights(base).keys()
-
-
-def test_a_base_in_pickled_files(make_run, base):
-    """It is merged with the whole model in memory, to the same weights."""
-    shutil.copytree(base, "old")
-    torch.save(load_file("old/model.safetensors"), "old/pytorch_model.bin")
-    Path("old/model.safetensors").unlink()
-    run = make_run(Path("old"))
-    assert merge(run).passed
-    old = load_file(run.merged / "model.safetensors")
-    shutil.rmtree(run.path)
-    run = make_run()
-    merge(run, measure=False)
-    new = load_file(run.merged / "model.safetensors")
-    assert {name: weight for name, weight in new.items() if not torch.allclose(weight, old[name], atol=1e-6)} == {}

@@ -74,11 +74,11 @@ def test_code_where_it_is_asked_for(hub):
     assert govor("fetch", NAME, "--trust-remote-code").exit_code == 0
 
 
-def test_pickled_weights_where_there_is_nothing_else(hub):
-    files = {"config.json": b"{}", "pytorch_model.bin": b"old", "training_args.bin": b"x", "flax_model.msgpack": b"x"}
-    hub.put("acme/old", files)
-    folder = fetch_from_hub("acme/old", None, code=False)
-    assert contents(folder) == {"config.json": b"{}", "pytorch_model.bin": b"old"}
+def test_pickled_weights_are_not_fetched(hub):
+    hub.put("acme/old", {"config.json": b"{}", "pytorch_model.bin": b"old"})
+    with pytest.raises(BaseError, match=r"^acme/old has no weights as safetensors: take a revision that has them"):
+        fetch_from_hub("acme/old", None, code=False)
+    assert local_folder(Model(name_or_path="acme/old")) is None
 
 
 def test_it_goes_on_after_a_broken_connection(hub):

@@ -49,8 +49,6 @@ def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path
     except ValueError as error:
         raise BaseError(f"{error}: fetch the base again") from None
     try:
-        if not files:
-            raise NeedsWholeModelError(f"{config.model.name_or_path} has no safetensors files")
         merger = TensorMerger(base, run.adapter, config.model, stored, device)
         if target == "nf4":
             merger.unpack_nf4(base, config.model, resolve_precision(config))

@@ -11,7 +11,7 @@ from train.core.compat import trl_chat_templates
 from train.core.config import Model
 from train.core.errors import BaseError, ConfigError
 from train.core.runs import Run
-from train.models.fetch import OLD_WEIGHTS, WEIGHTS, fetch_from_hub
+from train.models.fetch import WEIGHTS, fetch_from_hub
 
 
 def stop_ids(base: Path) -> frozenset[int]:
@@ -137,7 +137,7 @@ def run_base(run: Run) -> Path:
 def weights_fingerprint(base: Path) -> dict[str, str]:
     """sha256 over size, first and last MiB of every weights file: tells one base from another."""
     found = {}
-    for file in sorted(base.glob(WEIGHTS)) or sorted(base.glob(OLD_WEIGHTS)):
+    for file in sorted(base.glob(WEIGHTS)):
         with file.open("rb") as handle:
             length = handle.seek(0, os.SEEK_END)
             digest = hashlib.sha256(str(length).encode())

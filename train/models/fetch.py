@@ -14,10 +14,11 @@ from train.core.errors import BaseError, MachineError
 from train.core.files import format_bytes, require_disk_space, sha256
 from train.core.progress import progress, track
 
-WEIGHTS, OLD_WEIGHTS = "*.safetensors", "*.bin"
+WEIGHTS = "*.safetensors"
+NO_WEIGHTS = "{} has no weights as safetensors: take a revision that has them, since pickled ones (.bin) are never read"
 BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """What goes with the weights. Whoever passes the weights on needs the last four."""
-LEFT_OUT = ("consolidated*", "*/*.safetensors", "*/*.json", "*/*.txt", "*/*.model", "*/*.bin", "training_args.bin")
+LEFT_OUT = ("consolidated*", "*/*.safetensors", "*/*.json", "*/*.txt", "*/*.model")
 """The same weights in other forms, and what belongs to them."""
 
 
@@ -56,7 +57,7 @@ def fetch_from_hub(
                 raise
         names = [file.rfilename for file in listed.siblings]
         if not any(filter_repo_objects(names, allow_patterns=WEIGHTS, ignore_patterns=[*LEFT_OUT])):
-            wanted["allow_patterns"].append(OLD_WEIGHTS)
+            raise BaseError(NO_WEIGHTS.format(name))
         files = list(filter_repo_objects(listed.siblings, **wanted, key=lambda file: file.rfilename))
         cache = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
         missing = [file for file in files if not (cache / "snapshots" / listed.sha / file.rfilename).exists()]
@@ -72,7 +73,7 @@ def fetch_from_hub(
             f"{name} is not in the local cache and {reason}: run govor fetch {name} where there is a network "
             "(--endpoint for a mirror, --from modelscope), or give a local folder as model.name_or_path"
         ) from None
-    except MachineError:
+    except (BaseError, MachineError):
         raise
     except Exception as error:  # repository not found, gated, revision unknown, no room, cut off, …
         summary = str(error).strip().split("\n", 1)[0] or type(error).__name__
@@ -138,8 +139,6 @@ def _from_modelscope(name: str, revision: str | None, *, code: bool) -> str:
     patterns = [WEIGHTS, *BESIDE, *["*.py"] * code]
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=[*LEFT_OUT]))
-        if not any(folder.glob(WEIGHTS)):
-            snapshot_download(name, revision=revision, allow_patterns=[OLD_WEIGHTS], ignore_patterns=[*LEFT_OUT])
     except Exception as error:  # no such model, no network, no room
         summary = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise BaseError(f"{name} could not be fetched from ModelScope: {summary}") from None
