@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from train.jobs import run_config, training_process
 from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
 from train.jobs.change import JobEntry, JobState, new_id
 from train.jobs.data_folder import lock_folder
+from train.jobs.finish import succeed
 from train.jobs.job_errors import training_problem
 from train.jobs.server import is_loopback, serve
 from train.jobs.step_metrics import StepCollector, Tail, result_csv
@@ -217,6 +219,24 @@ class TestWorker:
         assert training_problem(long, folder).code == "invalid_training_file"
         error = training_problem(f"{store.folder}/runs/x: no room", folder)
         assert (error.code, error.message) == ("server_error", "The job failed: runs/x: no room")
+
+
+def test_what_speaks_against_a_run_is_an_event_of_its_job(store, finished_run):
+    with store.change() as change:
+        change.add_job(a_job("ftjob-a", "running"), "body", None)
+    run = store.run("ftjob-a")
+    shutil.copytree(finished_run.path, run.path)
+    run.update_manifest(warnings=["training moved no weight: why"])
+    succeed(store, "ftjob-a", run)
+    events = [json.loads(text) for text in store.page("events", [("job = ?", "ftjob-a")], limit=9).objects]
+    warned = [event["message"] for event in events if event["level"] == "warn"]
+    assert warned == ["Warning: training moved no weight: why"]
+
+
+def test_a_loss_that_is_not_finite_is_the_job_s_error(store):
+    text = "step 2: the loss is nan (rows at lines 3, 4): try a lower training.learning_rate"
+    error = training_problem(text, store.job_folder("ftjob-a"))
+    assert (error.code, error.message) == ("server_error", f"The job failed: {text}")
 
 
 FAKE_TORCH = """
