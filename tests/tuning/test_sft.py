@@ -163,8 +163,10 @@ def test_two_processes_equal_one(write_config):
     two = open_run(Path("runs/two"))
     assert two.manifest()["processes"]["num_processes"] == 2
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-    for name, weight in adapter(one).items():
-        assert torch.allclose(weight, adapter(two)[name], atol=1e-5), name
+    other = adapter(two)
+    differences = {name: float((weight - other[name]).abs().max()) for name, weight in adapter(one).items()}
+    # Adam divides by the gradient's own size, so where it is next to nothing its rounding counts; a step is 1e-2
+    assert max(differences.values()) < 3e-4, differences
 
 
 def test_under_accelerate_the_package_shadows_no_library(write_config):
