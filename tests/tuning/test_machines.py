@@ -67,4 +67,4 @@ def test_two_machines_agree_with_one_process(machines, write_config):
     losses = [[e["loss"] for e in run.metrics() if "loss" in e] for run in (alone, both)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     one, two = (load_file(run.adapter / "adapter_model.safetensors") for run in (alone, both))
-    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    assert all(torch.allclose(one[name], two[name], atol=3e-4) for name in one)  # Adam's rounding, see test_sft.py
