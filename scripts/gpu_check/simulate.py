@@ -35,7 +35,7 @@ if __name__ == "__main__":
 from train.core import compat
 from train.core.config import Config, load_config
 from train.core.errors import GovorError
-from train.models.load import lora_config, nf4_config, quiet_libraries
+from train.models.load import lora_config, nf4_config, quiet_libraries, unwrap
 from train.plan.fit import with_options
 from train.plan.memory import GIB, Workload, memory, weight_bytes
 from train.plan.shapes import Shapes, find_shapes, of_config
@@ -120,7 +120,7 @@ def build(config: Config, model: Any) -> tuple[Any, list[str]]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.lora:
             model.enable_input_require_grads()
-    compat.fuse_head_and_loss(model.get_base_model() if config.lora else model)
+    compat.fuse_head_and_loss(unwrap(model))
     compat.keep_input_types(model)
     kernels = []
     for name in wanted(config):

@@ -16,7 +16,7 @@ from train.core.progress import track
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
-from train.models.load import bring_home, load_merged, load_tokenizer, load_tuned, model_device
+from train.models.load import bring_home, load_merged, load_tokenizer, load_tuned, model_device, unwrap
 
 Target = Literal["16bit", "nf4"]
 """The base that takes the adapter: the base's own weights, or what NF4 left of them in training."""
@@ -88,7 +88,7 @@ class Head:
         """Of hidden states (tokens, width), which are moved to the head's device: float32, (tokens, vocabulary)."""
         import torch
 
-        inner = _without_peft(self.model)
+        inner = unwrap(self.model)
         device = next(inner.parameters()).device
         _body(inner).output = self.output_class(last_hidden_state=hidden.to(device)[None])
         ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=device)
@@ -140,7 +140,7 @@ def compare(
 
     targets = torch.tensor(labels, device=device)[:, None]
     heads = [answers.head for answers in (reference, *others)]
-    vocabulary = _without_peft(reference.head.model).config.get_text_config().vocab_size
+    vocabulary = unwrap(reference.head.model).config.get_text_config().vocab_size
     rows = max(1, TILES.get(targets.device.type, TILES["cpu"]) // vocabulary)
     loss = torch.zeros((), dtype=torch.float64)
     totals = torch.zeros((len(others), 3), dtype=torch.float64)  # KL, same choice, loss
@@ -174,7 +174,7 @@ def _answers(model: Any, encoded: Sequence[Encoded], task: str, tuned: Sequence[
     """The model's answers, once with each of `tuned`: the adapter on or off. The model is only its head thereafter."""
     import torch
 
-    inner = _without_peft(model)
+    inner = unwrap(model)
     body = getattr(inner, inner.base_model_prefix, None)
     if body is None:
         raise _unmeasurable(inner)
@@ -221,7 +221,7 @@ def replace_body(model: Any) -> None:
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return self.output
 
-    inner = _without_peft(model)
+    inner = unwrap(model)
     setattr(inner, inner.base_model_prefix, Placeholder())
     bring_home(inner)
     nn.Module.to(inner, "cpu")  # the model's own refuses where layers were offloaded
@@ -247,10 +247,6 @@ def _body(inner: Any) -> Any:
     return getattr(inner, inner.base_model_prefix)
 
 
-def _without_peft(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _first_device(inner: Any) -> Any:
     """Where the ids go: with the embedding, unless that is offloaded, when accelerate moves them itself."""
     device = inner.get_input_embeddings().weight.device
@@ -261,7 +257,7 @@ def _move(heads: Iterable[Head], device: int | str) -> None:
     from torch import nn
 
     for head in heads:
-        nn.Module.to(_without_peft(head.model), device)
+        nn.Module.to(unwrap(head.model), device)
     if device == "cpu":
         _free_memory()
 

@@ -242,6 +242,11 @@ def resolve_targets(wanted: str | list[str], model: Any) -> str | list[str]:
     return sorted(compat.linear_layers(model) | others)
 
 
+def unwrap(model: Any) -> Any:
+    """The model inside PEFT's, or itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) of a finished run for inference: base + adapter as trained, or the fully tuned model.
 

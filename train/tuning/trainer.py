@@ -23,11 +23,11 @@ from train.core.errors import ConfigError
 from train.core.files import settle_folder
 from train.core.runs import PARTIAL, Run, clear_partial_checkpoint, rotate_checkpoints
 from train.encoding.loss_mask import Encoded
-from train.models.load import Precision, load_base, lora_config
+from train.models.load import Precision, load_base, lora_config, unwrap
 from train.tuning.divergence import Divergence
 from train.tuning.kernels import attention, head, restorer, switch_on
 from train.tuning.kernels.batches import ByLength, lengths
-from train.tuning.kernels.self_check import checkpointed, unwrap
+from train.tuning.kernels.self_check import checkpointed
 from train.tuning.processes import say
 from train.tuning.rehearsal import Rehearsal, may_run_out_of_memory
 from train.tuning.resume import load_start
@@ -311,7 +311,7 @@ def tunes_head(model: Any, adapter: LoraConfig) -> bool:
 def make_fast(trainer: Trainer, config: Config, precision: Precision, *, sharded: bool) -> None:
     """What the libraries do by default and costs time or memory, put right; then the kernels."""
     model, arguments = trainer.model, trainer.args
-    causal = model.get_base_model() if config.lora else model
+    causal = unwrap(model)
     if arguments.use_liger_kernel:
         compat.put_in_liger_kernels(model, arguments.liger_kernel_config)
         arguments.use_liger_kernel = False  # they are in, below govor's

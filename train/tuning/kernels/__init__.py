@@ -16,8 +16,9 @@ from typing import Any, get_args
 
 from train.core.compat import attn_implementation
 from train.core.config import Kernel
+from train.models.load import unwrap
 from train.tuning.kernels import attention, head, lora, norm
-from train.tuning.kernels.self_check import Refused, SelfCheck, unwrap
+from train.tuning.kernels.self_check import Refused, SelfCheck
 
 ON_BY_DEFAULT: dict[str, tuple[Kernel, ...]] = {
     "cpu": ("varlen", "head", "lora_qkv", "lora_mlp"),

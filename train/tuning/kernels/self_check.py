@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from train.models.load import unwrap
 from train.tuning.kernels import head
 from train.tuning.kernels.head import IGNORE_INDEX
 
@@ -171,11 +172,6 @@ class SelfCheck:
             changed, whole = changed + change**2, whole + size**2
             each.append(_share(change, size))
         return [_share(abs(loss - self.loss), abs(self.loss)), _share(changed**0.5, whole**0.5), *each]
-
-
-def unwrap(model: Any) -> Any:
-    """The model inside PEFT's, or itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
