@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core, and so has what it starts
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ or os.environ.get("OMP_NUM_THREADS") == "1":
+    # Each worker has a core, and so has what it starts: two threads of a tiny model would wait for each other. Training
+    # takes a plain 1 for accelerate's and replaces it, and accelerate sets its 1 over ours: the limit holds there.
+    os.environ |= {"OMP_NUM_THREADS": "01", "OMP_THREAD_LIMIT": "1"}
 
 import pytest
 import yaml

@@ -56,7 +56,7 @@ def test_two_machines_agree_with_one_process(machines, write_config):
         folder.mkdir()
         words = [*inside, *command, "--main_process_ip", address, "--machine_rank", str(rank),
                  str(REPOSITORY / "train/sft.py"), str(config)]  # fmt: skip
-        environment = {**os.environ, "GLOO_SOCKET_IFNAME": interface, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": interface}
         started.append(subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=240)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
