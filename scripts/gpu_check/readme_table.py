@@ -9,11 +9,10 @@ from typing import NamedTuple
 from click import ClickException
 
 from gpu_check.schedule import Outcome
-from gpu_check.training_speed import ALL_KERNELS, SETUPS, loss_gap, step_name
+from gpu_check.training_speed import SETUPS, TOOLS, loss_gap, step_name
 
 BEGIN, END = "<!-- python scripts/gpu_check --readme -->", "<!-- end of the table -->"
 """The lines between which the table stands."""
-TOOLS = (("govor", "off"), ("govor", ALL_KERNELS), ("trl", ""), ("liger", ""), ("unsloth", ""))
 
 
 class Words(NamedTuple):
@@ -40,7 +39,7 @@ LANGUAGES = {
         "{card}, {dates}, {versions}; bases of these shapes with random weights, batch × tokens of a row:",
         "chats of up to",
         "without checkpointing",
-        ("govor", "govor, all kernels", "plain TRL", "TRL with Liger", "Unsloth"),
+        ("govor, plain", "govor, all kernels", "govor, `auto`", "plain TRL", "TRL with Liger", "Unsloth"),
         ".",
         ",",
         "%Y-%m-%d",
@@ -51,7 +50,7 @@ LANGUAGES = {
         "{card}, {dates}, {versions}; базы этого размера со случайными весами, батч × токенов в строке:",
         "чаты до",
         "без пересчёта активаций",
-        ("govor", "govor, все ядра", "чистый TRL", "TRL с ядрами Liger", "Unsloth"),
+        ("govor без ядер", "govor, все ядра", "govor, `auto`", "чистый TRL", "TRL с ядрами Liger", "Unsloth"),
         ",",
         " ",
         "%d.%m.%Y",
@@ -85,7 +84,7 @@ def table_text(outcomes: Mapping[str, Outcome], readme: str) -> str:
     for setup_name, tool, outcome in rows:
         figures = outcome.figures
         numbers = [f"{figures['tokens_per_s']:,}".replace(",", words.thousands)]
-        for size in (figures["peak_allocated_gib"], figures.get("planned_gib") if tool == ("govor", "off") else None):
+        for size in (figures["peak_allocated_gib"], figures.get("planned_gib") if tool == TOOLS[0] else None):
             numbers.append("" if size is None else f"{size:.1f}".replace(".", words.decimal))
         named = words.tools[TOOLS.index(tool)]
         lines.append(f"| {setup_title(setup_name, words)} | {named} | {' | '.join(numbers)} |".replace("|  |", "| |"))
@@ -102,7 +101,7 @@ def table_text(outcomes: Mapping[str, Outcome], readme: str) -> str:
 def measured(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, tuple[str, str], Outcome]]:
     """(setup, tool with kernels, outcome) of what passed on a card and trained what govor without kernels trained."""
     for setup_name in SETUPS:
-        plain = outcomes.get(step_name(setup_name, "govor", "off"))
+        plain = outcomes.get(step_name(setup_name, *TOOLS[0]))
         for tool in TOOLS:
             outcome = outcomes.get(step_name(setup_name, *tool))
             if plain and outcome and outcome.verdict == "PASS" and outcome.figures.get("card"):

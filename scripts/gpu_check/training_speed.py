@@ -21,6 +21,8 @@ ROWS = REPOSITORY / "data/natasha.jsonl"
 LENGTHS = "lengths.json"
 """Tokens of each row, and those of them that are trained; written last."""
 ALL_KERNELS = "varlen,head,lora_qkv,lora_mlp,norm"
+TOOLS = (("govor", "off"), ("govor", ALL_KERNELS), ("govor", "auto"), ("trl", ""), ("liger", ""), ("unsloth", ""))
+"""Each with what training.kernels says; the first is what the others are compared with."""
 STEPS, WARM_STEPS = 10, 3
 REHEARSED_STEPS, REHEARSED_WARM_STEPS = 3, 1
 LOSS_TOLERANCE = 3e-3
@@ -29,6 +31,8 @@ UNSLOTH_VARIABLE = "GOVOR_CHECK_UNSLOTH"
 """Names the folder of the environment with Unsloth to the processes of steps, as --unsloth does to the command."""
 PLAN_RATIO = 0.95, 1.25
 """Planned memory over what was allocated."""
+AUTO_RATIO = 0.95
+"""Tokens a second that `auto` has at least, as a share of the faster of all kernels and none."""
 
 
 class Setup(NamedTuple):
@@ -213,7 +217,7 @@ def compare_with_plan(report: Report, folder: Path, base: Path, lengths: list[in
         planned_parts_gib={part: round(size / GIB, 3) for part, size in planned._asdict().items()},
         kernels=manifest["kernels"],
     )
-    wanted = set() if kernels == "off" else set(kernels.split(","))
+    wanted = set() if kernels in ("off", "auto") else set(kernels.split(","))
     refused = sorted(wanted - set(manifest["kernels"]))
     report.check("the kernels that were asked for ran", not refused, f"refused: {refused}")
     if not has_cuda():
@@ -226,13 +230,13 @@ def compare_with_plan(report: Report, folder: Path, base: Path, lengths: list[in
 
 
 def comparisons(figures: dict[str, dict[str, Any]]) -> Iterator[tuple[bool, str]]:
-    """(whether they agree, sentence) for each tool that trained what govor trained without kernels.
+    """(whether it is as it should be, sentence): tools that trained what govor trained without kernels, and `auto`.
 
     `figures`: of every step, by its name, see `step_name`.
     """
     for setup in SETUPS:
-        plain = figures.get(step_name(setup, "govor", "off"), {})
-        for tool, kernels in (("govor", ALL_KERNELS), ("trl", ""), ("liger", ""), ("unsloth", "")):
+        plain = figures.get(step_name(setup, *TOOLS[0]), {})
+        for tool, kernels in TOOLS[1:]:
             other = figures.get(step_name(setup, tool, kernels), {})
             if (gap := loss_gap(plain, other)) is None:
                 continue
@@ -244,6 +248,15 @@ def comparisons(figures: dict[str, dict[str, Any]]) -> Iterator[tuple[bool, str]
                     f"{other['peak_allocated_gib']} against {plain['peak_allocated_gib']} GiB"
                 ),
             )
+        speeds = [
+            figures.get(step_name(setup, "govor", kernels), {}).get("tokens_per_s")
+            for kernels in ("off", ALL_KERNELS, "auto")
+        ]
+        if None not in speeds:
+            off, on, auto = speeds
+            ratio = auto / max(off, on)
+            sentence = f"{step_name(setup, 'govor', 'auto')}: {ratio:.2f} times the faster of all kernels and none"
+            yield ratio >= AUTO_RATIO, sentence
 
 
 class LossGap(NamedTuple):
@@ -262,4 +275,4 @@ def loss_gap(plain: Mapping[str, Any], other: Mapping[str, Any]) -> LossGap | No
 
 
 def step_name(setup: str, tool: str, kernels: str) -> str:
-    return f"train-{setup}-{tool}" + {"": "", "off": "-off", ALL_KERNELS: "-on"}[kernels]
+    return f"train-{setup}-{tool}" + {"": "", "off": "-off", "auto": "-auto", ALL_KERNELS: "-on"}[kernels]

@@ -186,6 +186,18 @@ def test_tools_are_compared_by_their_first_loss():
     assert "FAIL train-8b-bf16-trl" in text
 
 
+@pytest.mark.parametrize(("speed", "passes"), [(149, True), (140, False)])
+def test_auto_must_choose_the_faster_way(speed, passes):
+    tools = {"off": 100, ALL_KERNELS: 150, "auto": speed}
+    figures = {
+        step_name("4b-nf4", "govor", kernels): {"first_loss": 2.0, "tokens_per_s": tokens, "peak_allocated_gib": 5.0}
+        for kernels, tokens in tools.items()
+    }
+    outcomes = {name: Outcome(name, "PASS", figures=each) for name, each in figures.items()}
+    assert all_passed(outcomes) is passes
+    assert f"train-4b-nf4-govor-auto: {speed / 150:.2f} times the faster" in "\n".join(table(outcomes))
+
+
 def speed(setup, tool, kernels, *, loss=2.0, card="NVIDIA H200", verdict="PASS", **more):
     figures = {"first_loss": loss, "tokens_per_s": 12345, "peak_allocated_gib": 9.54, "card": card}
     return Outcome(step_name(setup, tool, kernels), verdict, figures={**figures, "date": "2026-12-01", **more})
@@ -225,9 +237,9 @@ def test_the_readmes_table_comes_from_the_results(readmes):
         "NVIDIA H200, 2026-12-01 – 2026-12-03, torch 2.13.0+cu130, trl 1.16.0; bases of these shapes with random "
         "weights, batch × tokens of a row:\n\n"
         "| LoRA on a GPU | with | tokens/s | memory, GiB | `govor plan`, GiB |\n|---|---|---|---|---|\n"
-        "| Qwen3-8B, bf16, 2 × 2048 | govor | 12,345 | 9.5 | 10.0 |\n"
+        "| Qwen3-8B, bf16, 2 × 2048 | govor, plain | 12,345 | 9.5 | 10.0 |\n"
         "| Qwen3-8B, bf16, 2 × 2048 | govor, all kernels | 12,345 | 9.5 | |\n"
-        "| Qwen3-4B, NF4, 8 × chats of up to 1024 | govor | 12,345 | 9.5 | |\n\n<!-- end"
+        "| Qwen3-4B, NF4, 8 × chats of up to 1024 | govor, plain | 12,345 | 9.5 | |\n\n<!-- end"
     ) in english
     assert "| Qwen3-8B, bf16, 2 × 2048 | govor, все ядра | 12 345 | 9,5 | |\n" in russian
     assert "NVIDIA H200, 01.12.2026 – 03.12.2026" in russian
