@@ -256,13 +256,23 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 
 @main.command(name="eval")
 @click.argument("run", type=PATH)
-def evaluate_run(run: Path) -> None:
-    """Held-out loss and answers to the config's prompts, before and after training."""
-    from train.core.runs import open_run
-    from train.evaluation.evaluate import evaluate, summary
+@click.option("--quick", is_flag=True, help="Losses and the config's prompts alone.")
+@click.option("--samples", type=click.IntRange(min=1), help="Answers to each held-out prompt.  [default: 128 in all]")
+@click.option("--via", metavar="URL", help="Judge what this OpenAI-compatible server answers (key: GOVOR_API_KEY).")
+@click.option("--model", metavar="NAME", help="The server's model.  [default: the first that it lists]")
+@click.option("--answers", type=PATH, help="Judge these answers: rows as in training, each with its prompt.")
+@click.option("--checkpoints", is_flag=True, help="Judge each saved state as well, and name the one to keep.")
+@click.option("--gate", is_flag=True, help="Exit code 1 where the model recites training rows.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, as in RUN/evaluation/evaluation.json.")
+def evaluate_run(run: Path, gate: bool, as_json: bool, **how: Any) -> None:
+    """What training changed: losses and answers before and after, manner, copies, what was forgotten.
 
-    opened = open_run(run)
-    print(summary(opened, evaluate(opened)))
+    Answers are sampled to every held-out prompt and kept in RUN/evaluation; nothing is sent anywhere without --via.
+    """
+    from train.core.runs import open_run
+    from train.evaluation.show import show_evaluation
+
+    raise SystemExit(1 if show_evaluation(open_run(run), **how, as_json=as_json).recites and gate else 0)
 
 
 @main.command()

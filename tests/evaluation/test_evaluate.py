@@ -1,22 +1,29 @@
-"""govor eval: losses as transformers computes them, answers that stay the same, one page."""
+"""govor eval: losses as transformers computes them, answers that stay the same, pages for people, JSON for programs."""
 
+import json
 import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from tests.conftest import govor
 from train.chats.readers import read_rows
-from train.core.config import load_config
-from train.encoding.held_out import encode_held_out
-from train.encoding.loss_mask import encode_row
-from train.evaluation.evaluate import held_out_loss
+from train.core.config import Generation, load_config
+from train.encoding.held_out import encode_held_out, held_out_rows
+from train.encoding.loss_mask import encode_row, render
+from train.evaluation.evaluate import score
+from train.evaluation.generate import answer, answer_batch
+from train.evaluation.sampling import AnswerFile, held_out_prompts
 from train.models.load import load_tuned
 from train.sft import train
 
 
 def test_losses_samples_and_report(run):
-    result = govor("eval", str(run.path))
+    result = govor("eval", str(run.path), "--quick")
     assert result.exit_code == 0, result.output
     found = re.search(r"held-out loss: ([\d.]+) before, ([\d.]+) after", result.stdout)
     assert float(found[2]) < float(found[1])
@@ -29,32 +36,197 @@ def test_losses_samples_and_report(run):
     assert "Кто я?" in report
     assert not re.search(r"<(script|link|img)|src=|url\(http", report), "one page, nothing to fetch"
     assert run.manifest()["evaluation"]["rows"] == 5
+    assert not run.evaluation.exists()
 
 
 def test_loss_is_that_of_every_trained_token(run):
-    """Against transformers' own loss, row by row, weighted by tokens."""
+    """Against transformers' own loss, row by row, weighted by tokens; the run's curve ends with the same number."""
     model, tokenizer = load_tuned(run)
-    rows = read_rows(run.held_out_file)
-    total, count = 0.0, 0
-    for row in rows:
+    total, right, count = 0.0, 0, 0
+    for row in read_rows(run.held_out_file):
         encoded = encode_row(tokenizer, row)
         ids, labels = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])
         n = int((labels != -100).sum())
         with torch.inference_mode():
-            total += model(input_ids=ids, labels=labels).loss.item() * n
+            made = model(input_ids=ids, labels=labels)
+        total += made.loss.item() * n
+        right += int((made.logits[0, :-1].argmax(-1) == labels[0, 1:]).sum())
         count += n
-    assert held_out_loss(model, encode_held_out(run, tokenizer, rows)) == pytest.approx(total / count, rel=1e-5)
+    found = score(model, encode_held_out(run, tokenizer, held_out_rows(run)))
+    assert found == pytest.approx((total / count, right / count), rel=1e-5)
+    curve = [entry for entry in run.metrics() if "eval_loss" in entry][-1]
+    assert curve["eval_loss"] == pytest.approx(found.loss, rel=1e-5)
 
 
 def test_same_answers_every_time(run):
-    govor("eval", str(run.path))
+    govor("eval", str(run.path), "--quick")
     first = run.samples_file.read_text(encoding="utf-8").split("\n", 3)[3]
-    govor("eval", str(run.path))
+    govor("eval", str(run.path), "--quick")
     assert run.samples_file.read_text(encoding="utf-8").split("\n", 3)[3] == first
 
 
 def test_fully_tuned_run(write_config):
     training = {"max_steps": 3, "learning_rate": 1e-3}
     run = train(load_config(write_config(lora=None, training=training)))
-    assert govor("eval", str(run.path)).exit_code == 0
+    assert govor("eval", str(run.path), "--samples", "1").exit_code == 0
     assert run.manifest()["evaluation"]["tuned_loss"] < run.manifest()["evaluation"]["base_loss"]
+
+
+def test_answers_made_together_are_those_made_alone(run):
+    """Greedy, with a penalty for repetition that must not count the padding."""
+    model, tokenizer = load_tuned(run)
+    generation = Generation(do_sample=False, max_new_tokens=12, repetition_penalty=1.3)
+    prompts = [prompt.messages for prompt in held_out_prompts(held_out_rows(run))]
+    alone = [answer(model, tokenizer, prompt, generation, stop=run.end_of_turn()) for prompt in prompts]
+    ids = [render(tokenizer, prompt) for prompt in prompts]
+    assert len({*map(len, ids)}) > 2
+    assert answer_batch(model, tokenizer, ids, generation, stop=run.end_of_turn(), seed=0) == alone
+
+
+def load_page(run):
+    page = (run.evaluation / "evaluation.html").read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|img)|src=|url\(http", page), "one page, nothing to fetch"
+    return page
+
+
+def test_the_whole_evaluation(run):
+    result = govor("eval", str(run.path), "--samples", "2")
+    assert result.exit_code == 0, result.output
+    found = json.loads((run.evaluation / "evaluation.json").read_bytes())
+    prompts = len(held_out_prompts(held_out_rows(run)))
+    assert found["answers"] == {"prompts": prompts, "dialogues": 5, "samples": 2}
+    assert found["style"]["markers"]["question"].keys() == {"name", "real", "base", "tuned", "difference", "flagged"}
+    assert found["leakage"]["longest_copy"].keys() == {"tuned", "held_out", "base", "ceiling"}
+    assert found["leakage"]["recites"] is False and found["forgetting"]["log_loss"]["tuned"]["value"] > 0
+    assert found["loss"]["base"] == run.manifest()["evaluation"]["base_loss"]
+    assert found["not_measured"] and found["verdict"]["en"] in result.stdout
+    page = load_page(run)
+    assert found["verdict"]["ru"] in page and found["verdict"]["en"] in page
+    lines = (run.evaluation / "answers.jsonl").read_text(encoding="utf-8").split("\n")
+    assert len(lines) == 4 * prompts + 1
+
+
+def test_nothing_is_sampled_twice(run, monkeypatch):
+    govor("eval", str(run.path), "--samples", "2")
+    file, asked = run.evaluation / "answers.jsonl", []
+    before = file.read_text(encoding="utf-8")
+    file.write_text("\n".join(before.split("\n")[:-2])[:-5], encoding="utf-8")  # a kill in the middle of a line
+    real = AnswerFile.append
+
+    def append(self, model, settings, answers):
+        asked.extend(answers)
+        real(self, model, settings, answers)
+
+    monkeypatch.setattr(AnswerFile, "append", append)
+    govor("eval", str(run.path), "--samples", "2")
+    assert len(asked) == 2
+    govor("eval", str(run.path), "--samples", "2")
+    govor("eval", str(run.path), "--samples", "1")
+    assert len(asked) == 2
+    govor("eval", str(run.path), "--samples", "3")
+    assert len(asked) == 2 + 2 * len(held_out_prompts(held_out_rows(run)))
+
+
+def test_each_saved_state(write_config):
+    training = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.02}
+    run = train(load_config(write_config(training=training)))
+    result = govor("eval", str(run.path), "--samples", "1", "--checkpoints", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [state["name"] for state in found["checkpoints"]] == ["checkpoint-2", "checkpoint-4"]
+    by_model = {}
+    for line in (run.evaluation / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n"):
+        record = json.loads(line)
+        by_model.setdefault(record["model"], []).append(record["answer"])
+    tuned, first, base = by_model.values()
+    assert tuned != first != base, "the last saved state is the tuned model, and is not asked again"
+
+
+def test_answers_from_anywhere(run):
+    """The persona's own answers: told from nothing, and what they are compared with stays as it was."""
+    govor("eval", str(run.path), "--samples", "1")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with Path("answers.jsonl").open("w", encoding="utf-8") as file:
+        for prompt in held_out_prompts(held_out_rows(run)):
+            messages = [*prompt.messages, {"role": "assistant", "content": prompt.real.text}]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    result = govor("eval", str(run.path), "--answers", "answers.jsonl", "--samples", "1", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["leakage"]["longest_copy"]["tuned"] == found["leakage"]["longest_copy"]["held_out"]
+    assert not any(mark["flagged"] for mark in found["style"]["markers"].values())
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server that always says the same, and keeps what it was asked."""
+
+    asked: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        self.reply({"object": "list", "data": [{"id": "n1", "object": "model"}, {"id": "n2", "object": "model"}]})
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.asked.append((request, self.headers["authorization"]))
+        message = {"role": "assistant", "content": "Тишина."}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        made = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice]}
+        self.reply(made)
+
+    def reply(self, body):
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def url():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_is_asked_in_place_of_the_model(run, url, monkeypatch):
+    monkeypatch.setenv("GOVOR_API_KEY", "sk-1")
+    Answering.asked.clear()
+    result = govor("eval", str(run.path), "--samples", "1", "--via", url, "--model", "n2", "--json")
+    assert result.exit_code == 0, result.output
+    prompts = held_out_prompts(held_out_rows(run))
+    assert len(Answering.asked) == len(prompts) and {key for _, key in Answering.asked} == {"Bearer sk-1"}
+    assert {request["model"] for request, _ in Answering.asked} == {"n2"}
+    assert Answering.asked[0][0]["messages"][-1]["role"] == "user"
+    assert json.loads(result.stdout)["leakage"]["longest_copy"]["tuned"] <= 1
+    assert "n2" in load_page(run)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--quick", "--checkpoints"), "--quick does not go with --checkpoints"),
+        (("--model", "x"), "--model names a server's model: give --via URL too"),
+        (("--via", "127.0.0.1:9", "--samples", "1"), "http://127.0.0.1:9/v1: Connection error"),
+        (("--answers", "none.jsonl"), "none.jsonl"),
+    ],
+)
+def test_wrong_use_is_one_line(run, options, said):
+    from train.cli import main
+
+    result = CliRunner().invoke(main, ["eval", str(run.path), *options])
+    assert result.exit_code != 0 and said in result.output + str(result.exception)
+
+
+def test_a_run_that_held_out_nothing(write_config):
+    run = train(load_config(write_config(data={"eval_fraction": 0}, training={"max_steps": 1})))
+    result = govor("eval", str(run.path))
+    assert result.exit_code == 0, result.output
+    assert "not measured: Manner and copies: no row was held out" in result.stdout
+    assert "General knowledge has not suffered." in result.stdout

@@ -25,7 +25,7 @@ from train.core.errors import BaseError, MachineError, RunError
 from train.core.files import note_files
 from train.core.runs import Run
 from train.encoding.loss_mask import encode_row
-from train.evaluation.evaluate import held_out_loss
+from train.evaluation.evaluate import score
 from train.merging.drift import TILES, Drift, Measured, MergeDrift, Tune, measure_drift
 from train.merging.merge import LEAST_BOUND, MAX_DRIFT, Merged, merge, report
 from train.models.base import weights_fingerprint
@@ -250,9 +250,9 @@ def losses_by_hand(run: Run) -> dict[tuple[str, bool], float]:
     for target in ("nf4", "16bit"):
         model, tokenizer = load_tuned(run, in_4bit=target == "nf4")
         rows = [encode_row(tokenizer, row) for row in read_rows(run.held_out_file)]
-        found[target, True] = held_out_loss(model, rows)
+        found[target, True] = score(model, rows).loss
         with model.disable_adapter():
-            found[target, False] = held_out_loss(model, rows)
+            found[target, False] = score(model, rows).loss
     return found
 
 

@@ -30,7 +30,7 @@ from train.core.errors import ConfigError
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import Encoded
-from train.evaluation.evaluate import held_out_loss
+from train.evaluation.evaluate import score
 from train.models.load import load_base, load_tokenizer, load_tuned, resolve_precision
 from train.sft import train as train_run
 from train.tuning.kernels import ON_BY_DEFAULT, attention, lora, switch_on
@@ -158,7 +158,7 @@ def test_an_adapter_on_the_head_learns_with_kernels_and_without(write_config):
         assert any("lm_head.lora_B" in name for name in weights)
         assert all(weight.abs().max() > 0 for weight in weights.values())
         model, tokenizer = load_tuned(run)
-        after = held_out_loss(model, encode_held_out(run, tokenizer, held_out_rows(run)))
+        after = score(model, encode_held_out(run, tokenizer, held_out_rows(run))).loss
         assert after == pytest.approx(losses(run, "eval_loss")[-1], rel=2e-2)  # that one is a mean over batches
 
 
@@ -342,13 +342,13 @@ def kept_bytes(model, tokens):
 
 
 def wide(layers, kernels=(), *, cast=False):
-    """Layers with the proportions of Qwen3-8B's (4096 wide, 12288 inside, 32 and 8 heads of 128), at a quarter."""
+    """Layers with the proportions of Qwen3-8B's (4096 wide, 12288 inside, 32 and 8 heads of 128), at an eighth."""
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=64, hidden_size=1024, intermediate_size=3072, num_hidden_layers=layers, head_dim=32,
+        vocab_size=64, hidden_size=512, intermediate_size=1536, num_hidden_layers=layers, head_dim=16,
         num_attention_heads=32, num_key_value_heads=8,
     )  # fmt: skip
-    model = get_peft_model(Qwen3ForCausalLM(config).to(torch.bfloat16), LoraConfig(r=4, target_modules="all-linear"))
+    model = get_peft_model(Qwen3ForCausalLM(config).to(torch.bfloat16), LoraConfig(r=2, target_modules="all-linear"))
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = cast
@@ -357,10 +357,10 @@ def wide(layers, kernels=(), *, cast=False):
 
 
 def test_what_is_kept_for_the_backward_pass():
-    """Megabytes a token over 36 layers of an 8B's width, reckoned from one layer of a quarter of it."""
+    """Megabytes a token over 36 layers of an 8B's width, reckoned from one layer of an eighth of it."""
 
     def kept(*how, **more):
-        return (kept_bytes(wide(2, *how, **more), 64) - kept_bytes(wide(1, *how, **more), 64)) * 4 * 36 / 1e6
+        return (kept_bytes(wide(2, *how, **more), 32) - kept_bytes(wide(1, *how, **more), 32)) * 8 * 36 / 1e6
 
     by_default, uncast = kept(cast=True), kept()
     fused, normed = kept(["lora_qkv", "lora_mlp"]), kept(["lora_qkv", "lora_mlp", "norm"])

@@ -36,8 +36,8 @@ CRITERIA = {
 """What a good row fulfils, by the name under which the rows that fail it are counted."""
 GOOD_ROW = "A row is good when " + "; ".join(CRITERIA.values()) + "."
 
-_QUESTION = re.compile(r"[?？](?!\w)")  # not that of an address: https://site/?page=2
-_EMOJI = re.compile("[\U0001f000-\U0001faff\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b50\u2b55]\ufe0f?|\u200d")
+QUESTION = re.compile(r"[?？](?!\w)")  # not that of an address: https://site/?page=2
+EMOJI = re.compile("[\U0001f000-\U0001faff\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b50\u2b55]\ufe0f?|\u200d")
 _AFTER_SENTENCE = " \t\r\n.!…)(»”“\"'’]*_~"
 _EYES = re.compile(r"[:;=]['’]?-?[()]")
 _LIST_MARKER = re.compile(r"^[ \t]*(?:\d{1,3}|\w)\)", re.MULTILINE)
@@ -235,9 +235,9 @@ def _role_statistics(messages: Iterable[Message], role: str) -> RoleStatistics:
         if not text.strip():
             continue
         lengths.append(len(text))
-        marks["question"] += _QUESTION.search(text) is not None
-        marks["closing"] += _ends_with_question(text)
-        marks["emoji"] += _EMOJI.search(text) is not None
+        marks["question"] += QUESTION.search(text) is not None
+        marks["closing"] += ends_with_question(text)
+        marks["emoji"] += EMOJI.search(text) is not None
         marks["smile"] += _has_bracket_smile(text)
     if not lengths:
         return RoleStatistics(count, count, None, None, None, None, None)
@@ -245,8 +245,8 @@ def _role_statistics(messages: Iterable[Message], role: str) -> RoleStatistics:
     return RoleStatistics(count, count - len(lengths), _distribution(lengths), *shares)
 
 
-def _ends_with_question(text: str) -> bool:
-    return _EMOJI.sub("", text).rstrip(_AFTER_SENTENCE).endswith(("?", "？"))
+def ends_with_question(text: str) -> bool:
+    return EMOJI.sub("", text).rstrip(_AFTER_SENTENCE).endswith(("?", "？"))
 
 
 def _has_bracket_smile(text: str) -> bool:

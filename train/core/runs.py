@@ -97,6 +97,11 @@ class Run:
         return self.path / "samples.md"
 
     @property
+    def evaluation(self) -> Path:
+        """Answers sampled, evaluation.json, evaluation.html."""
+        return self.path / "evaluation"
+
+    @property
     def report_file(self) -> Path:
         return self.path / "report.html"
 

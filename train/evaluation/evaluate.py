@@ -1,91 +1,389 @@
-"""What training changed: the held-out loss of base and tuned model, and their answers to the same prompts."""
+"""What training changed: the losses of base and tuned model, their answers to the same prompts, and what these tell."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.chats.rows import Message, configured_prompts, text_of
+from train.chats.readers import read_rows
+from train.chats.rows import Message, Row, configured_prompts, text_of
+from train.chats.split import read_split
 from train.core.config import Config, Generation
+from train.core.errors import DataError
 from train.core.files import write_atomically
 from train.core.progress import track
-from train.core.runs import Run, now
+from train.core.runs import Run, now, whole_checkpoints
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
-from train.evaluation.generate import answer
+from train.evaluation.evaluation_page import write_page
+from train.evaluation.forgetting import KNOWS_ENOUGH, compare_knowledge, measure_knowledge
+from train.evaluation.generate import answer, context_of
+from train.evaluation.judge import Evaluation, Losses, judge_answers, to_json, verdict
+from train.evaluation.leakage import continuation
 from train.evaluation.report import Sample, write_report
-from train.models.base import run_base
-from train.models.load import load_base, load_tuned, quiet_libraries, resolve_precision
+from train.evaluation.sampling import (
+    AnswerFile,
+    Ask,
+    Prompt,
+    Server,
+    ask_model,
+    ask_server,
+    collect_answers,
+    held_out_prompts,
+    samples_needed,
+    that_fit,
+)
+from train.evaluation.style import Answer
+from train.models.base import language_config, run_base, weights_fingerprint
+from train.models.load import (
+    load_base,
+    load_merged,
+    load_tokenizer,
+    load_tuned,
+    quiet_libraries,
+    resolve_precision,
+)
 
 
-class Evaluation(NamedTuple):
-    """What training changed: the held-out loss and the answers of base and tuned model."""
+class Comparison(NamedTuple):
+    """The configured prompts' answers before and after training, with the losses."""
 
-    base_loss: float | None
-    """Nats a trained token over the held-out rows; None where no row was held out."""
-    tuned_loss: float | None
+    base: Losses | None
+    """None where no row was held out."""
+    tuned: Losses | None
     rows: int
+    """Held out."""
     samples: list[Sample]
 
 
-def evaluate(run: Run, generation: Generation | None = None) -> Evaluation:
-    """Loss and answers of a finished run before and after training; written to samples.md, report.html, manifest."""
-    quiet_libraries()
-    config, manifest = run.config(), run.manifest()
-    generation = generation or config.generation
-    rows = held_out_rows(run)
-    tuned, tokenizer = load_tuned(run)
-    system: str | None = manifest["data"]["system_message"]
-    prompts = [with_system(prompt, system) for prompt in configured_prompts(config)]
-    stop = run.end_of_turn()
+@dataclass
+class Meter:
+    """Measures one model after another with a run's rows, prompts and settings."""
 
-    def measure(model: Any, when: str) -> tuple[float | None, list[str]]:
-        answers = [
-            answer(model, tokenizer, prompt, generation, stop=stop, seed=config.training.seed)
+    run: Run
+    config: Config
+    generation: Generation
+    tokenizer: Any
+    rows: list[Row]
+    """Held out."""
+    trained: list[Row] | None
+    """None where the training file is gone or has changed."""
+    samples: int | None
+    """Answers to each held-out prompt; None for as many as are needed."""
+
+    def __post_init__(self) -> None:
+        self.stop = self.run.end_of_turn()
+        self.file = AnswerFile(self.run.evaluation / "answers.jsonl")
+
+    def losses(self, model: Any, when: str) -> Losses | None:
+        """Over the held-out rows, and over as many training rows."""
+        if not self.rows:
+            return None
+        found = score(model, track(self.encode(self.rows), f"held-out loss {when} training", len(self.rows)))
+        some = self.some_trained()
+        seen = score(model, track(self.encode(some), f"loss of training rows {when} training", len(some)))
+        return Losses(found.loss, found.accuracy, seen.loss if some else None)
+
+    def configured(self, model: Any, when: str) -> list[str]:
+        """Answers to the config's prompts."""
+        prompts = self.prompts()
+        return [
+            answer(model, self.tokenizer, prompt, self.generation, stop=self.stop, seed=self.config.training.seed)
             for prompt in track(prompts, f"answers {when} training", len(prompts))
         ]
-        encoded = track(encode_held_out(run, tokenizer, rows), f"held-out loss {when} training", len(rows))
-        return held_out_loss(model, encoded), answers
 
-    tuned_loss, after = measure(tuned, "after")
-    with untuned(tuned, run, config) as base:
-        base_loss, before = measure(base, "before")
-    samples = [Sample(shown(p), b, a) for p, b, a in zip(prompts, before, after, strict=True)]
-    result = Evaluation(base_loss, tuned_loss, len(rows), samples)
+    def prompts(self) -> list[list[Message]]:
+        system: str | None = self.run.manifest()["data"]["system_message"]
+        return [with_system(prompt, system) for prompt in configured_prompts(self.config)]
+
+    def held_out_prompts(self, context: int) -> list[Prompt]:
+        """Those that leave room for an answer in a context of so many tokens."""
+        return that_fit(held_out_prompts(self.rows), self.tokenizer, context, self.generation)
+
+    def sample(self, prompts: Sequence[Prompt], ask: Ask, model: object, name: str) -> list[Answer]:
+        """Answers to the held-out prompts; `model` tells it from every other, in the file of answers."""
+        key = json.dumps(model, sort_keys=True, ensure_ascii=False)
+        settings = json.dumps([self.generation.model_dump(), self.config.training.seed], sort_keys=True)
+        samples = self.samples or samples_needed(len(prompts))
+        return collect_answers(self.file, key, settings, prompts, samples, ask, f"answers of {name}")
+
+    def ask(self, model: Any) -> Ask:
+        return ask_model(model, self.tokenizer, self.generation, self.stop, self.config.training.seed)
+
+    def encode(self, rows: Sequence[Row]) -> Iterator[Encoded]:
+        return encode_held_out(self.run, self.tokenizer, rows)
+
+    def some_trained(self) -> list[Row]:
+        """As many training rows as are held out, spread over all."""
+        rows, count = self.trained or [], min(len(self.rows), len(self.trained or []))
+        return [rows[at * len(rows) // count] for at in range(count)]
+
+
+def evaluate(run: Run, generation: Generation | None = None) -> Comparison:
+    """Losses, and answers to the configured prompts, before and after; written to samples.md, report.html, manifest."""
+    quiet_libraries()
+    tuned, tokenizer = load_tuned(run)
+    meter = _meter(run, generation, tokenizer, None)
+    after = meter.losses(tuned, "after"), meter.configured(tuned, "after")
+    with untuned(tuned, run, meter.config) as base:
+        return _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
+
+
+def evaluate_whole(
+    run: Run,
+    generation: Generation | None = None,
+    *,
+    samples: int | None = None,
+    via: Server | None = None,
+    checkpoints: bool = False,
+) -> tuple[Comparison, Evaluation]:
+    """`evaluate`, and what sampled answers to the held-out prompts tell; written to RUN/evaluation/ as well.
+
+    `samples`: answers to each prompt. `via`: whose answers are judged in place of the tuned model's. `checkpoints`: the
+    answers of each saved state are judged, too.
+    """
+    quiet_libraries()
+    tuned, tokenizer = load_tuned(run)
+    meter = _meter(run, generation, tokenizer, samples)
+    prompts = meter.held_out_prompts(context_of(tuned))
+    halves = None
+    after = meter.losses(tuned, "after"), meter.configured(tuned, "after")
+    if meter.trained and meter.rows:
+        halves = continuation(
+            tuned, tokenizer, [*meter.encode(meter.some_trained())], [*meter.encode(meter.rows)], meter.stop
+        )
+    knows = [measure_knowledge(tuned, tokenizer, "after training")]
+    if via:
+        answers = meter.sample(prompts, ask_server(via, meter.generation, meter.config.training.seed), via, via.model)
+    else:
+        answers = meter.sample(prompts, meter.ask(tuned), _weights(run), "the tuned model")
+    saved = []
+    if checkpoints:
+        for checkpoint in whole_checkpoints(run.checkpoints):
+            with _at_checkpoint(tuned, run, checkpoint) as model:
+                key = weights_fingerprint(checkpoint)
+                saved.append((checkpoint.name, meter.sample(prompts, meter.ask(model), key, checkpoint.name)))
+    with untuned(tuned, run, meter.config) as base:
+        comparison = _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
+        knows.insert(0, measure_knowledge(base, tokenizer, "before training"))
+        before = meter.sample(prompts, meter.ask(base), run.manifest()["base"]["weights"], "the base")
+    real = [prompt.real for prompt in prompts]
+    judged = judge_answers(meter.trained, real, before, answers, len(answers) // max(1, len(prompts)))
+    states = []
+    for name, said in saved:
+        state = judge_answers(meter.trained, real, before, said, judged.samples)
+        place = state.position.whole if state.position else None
+        states.append((name, place, bool(state.leakage and state.leakage.recites)))
+    evaluation = Evaluation(
+        comparison.base,
+        comparison.tuned,
+        judged if prompts else None,
+        halves,
+        compare_knowledge(*knows),
+        tuple(states),
+        via=via.model if via else None,
+    )
+    evaluation = evaluation._replace(not_measured=_not_measured(meter, evaluation))
+    run.evaluation.mkdir(exist_ok=True)
+    write_atomically(
+        run.evaluation / "evaluation.json", json.dumps(to_json(evaluation), ensure_ascii=False, indent=1) + "\n"
+    )
+    write_page(run, evaluation)
+    return comparison, evaluation
+
+
+def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Evaluation:
+    """Judge answers from anywhere: each row's last message is one, after its prompt. Nothing in the run changes.
+
+    An answer to a held-out prompt of the run is compared with the persona's own to the same; any other counts as a
+    dialogue by itself. The base's answers are sampled unless they are there.
+    """
+    quiet_libraries()
+    meter = _meter(run, None, load_tokenizer(run.adapter if run.adapter.exists() else run.merged), samples)
+    base = run_base(run)
+    prompts = meter.held_out_prompts(int(language_config(base)["max_position_embeddings"]))
+    dialogues = {_spoken(prompt.messages): prompt.real for prompt in prompts}
+    judged = []
+    for row in read_rows(file):
+        if row.messages[-1]["role"] != "assistant":
+            raise DataError(f"{file}, line {row.line}: its last message is no answer of the assistant")
+        text, strange = text_of(row.messages[-1]).strip(), Answer(("other", row.line), "")
+        judged.append(dialogues.get(_spoken(row.messages[:-1]), strange)._replace(text=text))
+    with ExitStack() as stack:
+
+        def ask(some: Sequence[Prompt], sample: int) -> list[str]:
+            if not loaded:
+                loaded.append(stack.enter_context(untuned(load_tuned(run)[0], run, meter.config)))
+            return meter.ask(loaded[0])(some, sample)
+
+        loaded: list[Any] = []
+        before = meter.sample(prompts, ask, run.manifest()["base"]["weights"], "the base")
+    real = [prompt.real for prompt in prompts]
+    judgement = judge_answers(meter.trained, real, before, judged, 1) if prompts else None
+    evaluation = Evaluation(None, None, judgement, via=str(file))
+    return evaluation._replace(not_measured=_not_measured(meter, evaluation))
+
+
+def _spoken(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    """Roles and texts of a conversation without its system message."""
+    return tuple((m["role"], text_of(m).strip()) for m in messages if m["role"] != "system")
+
+
+def _meter(run: Run, generation: Generation | None, tokenizer: Any, samples: int | None) -> Meter:
+    config, rows = run.config(), held_out_rows(run)
+    return Meter(run, config, generation or config.generation, tokenizer, rows, _trained_rows(config, rows), samples)
+
+
+def _trained_rows(config: Config, held_out: Sequence[Row]) -> list[Row] | None:
+    """The rows that were trained on; None where the file is gone, or no longer gives the same held-out rows."""
+    try:
+        split = read_split(config)
+    except (DataError, OSError):
+        return None
+    same = [row.messages for row in split.held_out] == [row.messages for row in held_out]
+    return split.train if same else None
+
+
+def _compare(
+    meter: Meter, before: tuple[Losses | None, list[str]], after: tuple[Losses | None, list[str]]
+) -> Comparison:
+    """Put losses and answers of both models side by side, and write them."""
+    run, shown_prompts = meter.run, map(shown, meter.prompts())
+    samples = [Sample(*each) for each in zip(shown_prompts, before[1], after[1], strict=True)]
+    result = Comparison(before[0], after[0], len(meter.rows), samples)
     write_atomically(run.samples_file, samples_page(result, run))
-    if base_loss is not None:
-        run.update_manifest(evaluation={"base_loss": base_loss, "tuned_loss": tuned_loss, "rows": len(rows)})
+    if result.base and result.tuned:
+        losses = {"base_loss": result.base.held_out, "tuned_loss": result.tuned.held_out}
+        run.update_manifest(evaluation={**losses, "rows": result.rows})
     write_report(run, samples)
     return result
 
 
-def summary(run: Run, evaluation: Evaluation) -> str:
-    """An evaluation for the terminal: two prompts with both answers, the losses, where the rest lies."""
+def _weights(run: Run) -> dict[str, str]:
+    """What tells the tuned model from any other."""
+    return weights_fingerprint(run.adapter if run.adapter.exists() else run.merged)
+
+
+@contextmanager
+def _at_checkpoint(tuned: Any, run: Run, checkpoint: Path) -> Iterator[Any]:
+    """The model as it was when a checkpoint was saved."""
+    if not run.adapter.exists():
+        yield load_merged(run, checkpoint)
+        return
+    tuned.load_adapter(str(checkpoint), "checkpoint")
+    tuned.set_adapter("checkpoint")
+    try:
+        yield tuned
+    finally:
+        tuned.set_adapter("default")
+        tuned.delete_adapter("checkpoint")
+
+
+def _not_measured(meter: Meter, evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
+    """What is missing and why, in English and in Russian."""
+    found, judged, forgot = [], evaluation.judgement, evaluation.forgetting
+    if not meter.rows:
+        found.append(
+            (
+                "Manner and copies: no row was held out (data.eval_fraction).",
+                "Манера и цитаты: отложенных строк нет (data.eval_fraction).",
+            )
+        )
+    elif judged is None:
+        found.append(
+            (
+                "Manner and copies: no held-out prompt leaves room for an answer in the model's context.",
+                "Манера и цитаты: ни один отложенный промпт не оставляет места для ответа в контексте модели.",
+            )
+        )
+    elif meter.trained is None:
+        found.append(
+            (
+                f"Manner and copies: {meter.config.data.train_file} is gone or no longer gives the same held-out rows.",
+                f"Манера и цитаты: файла {meter.config.data.train_file} нет, или он разбивается на другие строки.",
+            )
+        )
+    elif judged.position is None:
+        found.append(
+            (
+                "Position: the base's answers cannot be told from the persona's, or too few dialogues are held out.",
+                "Положение: ответы базы не отличить от ответов персоны, или отложено слишком мало диалогов.",
+            )
+        )
+    if judged and judged.two_sample is None:
+        found.append(
+            (
+                "The two-sample test: it needs ten held-out dialogues.",
+                "Двухвыборочный тест: нужны десять отложенных диалогов.",
+            )
+        )
+    if judged and not judged.russian:
+        found.append(
+            (
+                "ты and вы, ё, imperatives, images: they need Russian; elsewhere topics count in the position, too.",
+                "Ты и вы, ё, повеления, образы: им нужен русский; без него в положение входят и темы.",
+            )
+        )
+    if forgot and forgot.p is None:
+        found.append(
+            (
+                f"Whether questions were forgotten: the base is right in less than {KNOWS_ENOUGH:.0%} of them.",
+                f"Забыты ли вопросы: база верно отвечает меньше чем на {100 * KNOWS_ENOUGH:.0f} % из них.",
+            )
+        )
+    return tuple(found)
+
+
+def summary(run: Run, comparison: Comparison | None, evaluation: Evaluation | None = None) -> str:
+    """For the terminal: two prompts with both answers, the losses, the verdict, where the rest lies."""
     lines = []
-    for sample in evaluation.samples[:2]:
+    for sample in comparison.samples[:2] if comparison else ():
         before, after = (" ".join(text.split()) for text in (sample.before, sample.after))
         lines += [f"› {sample.prompt}", f"  base:  {before}", f"  tuned: {after}", ""]
-    if evaluation.base_loss is not None and evaluation.tuned_loss is not None:
-        change = evaluation.tuned_loss / evaluation.base_loss - 1
+    if comparison and comparison.base and comparison.tuned:
+        before_loss, after_loss = comparison.base.held_out, comparison.tuned.held_out
         lines.append(
-            f"held-out loss: {evaluation.base_loss:.3f} before, {evaluation.tuned_loss:.3f} after ({change:+.0%})"
+            f"held-out loss: {before_loss:.3f} before, {after_loss:.3f} after ({after_loss / before_loss - 1:+.0%})"
         )
-    return "\n".join([*lines, f"answers: {run.samples_file}", f"report:  {run.report_file}"])
+    if evaluation:
+        lines += [verdict(evaluation, "en"), *(f"not measured: {english}" for english, _ in evaluation.not_measured)]
+        for name, place, recites in evaluation.checkpoints:
+            manner = f"{place.value:.2f} ({place.low:.2f}–{place.high:.2f})" if place else "not measured"
+            lines.append(f"{name}: manner {manner}{', recites' if recites else ''}")
+        lines += [f"keep: {evaluation.keep}"] if evaluation.keep else []
+    if comparison:
+        lines += [f"answers: {run.samples_file}", f"report:  {run.report_file}"]
+        lines += [f"page:    {run.evaluation / 'evaluation.html'}"] if evaluation else []
+    return "\n".join(lines)
 
 
-def held_out_loss(model: Any, rows: Iterable[Encoded]) -> float | None:
-    """Mean negative log likelihood of the rows' trained tokens, in nats; None where there is no row."""
+class Score(NamedTuple):
+    """Over trained tokens, every one alike."""
+
+    loss: float
+    """Nats a token."""
+    accuracy: float
+    """Share of the tokens that were the likeliest."""
+
+
+def score(model: Any, rows: Iterable[Encoded]) -> Score:
+    """Loss and accuracy over the rows' trained tokens; not a number where there is none."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    total, count = 0.0, 0
+    total, right, count = 0.0, 0, 0
     for encoded in rows:  # one at a time: no padding, and the logits of a long row fit small cards
         labels = torch.tensor(encoded.labels[1:], device=model.device)
-        with torch.inference_mode():
-            logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1]
         kept = labels != IGNORE_INDEX
-        total += cross_entropy(logits[kept].float(), labels[kept], reduction="sum").item()
-        count += int(kept.sum())
-    return total / count if count else None
+        with torch.inference_mode():
+            logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1][kept].float()
+        labels = labels[kept]
+        total += cross_entropy(logits, labels, reduction="sum").item()
+        right += int((logits.argmax(-1) == labels).sum())
+        count += len(labels)
+    return Score(total / count, right / count) if count else Score(float("nan"), float("nan"))
 
 
 @contextmanager
@@ -112,11 +410,12 @@ def shown(prompt: Sequence[Message]) -> str:
     return turns[0] if len(turns) == 1 else "\n".join(f"— {turn}" for turn in turns)
 
 
-def samples_page(result: Evaluation, run: Run) -> str:
+def samples_page(result: Comparison, run: Run) -> str:
     """The text of samples.md: every prompt with the answer of base and tuned model."""
     lines = [f"# {run.path.name}: answers before and after training", "", f"Sampled {now()}.", ""]
-    if result.base_loss is not None:
-        lines += [f"Held-out loss over {result.rows} rows: {result.base_loss:.3f} → {result.tuned_loss:.3f}.", ""]
+    if result.base and result.tuned:
+        loss = f"{result.base.held_out:.3f} → {result.tuned.held_out:.3f}"
+        lines += [f"Held-out loss over {result.rows} rows: {loss}.", ""]
     for sample in result.samples:
         lines += [f"## {sample.prompt.replace(chr(10), chr(10) + chr(10))}", ""]
         lines += ["**Base**", "", sample.before, "", "**Tuned**", "", sample.after, ""]

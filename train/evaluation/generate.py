@@ -1,4 +1,4 @@
-"""One answer from a model, token by token."""
+"""Answers from a model: one token by token, or many at once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def answer(
     GovorError where the conversation fills the model's whole context.
     """
     import torch
-    from transformers import GenerationConfig, TextStreamer, set_seed
+    from transformers import TextStreamer, set_seed
 
     class Pieces(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
@@ -33,16 +33,9 @@ def answer(
                 on_text(text)
 
     prompt = render(tokenizer, messages)
-    context = model.config.get_text_config().max_position_embeddings
-    room = context - len(prompt)
-    if room < 1:
-        raise GovorError(f"the conversation has {len(prompt)} tokens, the model reads {context}: begin a new one")
-    settings = generation.model_dump()
-    if not generation.do_sample:
-        del settings["temperature"], settings["top_p"]
-    settings["max_new_tokens"] = min(generation.max_new_tokens, room)
-    ends = model.generation_config.eos_token_id or []
-    stop = sorted({*stop, *(ends if isinstance(ends, list) else [ends])})
+    if (room := context_of(model) - len(prompt)) < 1:
+        said = f"the conversation has {len(prompt)} tokens, the model reads {context_of(model)}: begin a new one"
+        raise GovorError(said)
     ids = torch.tensor([prompt], device=model.device)
     if seed is not None:
         set_seed(seed)
@@ -50,12 +43,57 @@ def answer(
         output = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            generation_config=GenerationConfig(
-                **settings,
-                eos_token_id=stop,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0],
-            ),
+            generation_config=_settings(model, tokenizer, generation, stop, room),
             streamer=Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True) if on_text else None,
         )
     text: str = tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
     return text.strip()
+
+
+def answer_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    generation: Generation,
+    *,
+    stop: Sequence[int],
+    seed: int,
+) -> list[str]:
+    """One answer to each prompt of token ids, all generated together; the same prompts and seed give the same answers.
+
+    Shorter prompts are padded on the left and masked, so that greedy answers are those of `answer`. Each prompt must
+    leave room in the model's context.
+    """
+    import torch
+    from transformers import set_seed
+
+    width = max(map(len, prompts))
+    settings = _settings(model, tokenizer, generation, stop, context_of(model) - width)
+    # Padded with a token of the prompt's own: a penalty for repetition counts what stands in the padding, too
+    ids = torch.tensor([[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    set_seed(seed)
+    with torch.inference_mode():
+        output = model.generate(ids, attention_mask=mask, generation_config=settings)
+    texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def context_of(model: Any) -> int:
+    """How many tokens the model reads."""
+    positions: int = model.config.get_text_config().max_position_embeddings
+    return positions
+
+
+def _settings(model: Any, tokenizer: Any, generation: Generation, stop: Sequence[int], room: int) -> Any:
+    """The sampling settings as transformers takes them, for answers of at most `room` tokens."""
+    from transformers import GenerationConfig
+
+    settings = generation.model_dump()
+    if not generation.do_sample:
+        del settings["temperature"], settings["top_p"]
+    settings["max_new_tokens"] = min(generation.max_new_tokens, room)
+    ends = model.generation_config.eos_token_id or []
+    stop = sorted({*stop, *(ends if isinstance(ends, list) else [ends])})
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
+    return GenerationConfig(**settings, eos_token_id=stop, pad_token_id=pad)

@@ -61,7 +61,9 @@ class Trainer(BaseTrainer):
         super().__init__(*more, **named)
         # transformers' own would delete copies of checkpoints too that were put by under other names
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self.counts: dict[str, torch.Tensor] = {}  # of train and eval: [right, trained, all tokens] since the last line
+        self.counts: dict[
+            str, torch.Tensor
+        ] = {}  # of train and eval: [nats, right, trained, all tokens] since the last line
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -80,7 +82,7 @@ class Trainer(BaseTrainer):
         else:
             made = model(**inputs, fused_lm_head=True)
             loss, correct, trained = -made.log_probs.sum(), made.is_top1.sum(), made.label_mask.sum()
-        counted = torch.stack([correct, trained, tokens])
+        counted = torch.stack([loss.detach().double(), correct, trained, tokens])
         mode = "train" if self.model.training else "eval"
         self.counts[mode] = self.counts[mode] + counted if mode in self.counts else counted
         loss = loss / (trained if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)).clamp(min=1)
@@ -116,9 +118,11 @@ class Trainer(BaseTrainer):
         mode = "train" if self.model.training else "eval"
         if mode in self.counts:
             counted = self.accelerator.reduce(self.counts.pop(mode), "sum")
-            correct, trained, tokens = counted.tolist()
+            nats, correct, trained, tokens = counted.tolist()
+            if mode == "eval" and "eval_loss" in logs:  # transformers weighs batches alike, whatever is trained in them
+                logs["eval_loss"] = nats / max(trained, 1)
             self.add_metric(mode, "mean_token_accuracy", correct / max(trained, 1))
-            self.trained_tokens += tokens // self.get_tp_size() if mode == "train" else 0
+            self.trained_tokens += int(tokens) // self.get_tp_size() if mode == "train" else 0
             self.add_metric(mode, "num_tokens", self.trained_tokens)
         super().log(logs, start_time)
 

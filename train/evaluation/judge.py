@@ -1,0 +1,229 @@
+"""Everything that answers alone tell of a tuned model, and the verdict in a sentence."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from train.chats.rows import Row, text_of, trained_answers
+from train.evaluation.forgetting import KNOWS_ENOUGH, Forgetting
+from train.evaluation.intervals import Interval
+from train.evaluation.leakage import Continuation, Leakage, find_leakage
+from train.evaluation.markers import MarkerRow, is_russian, marker_table
+from train.evaluation.style import Answer, Position, TwoSample, position, two_sample
+
+FORGOTTEN = 0.05
+"""Share by which the loss of plain Russian has grown, with its whole interval, from which knowledge has suffered."""
+OVERFITTED = 0.5
+"""Nats a token by which the gap between held-out and training rows has grown, from which rows are known by heart."""
+
+
+class Losses(NamedTuple):
+    """Of one model: over all trained tokens alike, in nats; accuracies are shares of the tokens."""
+
+    held_out: float
+    held_out_accuracy: float
+    training: float | None
+    """Of training rows, as many as are held out."""
+
+    @property
+    def gap(self) -> float | None:
+        return None if self.training is None else self.held_out - self.training
+
+
+class Judgement(NamedTuple):
+    """What the answers of a model tell beside those of its base and the persona's own; None: not measured."""
+
+    prompts: int
+    dialogues: int
+    samples: int
+    """Answers to each prompt."""
+    position: Position | None
+    two_sample: TwoSample | None
+    """Of the real answers and the tuned ones."""
+    markers: list[MarkerRow]
+    russian: bool
+    """Whether the measures that need Russian were taken."""
+    leakage: Leakage | None
+    real: list[Answer]
+    base: list[Answer]
+    tuned: list[Answer]
+
+
+def judge_answers(
+    rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence[Answer], samples: int
+) -> Judgement:
+    """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone."""
+    persona = [text for _, text in sources(rows or ())]
+    return Judgement(
+        prompts=len(real),
+        dialogues=len({answer.dialogue for answer in real}),
+        samples=samples,
+        position=position(persona, base, real, tuned) if persona else None,
+        two_sample=two_sample(real, tuned),
+        markers=marker_table(real, base, tuned),
+        russian=is_russian(real),
+        leakage=find_leakage(sources(rows), real, base, tuned) if rows else None,
+        real=list(real),
+        base=list(base),
+        tuned=list(tuned),
+    )
+
+
+def sources(rows: Iterable[Row]) -> Iterable[tuple[int, str]]:
+    """(line, text) of every answer that was trained."""
+    for row in rows:
+        for at in trained_answers(row.messages):
+            yield row.line, text_of(row.messages[at])
+
+
+class Evaluation(NamedTuple):
+    """What training changed. None: not measured, and `not_measured` says why."""
+
+    base: Losses | None
+    tuned: Losses | None
+    judgement: Judgement | None = None
+    continuation: Continuation | None = None
+    forgetting: Forgetting | None = None
+    checkpoints: tuple[tuple[str, Interval | None, bool], ...] = ()
+    """Of each saved state: its name, position, whether it recites."""
+    via: str | None = None
+    """The model that a server answered with, in place of the tuned one."""
+    not_measured: tuple[tuple[str, str], ...] = ()
+    """Reasons, in English and in Russian."""
+
+    @property
+    def overfitted(self) -> bool | None:
+        """Whether training rows became likelier than held-out ones by more than OVERFITTED."""
+        gaps = [losses.gap if losses else None for losses in (self.base, self.tuned)]
+        return None if gaps[0] is None or gaps[1] is None else gaps[1] - gaps[0] > OVERFITTED
+
+    @property
+    def recites(self) -> bool | None:
+        """Whether an answer copies more than is chance, or training rows are continued by heart."""
+        leakage = self.judgement.leakage if self.judgement else None
+        known = [leakage.recites if leakage else None, self.continuation.by_heart if self.continuation else None]
+        return None if known == [None, None] else any(known)
+
+    @property
+    def forgot(self) -> bool | None:
+        """Whether plain Russian became dearer by FORGOTTEN, or questions turned wrong that were right."""
+        if (found := self.forgetting) is None:
+            return None
+        dearer = found.loss_change.low > FORGOTTEN * found.base_loss.value
+        worse = found.p is not None and found.p < 0.05 and found.tuned_right.value < found.base_right.value
+        return dearer or worse
+
+    @property
+    def keep(self) -> str | None:
+        """The checkpoint to keep: the best position of those that do not recite; None where none was measured."""
+        kept = [(place.value, name) for name, place, recites in self.checkpoints if place and not recites]
+        return max(kept)[1] if kept else None
+
+
+def verdict(evaluation: Evaluation, language: str) -> str:
+    """A sentence for each of manner, copies and knowledge that was measured; `language`: "ru" or "en"."""
+    russian = language == "ru"
+    said = []
+    place = evaluation.judgement.position if evaluation.judgement else None
+    if place:
+        value, low, high = (f"{number:.2f}".replace(".", "," if russian else ".") for number in place.whole)
+        said.append(f"Манера: {value} из 1 ({low}–{high})." if russian else f"Manner: {value} of 1 ({low}–{high}).")
+    sentences = (
+        (evaluation.recites, "Цитирует строки обучения.", "Не цитирует.", "Recites training rows.", "Does not recite."),
+        (
+            evaluation.overfitted,
+            "Переобучена: строки обучения знает наизусть.",
+            "",
+            "Overfitted: it knows training rows by heart.",
+            "",
+        ),
+        (
+            evaluation.forgot,
+            "Общее знание пострадало.",
+            "Общее знание не пострадало.",
+            "General knowledge has suffered.",
+            "General knowledge has not suffered.",
+        ),
+    )
+    for measured, *texts in sentences:
+        if measured is not None:
+            said.append(texts[(0 if russian else 2) + (not measured)])
+    return " ".join(filter(None, said)) or ("Не измерено." if russian else "Not measured.")
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """evaluation.json: shares between 0 and 1, losses in nats a token, lengths of copies in words."""
+    judged, forgot = evaluation.judgement, evaluation.forgetting
+    place = judged.position if judged else None
+    leakage, halves = judged.leakage if judged else None, evaluation.continuation
+    losses = {"base": evaluation.base, "tuned": evaluation.tuned}
+    return {
+        "verdict": {language: verdict(evaluation, language) for language in ("ru", "en")},
+        "answers": {
+            "prompts": judged.prompts,
+            "dialogues": judged.dialogues,
+            "samples": judged.samples,
+        }
+        if judged
+        else None,
+        "style": {
+            "position": {
+                **place.whole._asdict(),
+                "by_turn": {str(turn): found._asdict() for turn, found in place.by_turn.items()},
+            }
+            if place
+            else None,
+            "two_sample": judged.two_sample._asdict() if judged.two_sample else None,
+            "markers": {row.name: {**row._asdict(), "difference": row.difference._asdict()} for row in judged.markers},
+        }
+        if judged
+        else None,
+        "leakage": {
+            "longest_copy": {
+                "tuned": leakage.longest,
+                "held_out": leakage.longest_held_out,
+                "base": leakage.longest_base,
+                "ceiling": leakage.ceiling,
+            }
+            if leakage
+            else None,
+            "worst": [
+                {"answer": answer.text, "copied": copy.text, "words": copy.words, "line": copy.line}
+                for answer, copy in (leakage.worst if leakage else ())
+            ],
+            "continuation": {
+                "trained": halves.trained._asdict(),
+                "held_out": halves.held_out._asdict(),
+                "by_heart": halves.by_heart,
+            }
+            if halves
+            else None,
+            "loss_gap": {name: each.gap for name, each in losses.items() if each},
+            "overfitted": evaluation.overfitted,
+            "personal_data": leakage.personal_data if leakage else None,
+            "recites": evaluation.recites,
+        },
+        "forgetting": {
+            "log_loss": {
+                "base": forgot.base_loss._asdict(),
+                "tuned": forgot.tuned_loss._asdict(),
+                "change": forgot.loss_change._asdict(),
+            },
+            "questions": {
+                "base": forgot.base_right._asdict(),
+                "tuned": forgot.tuned_right._asdict(),
+                "p": forgot.p,
+                "enough": forgot.base_right.value >= KNOWS_ENOUGH,
+            },
+            "forgot": evaluation.forgot,
+        }
+        if forgot
+        else None,
+        "loss": {name: each.held_out for name, each in losses.items() if each},
+        "token_accuracy": {name: each.held_out_accuracy for name, each in losses.items() if each},
+        "checkpoints": [
+            {"name": name, "position": place._asdict() if place else None, "recites": recites}
+            for name, place, recites in evaluation.checkpoints
+        ],
+        "keep": evaluation.keep,
+        "not_measured": [english for english, _ in evaluation.not_measured],
+    }

@@ -1,0 +1,193 @@
+"""Answers to the held-out prompts, sampled once and kept in the run folder's evaluation/answers.jsonl."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from train.chats.rows import Message, Row, text_of, trained_answers, without_weight
+from train.core.config import Generation
+from train.core.errors import GovorError
+from train.core.progress import progress
+from train.encoding.loss_mask import render
+from train.evaluation.generate import answer_batch
+from train.evaluation.style import Answer
+
+ENOUGH = 128
+"""Answers a side, for which the position has an interval of about 0.2."""
+MOST_PROMPTS = 256
+BATCH = 32
+
+
+class Prompt(NamedTuple):
+    """A held-out prompt and the answer that the persona really gave."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None
+    real: Answer
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps([self.messages, self.tools], ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def held_out_prompts(rows: Sequence[Row]) -> list[Prompt]:
+    """A prompt for every trained answer in words; of more than MOST_PROMPTS as many, spread over the rows."""
+    prompts = []
+    for number, row in enumerate(rows):
+        for turn, at in enumerate(trained_answers(row.messages), 1):
+            if text := text_of(row.messages[at]).strip():
+                messages = [without_weight(message) for message in row.messages[:at]]
+                prompts.append(Prompt(messages, row.tools, Answer(number, text, turn)))
+    if len(prompts) > MOST_PROMPTS:
+        prompts = [prompts[at * len(prompts) // MOST_PROMPTS] for at in range(MOST_PROMPTS)]
+    return prompts
+
+
+def samples_needed(prompts: int) -> int:
+    """How often each of `prompts` prompts is answered, so that there are ENOUGH answers."""
+    return max(1, -(-ENOUGH // prompts)) if prompts else 0
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """Answers that were sampled before, a JSON object a line: model, settings, prompt, sample, answer."""
+
+    path: Path
+
+    def read(self, model: str, settings: str) -> dict[tuple[str, int], str]:
+        """(key of a prompt, number of the sample) → answer. What a kill has left of a last line is passed over."""
+        found = {}
+        lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.exists() else []
+        for line in lines:
+            try:
+                record = json.loads(line)
+                if (record["model"], record["settings"]) == (model, settings):
+                    found[record["prompt"], record["sample"]] = str(record["answer"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    def append(self, model: str, settings: str, answers: Sequence[tuple[Prompt, int, str]]) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        with self.path.open("a+", encoding="utf-8") as file:
+            file.seek(0, 2)
+            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
+                file.write("\n")
+            for prompt, sample, text in answers:
+                record = {"model": model, "settings": settings, "prompt": prompt.key, "sample": sample, "answer": text}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+Ask = Callable[[Sequence[Prompt], int], list[str]]
+"""Answers to some prompts; the number of the sample is part of the seed."""
+
+
+def collect_answers(
+    file: AnswerFile, model: str, settings: str, prompts: Sequence[Prompt], samples: int, ask: Ask, task: str
+) -> list[Answer]:
+    """`samples` answers to each prompt: those of the file, and what `ask` says to the others, which are kept there.
+
+    `model`, `settings`: what an answer depends on besides its prompt. Asked are BATCH prompts of like length at a time.
+    """
+    known = file.read(model, settings)
+    missing = [(prompt, sample) for sample in range(samples) for prompt in prompts if (prompt.key, sample) not in known]
+    missing.sort(key=lambda pair: (pair[1], sum(len(text_of(message)) for message in pair[0].messages)))
+    with progress(task, len(missing)) as update:
+        done = 0
+        for sample, batch in _batches(missing):
+            texts = ask(batch, sample)
+            file.append(model, settings, [(prompt, sample, text) for prompt, text in zip(batch, texts, strict=True)])
+            known |= {(prompt.key, sample): text for prompt, text in zip(batch, texts, strict=True)}
+            done += len(batch)
+            update(done)
+    return [prompt.real._replace(text=known[prompt.key, sample]) for prompt in prompts for sample in range(samples)]
+
+
+def _batches(missing: Sequence[tuple[Prompt, int]]) -> Iterator[tuple[int, list[Prompt]]]:
+    for sample in sorted({sample for _, sample in missing}):
+        prompts = [prompt for prompt, at in missing if at == sample]
+        for start in range(0, len(prompts), BATCH):
+            yield sample, prompts[start : start + BATCH]
+
+
+def ask_model(model: Any, tokenizer: Any, generation: Generation, stop: Sequence[int], seed: int) -> Ask:
+    """Answers of a model in this process; a batch that the card has no room for is halved."""
+    import torch
+
+    def ask(prompts: Sequence[Prompt], sample: int) -> list[str]:
+        ids = [render(tokenizer, prompt.messages, tools=prompt.tools) for prompt in prompts]
+        try:
+            return answer_batch(model, tokenizer, ids, generation, stop=stop, seed=seed + sample)
+        except torch.OutOfMemoryError:
+            if len(prompts) == 1:
+                raise
+        middle = len(prompts) // 2
+        return ask(prompts[:middle], sample) + ask(prompts[middle:], sample)
+
+    return ask
+
+
+class Server(NamedTuple):
+    """A model that an OpenAI-compatible server has."""
+
+    url: str
+    model: str
+
+
+def find_server(url: str, model: str | None) -> Server:
+    """The server's model of that name, or the first that it lists; GovorError where it does not answer or has none."""
+    from openai import OpenAIError
+
+    url = url if url.startswith(("http://", "https://")) else f"http://{url}"
+    url = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
+    try:
+        listed = [found.id for found in _client(url).models.list()]
+    except OpenAIError as error:
+        raise GovorError(f"{url}: {error}") from None
+    if not listed or (model and model not in listed):
+        raise GovorError(f"{url} has no model {model or ''}: it lists {', '.join(listed) or 'none'}")
+    return Server(url, model or listed[0])
+
+
+def _client(url: str) -> Any:
+    from openai import OpenAI
+
+    return OpenAI(base_url=url, api_key=os.environ.get("GOVOR_API_KEY") or "none")
+
+
+def ask_server(server: Server, generation: Generation, seed: int) -> Ask:
+    """Answers of a running server; GovorError where it fails."""
+    from openai import OpenAIError
+
+    client = _client(server.url)
+    sampling: dict[str, Any] = {"temperature": 0.0}
+    if generation.do_sample:
+        sampling = {"temperature": generation.temperature, "top_p": generation.top_p}
+
+    def ask(prompts: Sequence[Prompt], sample: int) -> list[str]:
+        made = []
+        for number, prompt in enumerate(prompts):
+            try:
+                answered = client.chat.completions.create(
+                    model=server.model,
+                    messages=prompt.messages,
+                    max_tokens=generation.max_new_tokens,
+                    seed=seed + 1000 * sample + number,
+                    **sampling,
+                )
+            except OpenAIError as error:
+                raise GovorError(f"{server.url}, {server.model}: {error}") from None
+            made.append((answered.choices[0].message.content or "").strip())
+        return made
+
+    return ask
+
+
+def that_fit(prompts: Sequence[Prompt], tokenizer: Any, context: int, generation: Generation) -> list[Prompt]:
+    """The prompts that leave room for a whole answer in a context of so many tokens."""
+    room = context - generation.max_new_tokens
+    return [prompt for prompt in prompts if len(render(tokenizer, prompt.messages, tools=prompt.tools)) <= room]
