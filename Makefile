@@ -26,7 +26,7 @@ demo: .venv/installed
 	$(BIN)/govor validate data/natasha.jsonl
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml train/sft.py configs/tiny.yaml name=$(RUN)
 	$(BIN)/govor merge runs/$(RUN)
-	$(BIN)/govor eval runs/$(RUN)
+	$(BIN)/govor eval runs/$(RUN) --quick
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -128,7 +128,9 @@ def evaluate(run: Run, generation: Generation | None = None) -> Comparison:
     meter = _meter(run, generation, tokenizer, None)
     after = meter.losses(tuned, "after"), meter.configured(tuned, "after")
     with untuned(tuned, run, meter.config) as base:
-        return _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
+        comparison = _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
+    write_report(run, comparison.samples)
+    return comparison
 
 
 def evaluate_whole(
@@ -191,6 +193,10 @@ def evaluate_whole(
         run.evaluation / "evaluation.json", json.dumps(to_json(evaluation), ensure_ascii=False, indent=1) + "\n"
     )
     write_page(run, evaluation)
+    if via is None:
+        told = {"verdict": {language: verdict(evaluation, language) for language in ("ru", "en")}}
+        run.update_manifest(evaluation={**run.manifest().get("evaluation", {}), **told})
+    write_report(run, comparison.samples)
     return comparison, evaluation
 
 
@@ -233,10 +239,10 @@ def _spoken(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
 
 def _meter(run: Run, generation: Generation | None, tokenizer: Any, samples: int | None) -> Meter:
     config, rows = run.config(), held_out_rows(run)
-    return Meter(run, config, generation or config.generation, tokenizer, rows, _trained_rows(config, rows), samples)
+    return Meter(run, config, generation or config.generation, tokenizer, rows, trained_rows(config, rows), samples)
 
 
-def _trained_rows(config: Config, held_out: Sequence[Row]) -> list[Row] | None:
+def trained_rows(config: Config, held_out: Sequence[Row]) -> list[Row] | None:
     """The rows that were trained on; None where the file is gone, or no longer gives the same held-out rows."""
     try:
         split = read_split(config)
@@ -257,7 +263,6 @@ def _compare(
     if result.base and result.tuned:
         losses = {"base_loss": result.base.held_out, "tuned_loss": result.tuned.held_out}
         run.update_manifest(evaluation={**losses, "rows": result.rows})
-    write_report(run, samples)
     return result
 
 

@@ -52,7 +52,7 @@ WORDS = {
     "halves": ("продолжено наизусть: строки обучения", "continued by heart: training rows"),
     "prose": ("ошибка на простом русском, до {base:.3f}", "loss of plain Russian, {base:.3f} before"),
     "questions": ("верные ответы на вопросы, до {base:.0%}", "questions answered right, {base:.0%} before"),
-    "personal": ("ответов с личными данными", "answers with personal data"),
+    "personal": ("ответов с персональными данными", "answers with personal data"),
     "markers": ("Приметы", "Marks"),
     "marks_head": (
         "примета|настоящие|база|обученная|разница (95 %)",

@@ -70,7 +70,9 @@ def _facts(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         ("finished", manifest.get("finished", "no")),
         *(("warning", text) for text in manifest.get("warnings", ())),
     ]
-    if result:
+    if "verdict" in result:
+        facts.append(("evaluation", result["verdict"]["en"]))
+    if "base_loss" in result:
         facts.append(("held-out loss", f"{result['base_loss']:.3f} before, {result['tuned_loss']:.3f} after"))
     return facts
 

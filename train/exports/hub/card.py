@@ -112,6 +112,8 @@ def _measured(facts: CardFacts) -> str:
     manifest = facts.manifest
     evaluation, parity = manifest.get("evaluation"), manifest.get("parity")
     lines = []
+    if evaluation and "verdict" in evaluation:
+        lines.append(f"- Judged by sampled answers: {evaluation['verdict']['en']}")
     if evaluation and evaluation.get("base_loss") is not None:
         before, after = evaluation["base_loss"], evaluation["tuned_loss"]
         lines.append(

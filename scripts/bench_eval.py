@@ -1,0 +1,138 @@
+"""How far the measures of `govor eval` can be trusted: draws of real answers, planted edits, other people's answers.
+
+Needs a finished run of a Russian persona with its evaluation (`make demo`, then `govor eval runs/tiny`), whose sampled
+base answers it takes. `--plays`: speeches of plays, a JSON object a line with `play`, `speaker_id` and `text`, as in
+the Russian Drama Corpus; each named speaker is judged like a persona.
+"""
+
+import gzip
+import json
+import random
+import re
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from train.chats.rows import Row
+from train.core.errors import one_line_errors
+from train.core.runs import Run, open_run
+from train.encoding.held_out import held_out_rows
+from train.evaluation.evaluate import trained_rows
+from train.evaluation.judge import judge_answers, sources
+from train.evaluation.markers import marker_table
+from train.evaluation.sampling import held_out_prompts
+from train.evaluation.style import Answer, position, two_sample
+
+ANSWERS = 128
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--draws", default=100, show_default=True)
+@click.option("--plays", type=click.Path(path_type=Path))
+@click.option("--speaker", "speakers", multiple=True, metavar="PLAY/SPEAKER_ID")
+def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...]) -> None:
+    """Print what the measures say where the truth is known."""
+    with one_line_errors():
+        opened = open_run(run)
+        trained, held_out = trained_rows(opened.config(), held_out_rows(opened)) or [], held_out_rows(opened)
+        base = base_answers(opened)
+        hers = [answer for rows in (trained, held_out) for answer in real_answers(rows)]
+        people = {"the persona": hers}
+        lines = speeches(plays) if plays else {}
+        people |= {speaker: lines[speaker] for speaker in speakers}
+        for name, answers in people.items():
+            others = [answer for other, said in people.items() if other != name for answer in said]
+            print(f"{name}: {draw_halves(answers, others, base, draws)}")
+        for edit, sentence in planted(hers[:ANSWERS]):
+            print(f"{edit}: {sentence}")
+        tuned = (base * 2)[: 3 * ANSWERS // 2]
+        started = time.process_time()
+        judge_answers(trained, real_answers(held_out), tuned, tuned, 1)
+        print(f"all measures on {len(tuned)} ready answers a side: {time.process_time() - started:.1f} s of one core")
+
+
+def real_answers(rows: Sequence[Row]) -> list[Answer]:
+    """All trained answers, those of one row as one dialogue."""
+    return [Answer(row.line, text) for row in rows for _, text in sources([row])]
+
+
+def base_answers(run: Run) -> list[Answer]:
+    """What the base said when the run was evaluated."""
+    prompts = {prompt.key: prompt.real for prompt in held_out_prompts(held_out_rows(run))}
+    weights = json.dumps(run.manifest()["base"]["weights"], sort_keys=True, ensure_ascii=False)
+    lines = (run.evaluation / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    found = [record for record in map(json.loads, lines) if record["model"] == weights]
+    return [
+        prompts[record["prompt"]]._replace(text=record["answer"]) for record in found if record["prompt"] in prompts
+    ]
+
+
+def speeches(file: Path) -> dict[str, list[Answer]]:
+    """PLAY/SPEAKER_ID → their speeches of some length, two neighbours as one dialogue."""
+    found: dict[str, list[Answer]] = defaultdict(list)
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for record in map(json.loads, lines):
+            name = f"{record['play']}/{record['speaker_id']}"
+            if 40 < len(record["text"]) < 800:
+                found[name].append(Answer((name, len(found[name]) // 2), record["text"]))
+    return found
+
+
+def draw_halves(answers: Sequence[Answer], others: Sequence[Answer], base: Sequence[Answer], draws: int) -> str:
+    """Halves of a person's dialogues against each other, and others' answers in the place of the second."""
+    dialogues = list(dict.fromkeys(answer.dialogue for answer in answers))
+    inside = covered = covered_others = lower = 0
+    widths = []
+    for seed in range(draws):
+        random.Random(seed).shuffle(dialogues)
+        third = len(dialogues) // 3
+        parts = [{*dialogues[:third]}, {*dialogues[third : 2 * third]}, {*dialogues[2 * third :]}]
+        real, same, rest = ([answer for answer in answers if answer.dialogue in part] for part in parts)
+        real, same = real[:ANSWERS], same[:ANSWERS]
+        said = random.Random(seed).choices(base, k=len(real))
+        plain = [answer._replace(text=one.text) for answer, one in zip(real, said, strict=True)]
+        persona = [answer.text for answer in rest]
+        test, place = two_sample(real, same), position(persona, plain, real, same)
+        assert test and place
+        inside += abs(test.auc - 0.5) <= 2 * test.spread
+        covered += place.whole.low <= 1 <= place.whole.high
+        widths.append(place.whole.high - place.whole.low)
+        if others:
+            foreign = position(
+                persona, plain, real, random.Random(seed).sample(list(others), min(len(others), len(same)))
+            )
+            assert foreign
+            covered_others += foreign.whole.low <= 1 <= foreign.whole.high
+            lower += foreign.whole.value < place.whole.value
+    text = (
+        f"two halves of {len(answers)} answers, {draws} draws: AUC by chance in {inside}, position covers 1 in "
+        f"{covered}, width {statistics.median(widths):.2f}"
+    )
+    return f"{text}; others' answers: covered in {covered_others}, lower in {lower}" if others else text
+
+
+EDITS = {
+    "ты→вы": lambda text: re.sub(r"\bты\b", "вы", re.sub(r"\bтебе\b", "вам", re.sub(r"\bтебя\b", "вас", text))),
+    "ё→е": lambda text: text.replace("ё", "е").replace("Ё", "Е"),
+    "?→.": lambda text: text.replace("?", "."),
+    "+30 % emoji": lambda text: f"{text} 🔥" if len(text) % 10 < 3 else text,
+}
+
+
+def planted(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
+    """(edit, what the two-sample test and the marks say of edited answers)."""
+    for name, edit in EDITS.items():
+        edited = [answer._replace(text=edit(answer.text)) for answer in answers]
+        test = two_sample(answers, edited)
+        assert test
+        flagged = [row.name for row in marker_table(answers, edited, edited) if row.flagged]
+        yield name, f"AUC {test.auc:.2f}, p = {test.p:.3f}; marks: {', '.join(flagged) or 'none'}"
+
+
+if __name__ == "__main__":
+    main()
