@@ -10,6 +10,8 @@ from train.evaluation.leakage import Continuation, Leakage, find_leakage
 from train.evaluation.markers import MarkerRow, is_russian, marker_table
 from train.evaluation.style import Answer, Position, TwoSample, position, two_sample
 
+MOST_ANSWERS = 4000
+"""Answers of training rows that the position's model of the persona is made of; more say nothing new."""
 FORGOTTEN = 0.05
 """Share by which the loss of plain Russian has grown, with its whole interval, from which knowledge has suffered."""
 OVERFITTED = 0.5
@@ -53,6 +55,7 @@ def judge_answers(
 ) -> Judgement:
     """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone."""
     persona = [text for _, text in sources(rows or ())]
+    persona = persona[:: -(-len(persona) // MOST_ANSWERS) or 1]
     return Judgement(
         prompts=len(real),
         dialogues=len({answer.dialogue for answer in real}),

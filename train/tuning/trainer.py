@@ -61,9 +61,8 @@ class Trainer(BaseTrainer):
         super().__init__(*more, **named)
         # transformers' own would delete copies of checkpoints too that were put by under other names
         self.save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self.counts: dict[
-            str, torch.Tensor
-        ] = {}  # of train and eval: [nats, right, trained, all tokens] since the last line
+        # Of train and eval since the last line: [nats, tokens right, tokens trained, all tokens]
+        self.counts: dict[str, torch.Tensor] = {}
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
