@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from train.chats.rows import Row, row_from_openai
-from train.chats.rules import PlainRow, Problem, is_valid, matching_formats, row_problems, turn_warnings
+from train.chats.rules import PlainRow, Problem, is_plain, is_valid, quotes_hint, row_problems, turn_warnings
+from train.chats.sources import BYTE_ORDER_MARK, GZIP, LONGEST_LINE, ZSTD
 from train.core.errors import DataError, GovorError
 
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
 MAX_PROBLEMS = 100  # problems kept in full; all are counted
 CHUNK = 1 << 20  # bytes read at once
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
+FOREIGN = ("extra_key", "extra_message_key", "unrecognized_role")
+"""Kinds of problems that OpenAI has with rows of others, which training reads as they are; one line for all rows."""
 
 _plain = msgspec.json.Decoder(PlainRow)
 _any = msgspec.json.Decoder()
@@ -39,14 +40,25 @@ class CheckReport(NamedTuple):
     """The first 100."""
     error_count: int
     warning_count: int
+    preferences: bool = False
+    """Whether the rows have two answers each, for preference tuning."""
 
 
 def validate(files: Sequence[Path], *, as_json: bool) -> bool:
     """Print every problem of the files, with `as_json` as one JSON object; return whether there are no errors."""
-    reports = [(path, check_file(path)) for path in files]
+    reports = [(path, _check(path)) for path in files]
     valid = not any(report.errors for _, report in reports)
     print(_as_json(reports, valid) if as_json else "\n".join(_as_lines(reports, valid)))
     return valid
+
+
+def _check(path: Path) -> CheckReport:
+    report = check_file(path)
+    if any(problem.kind == "preference_rows" for problem in report.errors):
+        from train.chats.readers import check_preferences
+
+        return check_preferences(path)
+    return report
 
 
 def _as_json(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> str:
@@ -77,6 +89,11 @@ def _as_lines(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> Itera
                 yield f"{problem_location(path, problem)}: {label}{problem.message} [{problem.kind}]"
             if count > len(problems):
                 yield f"{path}: {label}and {count - len(problems)} more"
+        if report.errors and all(problem.kind in FOREIGN for problem in report.errors):
+            if not any(key in problem.message for problem in report.errors for key in ("reasoning", "think")):
+                yield f"{path}: training reads these rows as they are; for OpenAI: {_conversion(path)} --when-lossy drop"
+        if report.preferences and not report.errors:
+            yield f"{path}: rows for preference tuning (DPO); govor train learns from rows with one answer"
     if valid:
         yield f"✅ Validation passed: {sum(report.examples for _, report in reports)} training examples"
     else:
@@ -87,32 +104,34 @@ def check_file(path: Path) -> CheckReport:
     """Every problem of the file, by the rules of OpenAI's fine-tuning files; GovorError where there is no such file."""
     errors, warnings = _Tally(), _Tally()
     hashes = array("q")
-    for problem in _not_jsonl(path):
-        errors.add([problem])
-    if not errors.count and (other := _other_format(path)):
-        errors.add([other])
-        return CheckReport(0, errors.problems, [], errors.count, 0)
-    if not errors.count:
-        for first, lines in _blocks(path):
-            _check_block(first, lines, errors, warnings)
-            hashes.extend(hash(line) for line in lines if line and not line.isspace())
-        if not hashes and not errors.count:
-            errors.add([Problem(0, "empty_file", "no rows in it: expected one JSON object a line")])
-        elif len(hashes) < MIN_EXAMPLES:
-            text = f"{len(hashes)} examples, at least {MIN_EXAMPLES} are needed: add rows"
-            errors.add([Problem(0, "too_few_examples", text)])
-        warnings.add(_duplicate_rows(path, hashes))
-        with path.open("rb") as file:
-            if file.read(3) == BYTE_ORDER_MARK:
-                warnings.add([Problem(1, "byte_order_mark", "begins with a byte order mark: save without it")])
+    if problem := _other_format(path):
+        return CheckReport(0, [problem], [], 1, 0)
+    for first, lines in _blocks(path):
+        _check_block(first, lines, errors, warnings)
+        hashes.extend(hash(line) for line in lines if line and not line.isspace())
+    if not hashes and not errors.count:
+        errors.add([Problem(0, "empty_file", "no rows in it: expected one JSON object a line")])
+    else:
+        errors.add(too_few(len(hashes)))
+    warnings.add(_duplicate_rows(path, hashes))
+    with path.open("rb") as file:
+        if file.read(3) == BYTE_ORDER_MARK:
+            warnings.add([Problem(1, "byte_order_mark", "begins with a byte order mark: save without it")])
     return CheckReport(len(hashes), errors.listed(), warnings.listed(), errors.count, warnings.count)
+
+
+def too_few(count: int) -> Iterator[Problem]:
+    """The problem of a file with fewer rows than OpenAI takes."""
+    if count < MIN_EXAMPLES:
+        yield Problem(0, "too_few_examples", f"{count} examples, at least {MIN_EXAMPLES} are needed: add rows")
 
 
 def read_jsonl(path: Path) -> list[Row]:
     """The rows of a file in OpenAI's format; DataError with the first problems where any row is invalid."""
     rows: list[Row] = []
     errors = _Tally()
-    errors.add(_not_jsonl(path))
+    if problem := _other_format(path):
+        errors.add([problem])
     for first, lines in () if errors.count else _blocks(path):
         for number, line in enumerate(lines, first):
             if line and not line.isspace():
@@ -141,8 +160,8 @@ def problem_location(path: Path, problem: Problem) -> str:
 
 
 @dataclass
-class _UnknownKey:
-    """A key that rows may not have: the place of its problem, and how many rows have it."""
+class _Repeated:
+    """A problem that rows have alike: its place among the problems, and how many rows have it."""
 
     at: int
     last_line: int
@@ -159,76 +178,93 @@ class _Tally:
 
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
-    keys: dict[str, _UnknownKey] = field(default_factory=dict)
+    repeated: dict[str, _Repeated] = field(default_factory=dict)
+    """By text without the number of the message."""
 
     def add(self, more: Iterable[Problem]) -> None:
         for problem in more:
-            key = problem.message.partition("unknown key ")[2]
-            if key in self.keys:
-                self.keys[key].see(problem.line)
+            text = _without_number(problem.message) if problem.kind in FOREIGN else ""
+            if text in self.repeated:
+                self.repeated[text].see(problem.line)
                 continue
-            if key:
-                self.keys[key] = _UnknownKey(len(self.problems), problem.line)
+            if text:
+                self.repeated[text] = _Repeated(len(self.problems), problem.line)
             self.count += 1
             if len(self.problems) < MAX_PROBLEMS:
                 self.problems.append(problem)
 
     def listed(self) -> list[Problem]:
-        """The problems kept; that of a key says how many rows have it."""
+        """The problems kept; one that rows have alike says how many have it."""
         listed = list(self.problems)
-        for key, seen in self.keys.items():
+        for text, seen in self.repeated.items():
             if seen.rows > 1 and seen.at < len(listed):
-                text = f"unknown key {key.removesuffix(': remove it')} in {seen.rows} rows, here first: remove it"
-                listed[seen.at] = listed[seen.at]._replace(message=text)
+                what, _, todo = text.rpartition(": ")
+                message = f"{what} in {seen.rows} rows, here first: {todo}"
+                listed[seen.at] = listed[seen.at]._replace(message=message)
         return listed
 
 
-def _not_jsonl(path: Path) -> Iterator[Problem]:
-    """The problem of a file that is no JSONL at all, as far as its first bytes show."""
-    if not path.is_file():
-        raise GovorError(f"{path}: no such file" if not path.exists() else f"{path}: a folder, expected a JSONL file")
-    with path.open("rb") as file:
-        start = file.read(4096)
-    if start.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
-        yield Problem(0, "binary_file", f"compressed: govor convert {path} --to openai -o rows.jsonl unpacks it")
-    elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        yield Problem(0, "binary_file", "UTF-16 text: save it as UTF-8")
-    elif b"\x00" in start and b'{"' not in start:
-        yield Problem(0, "binary_file", "binary data: expected JSONL, one JSON object a line")
-    elif start.lstrip(BYTE_ORDER_MARK + b" \t\r\n").startswith(b"["):
-        text = f"a JSON array, expected one object a line: govor convert {path} --to openai -o rows.jsonl"
-        yield Problem(0, "json_array", text)
+def _without_number(message: str) -> str:
+    """The problem's text without the message that has it."""
+    return message.partition(": ")[2] if message.startswith("message ") else message
 
 
 def _other_format(path: Path) -> Problem | None:
-    """The problem of a file whose first row is in a known format other than OpenAI's."""
-    for _, lines in _blocks(path):
-        line = next((line for line in lines if line and not line.isspace()), b"")
-        value, problems = _parse(1, line)
-        if not problems and isinstance(value, dict):
-            names = [] if "messages" in value else matching_formats(value)
-        else:
-            names = _formats_of_columns(line)
-        if not names:
-            return None
-        text = (
-            f"rows in {' or '.join(names)} format, expected OpenAI's: govor convert {path} --to openai -o rows.jsonl "
-            "(training reads them as they are)"
+    """The problem of a file that is no JSONL in OpenAI's format, as far as its beginning shows."""
+    if not path.is_file():
+        raise GovorError(f"{path}: no such file" if not path.exists() else _described(path))
+    with path.open("rb") as file:
+        line = file.readline(CHUNK).removeprefix(BYTE_ORDER_MARK)
+        while line and not line.strip():
+            line = file.readline(CHUNK)
+    value, problems = _parse(1, line) if line.startswith(b"{") else (None, [])
+    if not line or (not problems and isinstance(value, dict) and is_plain(value)):
+        return None
+    if line.startswith(GZIP) or line.startswith(ZSTD):
+        return Problem(0, "binary_file", f"compressed: {_conversion(path)} unpacks it")
+    return _problem_of_format(path, line)
+
+
+def _problem_of_format(path: Path, line: bytes) -> Problem | None:
+    """The problem of a file by what is known of its format; None for OpenAI's rows and where nothing is known."""
+    from train.chats.formats import describe, format_of
+    from train.chats.sources import ZIP, sample_of
+    from train.chats.tables import is_workbook, rows_of_columns
+
+    sample = sample_of(path)
+    if sample.head.startswith(ZIP) and is_workbook(sample):
+        return Problem(
+            0, "other_format", f"a table of Excel, expected JSONL: {_conversion(path)} (training reads it too)"
         )
+    forms = format_of(sample)
+    if any(form.to_preference for form in forms):
+        return Problem(0, "preference_rows", f"{forms[0].name}: {forms[0].note}")
+    if text := describe(path, sample, wanted="rows"):
+        is_text = sample.head.isascii() or sample.start.isprintable()
+        return Problem(0, "other_format" if is_text else "binary_file", text.removeprefix(f"{path}: "))
+    names = [form.name for form in forms if form.is_rows] or rows_of_columns(sample)
+    if names and (names != ["openai"] or sample.start.startswith("[") or sample.is_list_in_object):
+        names = [name for name in names if name != "openai"] or ["OpenAI's"]
+        if names == ["OpenAI's"]:
+            return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
+        text = f"rows in {' or '.join(names)} format, expected OpenAI's: {_conversion(path)} (training reads them as they are)"
         return Problem(0, "other_format", text)
+    if sample.start.startswith("["):
+        return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
+    if b"\x00" in sample.head[:4096] and b'{"' not in sample.head[:4096]:
+        return Problem(0, "binary_file", "binary data: expected JSONL, one JSON object a line")
     return None
 
 
-def _formats_of_columns(line: bytes) -> list[str]:
-    """The formats whose keys the first line of a table names."""
-    head = line.decode("utf-8", errors="replace").strip()
-    names = head.split(table_delimiter(head))
-    return matching_formats({name.strip().strip('"').lower(): "" for name in names})
+def _conversion(path: Path) -> str:
+    """The command that makes OpenAI's rows of the file."""
+    return f"govor convert {path} --to openai -o rows.jsonl"
 
 
-def table_delimiter(head: str) -> str:
-    """What parts the columns of a table, by its first line."""
-    return max("\t;,", key=head.count)
+def _described(path: Path) -> str:
+    from train.chats.formats import describe
+
+    return describe(path, wanted="rows") or f"{path}: a folder, expected a file of rows"
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
@@ -322,7 +358,8 @@ def _parse(number: int, line: bytes) -> tuple[Any, list[Problem]]:
         if _has_lone_surrogate(line):
             text = "half of a surrogate pair such as \\ud83d: remove it or write the whole character"
             return None, [Problem(number, "lone_surrogate", text)]
-        return None, [Problem(number, "invalid_json", f"not valid JSON: {error}")]
+        hint = quotes_hint(line[:64].decode(errors="replace"))
+        return None, [Problem(number, "invalid_json", f"not valid JSON{hint or f': {error}'}")]
 
 
 def _has_lone_surrogate(line: bytes) -> bool:

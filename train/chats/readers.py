@@ -1,63 +1,79 @@
 """Reads whatever people have into rows: the content decides the format, and where it fits two it is refused.
 
-    OpenAI chat         {"messages": […]}
-    ShareGPT            {"conversations": [{"from": …, "value": …}], "system", "tools"}
-    Alpaca              {"instruction", "input", "output", "system", "history"}
-    prompt–completion   {"prompt", "completion"}
-    query–response      {"query", "response", "system", "history"}
-
-as JSONL, as a JSON array, or as a table (CSV or TSV) with those names in its first line; plain, gzip or zstd.
+Rows stand in JSONL, in a JSON array, in {"data": […]} or in a table (CSV, TSV, .xlsx) whose first line names the
+columns; plain, gzip or zstd. The forms that a record may have are in formats.py, what each means in row_formats.py.
 """
 
-import csv
-import gzip
-import io
 import json
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
-import ijson
 import msgspec
 
-from train.chats.checks import BYTE_ORDER_MARK, LONGEST_LINE, raise_problems, read_jsonl, table_delimiter
-from train.chats.rows import Message, Row, row_from_openai
-from train.chats.rules import FORMATS, Problem, json_kind, matching_formats, row_problems
-from train.core.errors import DataError
-
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "function_call": "call",
-    "tool": "tool",
-    "observation": "tool",
-}
+from train.chats.checks import CheckReport, raise_problems, read_jsonl, too_few
+from train.chats.formats import FORMATS, Format, describe, format_of
+from train.chats.row_formats import LEARNED_KEYS, MASKED_KEYS, Preference, row_by_template, row_of_alpaca, weight_of
+from train.chats.rows import Row
+from train.chats.rules import MESSAGE_KEYS, Problem, is_plain, json_kind, quotes_hint, row_problems
+from train.chats.sources import (
+    GZIP,
+    LONGEST_LINE,
+    UTF16,
+    ZIP,
+    ZSTD,
+    Sample,
+    open_unpacked,
+    sample_of,
+    skip_byte_order_mark,
+    unpacking_errors,
+)
+from train.chats.tables import is_workbook, read_table, read_workbook
+from train.core.errors import DataError, GovorError
 
 MOST_PROBLEMS = 100  # kept; all are counted
-LEARNED_KEYS = ("weight", "train", "loss", "training", "trainable", "train_on_turn", "loss_weight")
-"""Keys of a turn or row that say that it is learned, as OpenAI, axolotl, ms-swift and others name them."""
-MASKED_KEYS = ("masked", "mask")
-"""Keys that say that it is not."""
-READ_KEYS = {
-    "openai": {"messages", "tools", "functions", "parallel_tool_calls"},
-    "sharegpt": {"conversations", "system", "tools"},
-    "alpaca": {"instruction", "input", "output", "system", "history"},
-    "prompt-completion": {"prompt", "completion", "input", "system", "history"},
-    "query-response": {"query", "response", "input", "system", "history"},
-}
-"""Keys of a record that become part of its row, by format."""
+LISTS = {"sharegpt": ("conversations", {"from", "value", "role", "content"}), "openai": ("messages", MESSAGE_KEYS)}
+"""By format, the key of its turns, and the keys of a turn that are read."""
+
+
+class ReadAs(NamedTuple):
+    """How people say what a file is where its own names do not."""
+
+    columns: tuple[str, str] | None = None
+    """Names of the columns or keys of question and answer."""
+    template: str | None = None
+    """Template of the texts of {"text": …}."""
+
+    def format(self) -> Format | None:
+        """The format that is stated; None where none is."""
+        if self.columns:
+            question, answer = self.columns
+            keys = frozenset(self.columns)
+            read = partial(row_of_alpaca, question=question, answer=answer)
+            reads = frozenset(("system", "history"))
+            return Format("columns", lambda sample: True, to_row=read, keys=lambda record: keys, reads=reads)
+        if self.template:
+            try:
+                template = row_by_template(self.template)
+            except ValueError as error:
+                raise GovorError(f"--template {self.template!r}: {error}") from None
+            keys = frozenset(("text",))
+            return Format("text", lambda sample: True, to_row=template.row, keys=lambda record: keys)
+        return None
+
+
+AS_FOUND = ReadAs()
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file in any format that govor knows; DataError with the first problems where any row is invalid."""
+    """The rows of a file in any format that govor knows; DataError with the first problems where any row is invalid.
+
+    What no row has a place for is left out and said, a line for each key.
+    """
     if _is_plain_openai(path):
         return read_jsonl(path)
     return read_records(path)[1]
@@ -65,8 +81,18 @@ def read_rows(path: Path) -> list[Row]:
 
 def read_records(path: Path) -> tuple[str, list[Row]]:
     """(name of the format, rows) of a file in any format; DataError with the first problems where a row is invalid."""
-    records = list(stream_records(path))
-    return records[0].format_name, [record.row for record in records]
+    import click
+
+    unread: Counter[str] = Counter()
+    rows, name = [], ""
+    for record in stream_records(path):
+        rows.append(record.row)
+        unread.update(record.unread)
+        name = record.format_name
+    if unread:
+        keys = ", ".join(f"{key!r} in {count} rows" for key, count in unread.most_common(20))
+        click.echo(f"{path}: not learned from: {keys}", err=True)
+    return name, rows
 
 
 class Record(NamedTuple):
@@ -76,109 +102,163 @@ class Record(NamedTuple):
     format_name: str
     unread: list[str]
     """Keys of the record that the row has no place for."""
+    more: dict[str, Any] = {}  # noqa: RUF012
+    """The keys and values of the record itself among them."""
 
 
-def stream_records(path: Path) -> Iterator[Record]:
+def stream_records(path: Path, read_as: ReadAs = AS_FOUND) -> Iterator[Record]:
     """The rows of a file in any format, one after another, in the memory of one.
 
     DataError with the first problems at the end, where a row is invalid; until then the valid ones come.
     """
-    problems: list[Problem] = []
-    count, format_name = 0, None
-    for line, record in _records(path):
+    for line, form, record, row in _valid(path, read_as):
+        if isinstance(row, Preference):
+            raise DataError(f"{path}:{line}: {form.name}: {form.note}")
+        unread = unread_keys(record, form)
+        yield Record(row, form.name, unread, {key: record[key] for key in unread if key in record})
+
+
+def stream_preferences(path: Path) -> Iterator[tuple[Preference, str, list[str]]]:
+    """(row, name of the format, keys that it has no place for) of a file of preference rows; as `stream_records`."""
+    for line, form, record, row in _valid(path, AS_FOUND):
+        if isinstance(row, Row):
+            raise DataError(f"{path}:{line}: a row of one answer among preference rows")
+        yield row, form.name, unread_keys(record, form)
+
+
+def is_preferences(path: Path) -> bool:
+    """Whether the file holds rows of two answers each."""
+    return path.is_file() and any(form.to_preference for form in format_of(sample_of(path)))
+
+
+def check_preferences(path: Path) -> CheckReport:
+    """Every problem of a file of preference rows."""
+    found = _Problems()
+    valid = sum(1 for _ in _stream(path, AS_FOUND, found))
+    found.add([] if found.count else list(too_few(valid)))
+    return CheckReport(valid + len(found.lines), found.first, [], found.count, 0, preferences=True)
+
+
+@dataclass
+class _Problems:
+    """Problems: the first MOST_PROBLEMS, and the number of all."""
+
+    first: list[Problem] = field(default_factory=list)
+    count: int = 0
+    lines: set[int] = field(default_factory=set)
+
+    def add(self, more: list[Problem]) -> None:
+        self.count += len(more)
+        self.first += more[: max(0, MOST_PROBLEMS - len(self.first))]
+        self.lines |= {problem.line for problem in more if problem.line}
+
+
+def _valid(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Format, dict[str, Any], Row | Preference]]:
+    """What `_stream` yields; DataError at the end where a record is not valid."""
+    found = _Problems()
+    yield from _stream(path, read_as, found)
+    raise_problems(path, found.first, found.count)
+
+
+def _stream(
+    path: Path, read_as: ReadAs, found: _Problems
+) -> Iterator[tuple[int, Format, dict[str, Any], Row | Preference]]:
+    """(line, format, record, row) of every valid record; what is wrong with the others is added to `found`."""
+    form, keys = read_as.format(), frozenset[str]()
+    for line, record in _records(path, read_as):
         in_row: list[Problem] = []
         row = None
         if not isinstance(record, dict):
             in_row.append(Problem(line, "not_an_object", f"expected an object, found {json_kind(record)}"))
         else:
-            format_name = format_name or _detect_format(path, line, record)
-            row = _checked_row(line, record, format_name, in_row)
-        count += len(in_row)
-        problems += in_row[: max(0, MOST_PROBLEMS - len(problems))]
-        if row is not None and not in_row:
-            yield Record(row, str(format_name), unread_keys(record, str(format_name)))
-    raise_problems(path, problems, count)
-    if format_name is None:
+            form = form or _detect_format(path, line, record)
+            keys = keys or _keys(form, record)
+            row = _checked_row(line, record, form, keys, in_row)
+        found.add(in_row)
+        if form is not None and row is not None and not in_row:
+            yield line, form, record, row
+    if form is None and not found.count:
         raise DataError(f"{path}: no rows in it")
 
 
-def _checked_row(line: int, record: dict[str, Any], format_name: str, problems: list[Problem]) -> Row | None:
+def _keys(form: Format, record: dict[str, Any]) -> frozenset[str]:
+    """The keys that every record of the file has to have, by its first."""
+    return (form.keys(record) if form.keys else None) or frozenset()
+
+
+def _checked_row(
+    line: int, record: dict[str, Any], form: Format, keys: frozenset[str], problems: list[Problem]
+) -> Row | Preference | None:
     """The record's row, None where it has none; what is wrong with it is added to `problems`."""
-    if text := _missing_keys(record, format_name):
+    if missing := keys - record.keys():
+        text = f"the file began in {form.name} format, this row has no {', '.join(sorted(missing))}"
         problems.append(Problem(line, "mixed_formats", text))
         return None
     try:
-        row = _row_of(line, record, format_name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problems.append(Problem(line, "invalid_row", f"not a whole row in {format_name} format: {error}"))
+        if weight_of(record, "the row") == 0:
+            raise ValueError("it is marked as not to be learned: take it out")
+        if form.to_preference:
+            return form.to_preference(line, record)
+        assert form.to_row is not None
+        row = form.to_row(line, record)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        missing_key = isinstance(error, KeyError) and f"no {error}"
+        problems.append(Problem(line, "invalid_row", f"not a whole row in {form.name} format: {missing_key or error}"))
         return None
-    problems += row_problems(line, {"messages": row.messages, **_without_none(tools=row.tools)})
+    tools = {} if row.tools is None else {"tools": row.tools}
+    problems += row_problems(line, {"messages": row.messages, **tools})
     return row
 
 
 def _is_plain_openai(path: Path) -> bool:
-    """Whether the fast reader takes the file: its first row is OpenAI's in plain JSONL, or of no known format."""
+    """Whether the fast reader takes the file: its first row is OpenAI's in plain JSONL, or is none."""
     if not path.is_file():
-        return True
+        return not path.exists()
     with path.open("rb") as file:
-        start = file.readline(LONGEST_LINE).removeprefix(BYTE_ORDER_MARK)
+        start = skip_byte_order_mark(file).readline(LONGEST_LINE)
         while start and not start.strip():
             start = file.readline(LONGEST_LINE)
-    if start[:4] in (b"\x1f\x8b\x08\x08", b"\x28\xb5\x2f\xfd") or start[:2] == b"\x1f\x8b":
+    if not start:
+        return True
+    if start.startswith((GZIP, ZSTD, ZIP)) or not start.lstrip().startswith(b"{"):
         return False
-    start = start.lstrip()
-    return not start or (start.startswith(b"{") and not _is_other_format(start.split(b"\n", 1)[0]))
-
-
-def _is_other_format(line: bytes) -> bool:
-    """Whether the line is a record in a known format other than OpenAI's."""
     try:
-        record = json.loads(line)
+        record = json.loads(start)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and bool(set(matching_formats(record)) - {"openai"})
+        return not format_of(sample_of(path))
+    return isinstance(record, dict) and (is_plain(record) or not format_of(sample_of(path)))
 
 
-def _open(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked."""
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic[:2] == b"\x1f\x8b":
-        return cast(IO[bytes], gzip.open(path))
-    if magic == b"\x28\xb5\x2f\xfd":
-        import zstandard
-
-        return cast(IO[bytes], zstandard.open(path))
-    return path.open("rb")
-
-
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
+def _records(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Any]]:
     """(line, or number of the element, parsed record) of every record."""
     if not path.is_file():
-        raise DataError(f"{path}: {'a folder, expected a file of rows' if path.exists() else 'no such file'}")
+        raise DataError(describe(path, wanted="rows") if path.exists() else f"{path}: no such file")
+    sample = sample_of(path)
+    if sample.head.startswith(ZIP) and is_workbook(sample):
+        yield from read_workbook(path, read_as.columns)
+        return
+    if (text := _not_rows(path, sample, read_as)) is not None:
+        raise DataError(text)
     try:
-        with _open(path) as file:
-            head = file.read(65536)
-        with _open(path) as file:
-            if head.startswith(BYTE_ORDER_MARK):
-                file.read(len(BYTE_ORDER_MARK))
-            start = head.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
-            if start == b"[":
-                yield from enumerate(_array(path, file), 1)
-            elif start == b"{":
+        with open_unpacked(path) as file:
+            skip_byte_order_mark(file)
+            if sample.start.startswith("["):
+                yield from enumerate(_array(path, file, "item"), 1)
+            elif sample.is_list_in_object:
+                yield from enumerate(_array(path, file, "data.item"), 1)
+            elif sample.start.startswith("{"):
                 yield from _lines(path, file)
             else:
-                yield from _table(path, file)
-    except (EOFError, OSError, zlib.error, _packing_error()) as error:  # cut off or damaged inside the packing
+                yield from read_table(path, file, read_as.columns)
+    except unpacking_errors() as error:
         raise DataError(f"{path}: cannot be unpacked: {error}") from None
 
 
-def _packing_error() -> type[Exception]:
-    try:
-        from zstandard import ZstdError
-    except ImportError:
-        return EOFError
-    return cast(type[Exception], ZstdError)
+def _not_rows(path: Path, sample: Sample, read_as: ReadAs) -> str | None:
+    """What the file is where it is known to hold no rows."""
+    if sample.head.startswith(UTF16) or (read_as != AS_FOUND and not sample.head.startswith(ZIP)):
+        return None  # a table may be UTF-16, and whoever states what it is knows it
+    return describe(path, sample, wanted="rows")
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
@@ -188,12 +268,14 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
             yield number, _json(path, number, _text_of(path, number, line))
 
 
-def _array(path: Path, file: IO[bytes]) -> Iterator[Any]:
+def _array(path: Path, file: IO[bytes], prefix: str) -> Iterator[Any]:
     """The elements of a JSON array, read as they come."""
+    import ijson
+
     try:
-        yield from ijson.items(file, "item", use_float=True)
+        yield from ijson.items(file, prefix, use_float=True)
     except (ijson.JSONError, UnicodeDecodeError, ValueError) as error:
-        with _open(path) as again:
+        with open_unpacked(path) as again:
             for number, line in enumerate(again, 1):
                 _text_of(path, number, line)
                 _require_no_nul(path, number, line.decode())
@@ -218,181 +300,37 @@ def _json(path: Path, line: int, text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise DataError(f"{path}:{line}: not valid JSON: {error}") from None
+        raise DataError(f"{path}:{line}: not valid JSON: {error}{quotes_hint(text)}") from None
 
 
-def _table(path: Path, packed: IO[bytes]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Records of a table; its first line names the columns."""
-    csv.field_size_limit(2**31 - 1)
-    number = 0
-    file = io.TextIOWrapper(packed, encoding="utf-8", newline="")
-    try:
-        head = next((line for line in file if line.strip()), "")
-        delimiter = table_delimiter(head)
-        if head.count(delimiter) == 0 and not any({head.strip()} == keys for keys in FORMATS.values()):
-            raise DataError(f"{path}: neither JSON nor a table with named columns; formats: {', '.join(FORMATS)}")
-        reader = csv.DictReader(chain([head], file), delimiter=delimiter, strict=True)
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"{path}: two columns are called {twice[0]!r}: rename or remove one")
-        for number, record in enumerate(reader, 1):
-            if None in record or None in record.values():  # cells beyond the first line's columns, or too few
-                raise DataError(f"{path}:{reader.line_num}: row {number} has not the columns of the first line")
-            _require_no_nul(path, reader.line_num, "".join(record.values()))
-            yield reader.line_num, {key.strip().lower(): value for key, value in record.items() if value}
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not a valid table: {error}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 behind row {number}: save the file as UTF-8") from None
-    finally:
-        file.detach()  # it would close what is not its own
-
-
-def _detect_format(path: Path, line: int, record: dict[str, Any]) -> str:
+def _detect_format(path: Path, line: int, record: dict[str, Any]) -> Format:
     """The one format that the first record fits; DataError where there is none, or several."""
-    names = matching_formats(record)
-    if len(names) == 1:
-        return names[0]
-    if names:
-        raise DataError(f"{path}:{line}: fits {' and '.join(names)}: remove the keys of one")
+    fitting = [form for form in FORMATS if form.keys and form.keys(record)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(form.name for form in fitting)
+        raise DataError(f"{path}:{line}: fits {names}: remove the keys of one, or name them: --columns QUESTION,ANSWER")
     keys = ", ".join(map(repr, list(record)[:8])) or "none"
-    raise DataError(f"{path}:{line}: its keys ({keys}) are those of no known format: {', '.join(FORMATS)}")
+    known = ", ".join(form.name for form in FORMATS if form.to_row)
+    raise DataError(
+        f"{path}:{line}: its keys ({keys}) are those of no known format: {known}; name those of question and answer: "
+        f"govor convert {path} --to openai --columns QUESTION,ANSWER"
+    )
 
 
-def _missing_keys(record: dict[str, Any], format_name: str) -> str | None:
-    """What to say of a record that lacks keys of the file's format; None if it lacks none."""
-    if FORMATS[format_name] <= record.keys():
-        return None
-    missing = ", ".join(sorted(FORMATS[format_name] - record.keys()))
-    return f"the file began in {format_name} format, this row has no {missing}"
-
-
-def _row_of(line: int, record: dict[str, Any], format_name: str) -> Row:
-    """The record as a row; KeyError, TypeError or ValueError where it is not whole."""
-    if format_name != "openai" and _weight(record, "the row") == 0:
-        raise ValueError("it is marked as not to be learned: take it out")
-    if format_name == "openai":
-        problems = list(row_problems(line, record))
-        if problems:
-            raise ValueError("; ".join(problem.message for problem in problems[:3]))
-        return row_from_openai(line, record)
-    if format_name == "sharegpt":
-        return _row_of_sharegpt(line, record)
-    prompt_key, answer_key = {
-        "alpaca": ("instruction", "output"),
-        "prompt-completion": ("prompt", "completion"),
-        "query-response": ("query", "response"),
-    }[format_name]
-    messages: list[Message] = []
-    if record.get("system"):
-        messages.append({"role": "system", "content": _text(record, "system")})
-    history = record.get("history") or []
-    if isinstance(history, str):  # a cell of a table
-        history = json.loads(history)
-    for user_text, reply in _history(history):
-        messages += [{"role": "user", "content": user_text}, {"role": "assistant", "content": reply}]
-    prompt = _text(record, prompt_key)
-    if record.get("input"):
-        prompt = f"{prompt}\n{_text(record, 'input')}" if prompt else _text(record, "input")
-    messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": _text(record, answer_key)}]
-    return Row(line, messages)
-
-
-def _row_of_sharegpt(line: int, record: dict[str, Any]) -> Row:
-    messages: list[Message] = []
-    if record.get("system"):
-        messages.append({"role": "system", "content": _text(record, "system")})
-    for number, turn in enumerate(record["conversations"], 1):
-        role = SHAREGPT_ROLES.get(str(turn["from"]))
-        weight = _weight(turn, f"turn {number}")
-        if role is None:
-            raise ValueError(f"turn {number}: unknown speaker {turn['from']!r}")
-        value = _text(turn, "value")
-        if role == "call":
-            calls = json.loads(value)
-            messages.append({"role": "assistant", "content": None, "tool_calls": _to_openai_calls(calls, number)})
-        elif role == "tool":
-            call_ids = [c["id"] for m in messages for c in m.get("tool_calls", ())]
-            answered = {m["tool_call_id"] for m in messages if m["role"] == "tool"}
-            unanswered = [call_id for call_id in call_ids if call_id not in answered]
-            messages.append({"role": "tool", "tool_call_id": unanswered[0] if unanswered else "", "content": value})
-        else:
-            messages.append({"role": role, "content": value})
-        if weight is not None and messages[-1]["role"] == "assistant":
-            messages[-1]["weight"] = weight
-    tools = record.get("tools") or None
-    if isinstance(tools, str):
-        tools = json.loads(tools)
-    if tools:
-        tools = [t if "function" in t else {"type": "function", "function": t} for t in tools]
-    return Row(line, messages, tools or None)
-
-
-def _weight(marked: dict[str, Any], where: str) -> int | None:
-    """Whether a turn or row is learned, 0 or 1, by whichever of its keys says so; None where none does."""
-    learned = {}
-    for key in (*LEARNED_KEYS, *MASKED_KEYS):
-        value = marked.get(key)
-        value = {"0": 0, "1": 1, "true": 1, "false": 0}.get(value.lower(), value) if isinstance(value, str) else value
-        if value in (None, ""):
-            continue
-        if value not in (0, 1):  # true and false among them
-            raise ValueError(f"{where}: `{key}` is {value!r}, expected 0 or 1, false or true")
-        learned[key] = 1 - int(value) if key in MASKED_KEYS else int(value)
-    if len(set(learned.values())) > 1:
-        raise ValueError(f"{where}: {' and '.join(f'`{key}`' for key in learned)} contradict each other")
-    return next(iter(learned.values()), None)
-
-
-def _history(history: Any) -> Iterator[tuple[str, str]]:
-    """Alpaca's earlier turns: pairs of texts, or messages with role and content in turn."""
-    if not isinstance(history, list):
-        raise TypeError(f"`history` is {json_kind(history)}, expected a list of [question, answer]")
-    if all(isinstance(turn, dict) for turn in history):
-        roles = [turn.get("role") for turn in history]
-        if roles != ["user", "assistant"] * (len(history) // 2):
-            raise ValueError("`history` does not go user, assistant, user, …")
-        history = [(a.get("content"), b.get("content")) for a, b in zip(history[::2], history[1::2], strict=True)]
-    for turn in history:
-        if not isinstance(turn, list | tuple) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
-            raise ValueError("`history` holds something else than [question, answer]")
-        yield turn[0], turn[1]
-
-
-def unread_keys(record: dict[str, Any], format_name: str) -> list[str]:
+def unread_keys(record: dict[str, Any], form: Format) -> list[str]:
     """Keys of a record, and of its turns, that a row has no place for, sorted."""
-    known = READ_KEYS[format_name] | (set() if format_name == "openai" else {*LEARNED_KEYS, *MASKED_KEYS})
+    marks = {*LEARNED_KEYS, *MASKED_KEYS}
+    known = form.reads | _keys(form, record) | marks
     unread = {key for key, value in record.items() if key not in known and value not in (None, "", [])}
-    if format_name == "sharegpt":
-        turns = (turn for turn in record["conversations"] if isinstance(turn, dict))
-        read = {"from", "value", *LEARNED_KEYS, *MASKED_KEYS}
-        unread |= {
-            f"{key} (of a turn)"
-            for turn in turns
-            for key, value in turn.items()
-            if key not in read and value is not None
-        }
+    turns_key, read = LISTS.get(form.name, ("", set()))
+    turns = record.get(turns_key) or ()
+    unread |= {
+        f"{key} (of a turn)"
+        for turn in turns
+        if isinstance(turn, dict)
+        for key, value in turn.items()
+        if key not in read and key not in marks and value is not None
+    }
     return sorted(unread)
-
-
-def _to_openai_calls(calls: Any, turn: int) -> list[dict[str, Any]]:
-    """ShareGPT's call or calls, {"name", "arguments"}, in OpenAI's form."""
-    return [
-        {
-            "id": f"call_{turn}_{number}",
-            "type": "function",
-            "function": {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)},
-        }
-        for number, call in enumerate(calls if isinstance(calls, list) else [calls], 1)
-    ]
-
-
-def _text(record: dict[str, Any], key: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise TypeError(f"`{key}` is {json_kind(value)}, expected text")
-    return value
-
-
-def _without_none(**entries: Any) -> dict[str, Any]:
-    return {key: value for key, value in entries.items() if value is not None}

@@ -91,7 +91,9 @@ def row_problems(line: int, row: Any) -> Iterator[Problem]:
         yield Problem(line, "not_an_object", f'expected an object {{"messages": […]}}, found {json_kind(row)}')
         return
     if "messages" not in row:
-        yield Problem(line, "missing_messages", f"no `messages`{_format_hint(row)}")
+        yield Problem(
+            line, "missing_messages", f"no `messages`; found {', '.join(map(repr, list(row)[:8])) or 'no keys'}"
+        )
         return
     for key in sorted(row.keys() - ROW_KEYS):
         yield Problem(line, "extra_key", f"unknown key {key!r} beside `messages`: remove it")
@@ -124,32 +126,34 @@ def turn_warnings(roles: tuple[str, ...]) -> list[tuple[str, str]]:
     return warnings
 
 
-def matching_formats(record: dict[str, Any]) -> list[str]:
-    """The formats whose keys the record has; several where it fits more than one."""
-    return [name for name, keys in FORMATS.items() if keys <= record.keys()]
+def is_plain(record: dict[str, Any]) -> bool:
+    """Whether a record has the keys and roles of OpenAI's rows alone, so that its problems are those of a row."""
+    messages = record.get("messages")
+    return (
+        isinstance(messages, list)
+        and record.keys() <= ROW_KEYS
+        and all(
+            isinstance(message, dict) and message.keys() <= MESSAGE_KEYS and message.get("role") in ROLES
+            for message in messages
+        )
+    )
 
 
-FORMATS = {
-    "openai": {"messages"},
-    "sharegpt": {"conversations"},
-    "alpaca": {"instruction", "output"},
-    "prompt-completion": {"prompt", "completion"},
-    "query-response": {"query", "response"},
-}
-"""Format → the keys by which it is recognised."""
+def quotes_hint(text: str) -> str:
+    """What to say of a line of JSON that has quotes of the wrong kind; empty where they are right."""
+    if re.match(r"\s*[\[{]\s*(?:\{\s*)?'", text):
+        return (
+            """: its quotes are ' as Python prints them: JSON wants " around keys and texts (json.dumps writes them)"""
+        )
+    if re.match(r"\s*[\[{]\s*(?:\{\s*)?[“”„«»‘’]", text):
+        return """: its quotes are typographic: JSON wants " around keys and texts"""
+    return ""
 
 
 def json_kind(value: Any) -> str:
     """What a JSON value is, for people: `an object`, `a list`, `text`, …"""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _format_hint(row: dict[str, Any]) -> str:
-    names = matching_formats(row)
-    if names:
-        return f": this is a row in {names[0]} format; govor convert FILE --to openai -o rows.jsonl"
-    return f"; found {', '.join(map(repr, list(row)[:8])) or 'no keys'}"
 
 
 def _check_tools(line: int, row: dict[str, Any]) -> Iterator[Problem]:

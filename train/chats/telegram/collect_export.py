@@ -1,4 +1,4 @@
-"""Collecting training rows: from a Telegram export to files of one person's rows and dialogues."""
+"""Collecting training rows: from exports of chats to files of one person's rows and dialogues."""
 
 import csv
 import io
@@ -9,11 +9,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from train.chats.chat_exports import what_is_lacking
 from train.chats.duplicates import fold_text
 from train.chats.privacy.scrub import Scrubber, replacement_table_path, write_replacement_table
 from train.chats.rows import row_to_json
 from train.chats.telegram.dialogues import Collected, CollectReport, Dialogue, Selection, Turn, collect_dialogues
-from train.chats.telegram.export import HOW_TO
 from train.chats.telegram.participants import find_persona, survey_exports
 from train.core.errors import DataError, GovorError
 from train.core.files import require_new, write_whole
@@ -38,9 +38,8 @@ def collect_exports(
     `exports`: files, or folders that hold them. `persona`: names or ids of her accounts. `slug`: the beginning of the
     files' names, by default her first name.
     """
-    files = find_exports(exports)
-    with progress(f"looking through {len(files)} exports"):
-        survey = survey_exports(files)
+    with progress("looking through the exports"):
+        survey = survey_exports(exports)
     accounts = find_persona(survey, persona)
     own = {account.id for account in accounts}
     others = [name for who in survey.participants if who.id not in own for name in who.names]
@@ -57,21 +56,10 @@ def collect_exports(
         written.append(write_replacement_table(scrubber, written[0], force=force))
     print(_report_text(collected.report))
     print(_channel_table(collected.report))
+    for line in what_is_lacking(survey.exports):
+        print(line)
     for path in written:
         print(f"wrote {path}")
-
-
-def find_exports(paths: Iterable[Path]) -> list[Path]:
-    """The files of exports: each path itself, or every result*.json in it and its folders; GovorError where none is."""
-    found: dict[Path, Path] = {}
-    for path in paths:
-        files = sorted(path.rglob("result*.json")) if path.is_dir() else [path]
-        if not files:
-            pages = any(path.rglob("*.html"))
-            kind = "an export as HTML, which cannot be read" if pages else "no result.json of a Telegram export in it"
-            raise GovorError(f"{path}: {kind}: export again as JSON ({HOW_TO})")
-        found |= {file.resolve(): file for file in files}
-    return list(found.values())
 
 
 def words_filter(file: Path) -> Callable[[str], bool]:

@@ -1,4 +1,4 @@
-"""From Telegram exports to one person's dialogues and training rows.
+"""From exports of chats to one person's dialogues and training rows.
 
 An answer of the persona belongs to what it follows or answers by a reply, see exchanges.py. A stretch of a session that
 has no hole in it is a dialogue; a dialogue is a row, or several where it is long, each of which repeats the end of the
@@ -13,10 +13,11 @@ from functools import cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
+from train.chats.chat_exports import read_export
+from train.chats.messages import PRIVATE, Chat, ChatMessage
 from train.chats.rows import Message, Row
 from train.chats.telegram.compressed_list import CompressedList
 from train.chats.telegram.exchanges import Exchange, pair
-from train.chats.telegram.export import TelegramChat, TelegramMessage, read_export
 from train.chats.telegram.participants import Participant, Survey
 from train.chats.telegram.sessions import SessionMessage, Sessions
 from train.core.errors import GovorError
@@ -25,7 +26,9 @@ GAP_HOURS = 6.0
 ANSWER_WITHIN = 36.0  # hours
 MAX_TURNS = 40  # messages of a row, its system message not counted
 MAX_CHARS = 4000  # of a row: about 1,500 tokens of Russian; also of what others say before one answer
-PRIVATE = ("personal_chat", "bot_chat")
+
+NO_PART = ("service", "outside_dates", "other_branch")
+"""Reasons of messages that do not stand between others."""
 
 Scrub = Callable[[str], str]
 Pair = tuple[str, str, bool]
@@ -77,7 +80,7 @@ class CollectReport:
     """Messages left out, by reason.
 
     Of a message alone: service, call, unsupported, bot, media_without_text, empty, sender_unknown, duplicate (the same
-    id again), outside_dates, leave_out (it has one of the words).
+    id again), outside_dates, leave_out (it has one of the words), deleted, other_branch (of a conversation with ChatGPT).
     Of an answer: answer_to_media, answer_to_call, answer_to_left_out (for another reason), answer_to_absent (the export
     does not hold what it answers), answer_unclear (it may add to a reply or answer what was said since), second_answer
     (to a message that was answered long before), after_own_media, nothing_to_answer: the persona speaks before anybody
@@ -144,15 +147,16 @@ def collect_dialogues(
     chats = frozenset[int]().union(*(account.chats for account in persona))
     builder = _DialogueBuilder(ids, _labels(survey, persona, named=scrub is None), scrub, system, selection)
     report = builder.report
-    seen: dict[tuple[str, int | None], set[int]] = {}
-    for path in survey.paths:
+    seen: dict[tuple[str, int | str | None], set[int]] = {}
+    for export in survey.exports:
         reader: _ChatReader | None = None
-        for item in read_export(path):
+        for item in read_export(export):
             if reader is None:
                 chat = survey.chats[report.channels]
-                known = seen.setdefault((chat.type, chat.id), set()) if len(survey.paths) > 1 else None
+                chat_key = chat.type, chat.name if chat.id is None else chat.id
+                known = seen.setdefault(chat_key, set()) if len(survey.exports) > 1 else None
                 reader = _ChatReader(chat, ids, survey.bots - ids, selection, known, report.dropped)
-            if isinstance(item, TelegramChat):
+            if isinstance(item, Chat):
                 builder.add_chat(item, reader.sessions)
                 report.channels, reader = report.channels + 1, None
             else:
@@ -167,7 +171,7 @@ class _ChatReader:
 
     def __init__(
         self,
-        chat: TelegramChat,
+        chat: Chat,
         persona: Collection[str],
         bots: Collection[str],
         selection: Selection,
@@ -181,7 +185,7 @@ class _ChatReader:
         self._before = frozenset(seen or ())
         self._seen = seen
 
-    def read(self, message: TelegramMessage, *, wanted: bool) -> None:
+    def read(self, message: ChatMessage, *, wanted: bool) -> None:
         """Take a message in; `wanted`: whether the persona writes in the chat at all."""
         by_person = message.sender is not None and message.sender not in self._bots
         reason = message.drop_reason or (None if by_person else "bot")
@@ -191,7 +195,7 @@ class _ChatReader:
         reason = reason or self._unwanted(message)
         message = self._labelled(message) if reason == "media_without_text" else message
         reason = None if message.text and reason == "media_without_text" else reason
-        if message.id is not None and self._seen is not None:
+        if self._seen is not None:
             if self._key(message) in self._before:
                 self._dropped["duplicate"] += 1
                 if message.drop_reason != "service":  # what follows it does not follow what stood before it
@@ -200,7 +204,7 @@ class _ChatReader:
             self._seen.add(self._key(message))
         if message.opens_topic and message.id is not None:
             self.sessions.open_topic(message.id)
-        elif reason not in ("service", "outside_dates"):
+        elif reason not in NO_PART:
             # what somebody sends through a bot is a message of theirs, and none that can be read
             left_out = "via_bot" if reason == "bot" and message.drop_reason == "bot" else reason
             if not self.sessions.add(message, by_person=by_person, left_out=left_out):
@@ -208,11 +212,11 @@ class _ChatReader:
         if reason is not None:
             self._dropped[reason] += 1
 
-    def _key(self, message: TelegramMessage) -> int:
+    def _key(self, message: ChatMessage) -> int:
         """Tells a message of a chat from others: in private chats every account counts its messages by itself."""
-        return hash((message.id, message.time, message.sender))
+        return hash((message.id, message.time, message.sender, message.text if message.id is None else ""))
 
-    def _unwanted(self, message: TelegramMessage) -> str | None:
+    def _unwanted(self, message: ChatMessage) -> str | None:
         """Why the message is not among those that were asked for."""
         since, until, leave_out = self._selection.since, self._selection.until, self._selection.leave_out
         if since or until:
@@ -221,7 +225,7 @@ class _ChatReader:
                 return "outside_dates"
         return "leave_out" if leave_out is not None and leave_out(message.text) else None
 
-    def _labelled(self, message: TelegramMessage) -> TelegramMessage:
+    def _labelled(self, message: ChatMessage) -> ChatMessage:
         """The message with a label for a text, where that is wanted."""
         label = f"[{message.media}]"
         return message._replace(text=label) if self._selection.media_labels and message.media else message
@@ -245,9 +249,9 @@ class _DialogueBuilder:
         self._most_exchanges = selection.most_exchanges
         self._taken: Counter[str] = Counter()  # exchanges of each chat
 
-    def add_chat(self, chat: TelegramChat, sessions: Sessions) -> None:
+    def add_chat(self, chat: Chat, sessions: Sessions) -> None:
         """Add the dialogues and rows of one chat."""
-        partner = self._labels.get(f"user{chat.id}") if chat.type in PRIVATE else None
+        partner = self._labels.get(chat.partner) if chat.partner else None
         channel = chat.name or chat.type
         if self._scrub is not None:
             channel = partner or self._scrub(channel)

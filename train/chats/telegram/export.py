@@ -6,15 +6,15 @@ The file is streamed: memory does not grow with it.
 
 import calendar
 import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any
 
 import ijson
 from ijson.common import ObjectBuilder
 
+from train.chats.messages import FORWARDED, LAST_SECOND, PRIVATE, Chat, ChatMessage, drop_reason, normalize_name
+from train.chats.sources import Sample, Source
 from train.core.errors import GovorError
 
 HOW_TO = "in Telegram Desktop: Settings → Advanced → Export Telegram data → Machine-readable JSON"
@@ -35,54 +35,13 @@ MEDIA = {
 """By `media_type` or key of a message, what it is in Russian."""
 CALLS = ("phone_call", "group_call", "conference_call")
 """Service messages after which people go on from what they said aloud."""
-FORWARDED = "переслано: "
-LAST_SECOND = 253402214400  # 9999-12-31, less a day for the zone
 
 
-class TelegramMessage(NamedTuple):
-    """One message of an export, service messages included."""
-
-    id: int | None
-    time: int
-    """Seconds since 1970, UTC. A message without a date has that of the one before."""
-    zone: int
-    """Seconds by which the clock of the exporting computer was ahead of UTC."""
-    sender: str | None
-    """The sender's id: user123, channel123 or chat123. For a service message, its actor's."""
-    name: str | None
-    """The sender's display name: None for a deleted account."""
-    reply_to: int | None
-    """Id of the message of the same chat that this one answers."""
-    answers_elsewhere: bool
-    """Whether it answers a message of another chat."""
-    edited: int
-    """Time of the last edit, seconds since 1970; 0 if never edited."""
-    text: str
-    """The text or caption, a sticker's emoji, or behind FORWARDED what was forwarded."""
-    media: str | None
-    """What was sent instead of a text, in one Russian word; None where there is a text."""
-    forwarded: bool
-    drop_reason: str | None
-    """Why the message cannot be a turn of a dialogue, as far as it alone tells; None if it can."""
-    opens_topic: bool
-    """Whether it is the service message that opens a topic of a forum."""
-    from_bot: bool
-    """Whether it has buttons under it, which only bots send."""
-
-    @property
-    def spoken(self) -> bool:
-        """Whether the text is the sender's own words."""
-        return not self.forwarded and self.media is None
-
-
-class TelegramChat(NamedTuple):
-    """What an export says of a chat, apart from its messages."""
-
-    name: str | None
-    type: str
-    id: int | None
-    messages: int
-    """Number of messages of every kind."""
+BEGINNING = re.compile(
+    r'"(?:personal_information|chats|left_chats|frequent_contacts)"\s*:\s*\{'
+    r'|"type"\s*:\s*"(?:personal_chat|bot_chat|saved_messages|replies|(?:private|public)_(?:group|supergroup|channel))"'
+    r'|"(?:date_unixtime|from_id|text_entities)"\s*:'
+)
 
 
 class _ValidJson:
@@ -90,7 +49,7 @@ class _ValidJson:
 
     _escape = re.compile(rb"\\[\\x]")  # an escaped backslash is met as a pair, so what follows it is no escape
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._held = b""
 
@@ -107,7 +66,18 @@ class _ValidJson:
         return self._escape.sub(lambda m: b"\\u00" if m[0] == b"\\x" else m[0], data)
 
 
-def read_export(path: Path) -> Iterator[TelegramMessage | TelegramChat]:
+def fits(sample: Sample) -> bool:
+    """Whether the beginning is that of a whole export or of a chat's."""
+    return sample.start.startswith("{") and BEGINNING.search(sample.text) is not None
+
+
+def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
+    """The chats of every file, see `read_export`."""
+    for file in files:
+        yield from read_export(file)
+
+
+def read_export(path: Source) -> Iterator[ChatMessage | Chat]:
     """Each chat's messages in the order of the file, and after them the chat itself.
 
     GovorError where the file is not a whole Telegram export.
@@ -136,12 +106,7 @@ def read_export(path: Path) -> Iterator[TelegramMessage | TelegramChat]:
         raise GovorError(f"{path}: not a Telegram export: no chats in it ({HOW_TO})")
 
 
-def normalize_name(name: str) -> str:
-    """The name with composed letters (NFC) and single spaces, as any keyboard would write it."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
-
-
-def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
+def _events(path: Source) -> Iterator[tuple[str, str, Any]]:
     """ijson's events of the file, or a GovorError that says what the file is instead."""
     if not path.is_file():
         raise GovorError(_no_file(path))
@@ -165,24 +130,26 @@ def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
             raise GovorError(f"{path}: not a whole Telegram export, {kind} {place}") from None
 
 
-def _no_file(path: Path) -> str:
+def _no_file(path: Source) -> str:
     if not path.exists():
         return f"{path}: no such file"
     return f"{path}: not a file, expected the result.json of a Telegram export ({HOW_TO})"
 
 
-def _chat(header: dict[str, Any], messages: int) -> TelegramChat:
+def _chat(header: dict[str, Any], messages: int) -> Chat:
     """The chat from whatever its header holds."""
     name, kind, id_ = header.get("name"), header.get("type"), header.get("id")
-    return TelegramChat(
+    id_ = id_ if isinstance(id_, int) else None
+    return Chat(
         normalize_name(name) or None if isinstance(name, str) else None,
         kind if isinstance(kind, str) else "",
-        id_ if isinstance(id_, int) else None,
+        id_,
         messages,
+        f"user{id_}" if kind in PRIVATE else None,
     )
 
 
-def _message(raw: Any, chat_id: Any, last_time: int) -> TelegramMessage:
+def _message(raw: Any, chat_id: Any, last_time: int) -> ChatMessage:
     """The message from what the export holds, which need not be of the expected types."""
     fields: dict[str, Any] = raw if isinstance(raw, dict) else {}
     service = fields.get("type") == "service"
@@ -198,7 +165,7 @@ def _message(raw: Any, chat_id: Any, last_time: int) -> TelegramMessage:
         text = fields["sticker_emoji"].strip()
     forwarded = bool(FORWARD_KEYS & fields.keys())  # null where the source is deleted
     media = None if text else _media(fields)
-    return TelegramMessage(
+    return ChatMessage(
         id=id_ if isinstance(id_, int) else None,
         time=last_time if time is None else time,
         zone=zone,
@@ -226,18 +193,12 @@ def _media(fields: dict[str, Any]) -> str | None:
 
 
 def _drop_reason(fields: dict[str, Any], sender: str | None, text: str, media: str | None) -> str | None:
-    """The value of `TelegramMessage.drop_reason`."""
+    """The value of `ChatMessage.drop_reason`."""
     if fields.get("type") == "service":
         return "call" if fields.get("action") in CALLS else "service"
     if fields.get("type") != "message":
         return "unsupported"
-    if "via_bot" in fields:
-        return "bot"
-    if sender is None:
-        return "sender_unknown"
-    if text:
-        return None
-    return "media_without_text" if media else "empty"
+    return "bot" if "via_bot" in fields else drop_reason(sender, text, media)
 
 
 def _text(fields: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Who takes part in a Telegram export, and which of them is meant."""
+"""Who takes part in exports of chats, and which of them is meant."""
 
 import difflib
 import re
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from train.chats.chat_exports import Export, find_exports, read_export
 from train.chats.duplicates import fold_text
-from train.chats.telegram.export import TelegramChat, normalize_name, read_export
+from train.chats.messages import Chat, normalize_name
 from train.core.errors import GovorError
 
 BOT_NAME = re.compile(r"(?:^|[\W_])(?i:bot|бот)$|[a-z0-9]Bot$")
@@ -17,7 +18,7 @@ MAX_LISTED = 10  # people named in an error
 
 
 class Participant(NamedTuple):
-    """A sender of messages in an export, or the partner of a personal chat."""
+    """A sender of messages in an export, or the partner of a private chat."""
 
     id: str
     names: tuple[str, ...]
@@ -35,29 +36,29 @@ class Participant(NamedTuple):
 class Survey:
     """The participants and chats of exports."""
 
-    paths: list[Path]
+    exports: list[Export]
     participants: list[Participant]
     """In the order in which they first appear."""
-    chats: list[TelegramChat]
+    chats: list[Chat]
     """Those of all exports, in order."""
     bots: frozenset[str]
     """Ids of the accounts that are evidently bots."""
 
 
 def survey_exports(paths: Sequence[Path]) -> Survey:
-    """Read whole exports once for their participants, their names, and their chats, which are numbered through."""
+    """Read whole exports, in files, folders and archives, once for their participants, their names, and their chats, which are numbered through."""
     names: dict[str, Counter[str]] = {}
     message_counts: Counter[str] = Counter()
     chat_numbers: dict[str, list[int]] = {}
-    chats: list[TelegramChat] = []
+    chats: list[Chat] = []
     bots = set()
-    for item in (item for path in paths for item in read_export(path)):
-        if isinstance(item, TelegramChat):
-            partner = f"user{item.id}"
-            if item.type in ("personal_chat", "bot_chat") and item.name:
-                names.setdefault(partner, Counter())[item.name] += 0
-            if item.type == "bot_chat":
-                bots.add(partner)
+    exports = find_exports(paths)
+    for item in (item for export in exports for item in read_export(export)):
+        if isinstance(item, Chat):
+            if item.partner and item.name:
+                names.setdefault(item.partner, Counter())[item.name] += 0
+            if item.partner and item.type == "bot_chat":
+                bots.add(item.partner)
             chats.append(item)
         elif item.sender is not None:
             sender_names = names.setdefault(item.sender, Counter())
@@ -76,7 +77,7 @@ def survey_exports(paths: Sequence[Path]) -> Survey:
         participants.append(Participant(id_, own, message_counts[id_], frozenset(chat_numbers.get(id_, ()))))
         if id_.startswith("user") and any(map(BOT_NAME.search, own)):
             bots.add(id_)
-    return Survey(list(paths), participants, chats, frozenset(bots))
+    return Survey(exports, participants, chats, frozenset(bots))
 
 
 def find_persona(survey: Survey, names_or_ids: Sequence[str]) -> list[Participant]:
@@ -95,7 +96,7 @@ def _find(survey: Survey, name_or_id: str) -> Participant:
     by_id = [people[id_] for id_ in ids if id_ in people]
     matches = by_id[:1] or [participant for participant in survey.participants if name_or_id in participant.names]
     writers = [participant for participant in matches if participant.messages]
-    where = survey.paths[0] if len(survey.paths) == 1 else f"{len(survey.paths)} exports"
+    where = survey.exports[0].path if len(survey.exports) == 1 else f"{len(survey.exports)} exports"
     if len(writers) == 1:
         return writers[0]
     if not matches:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from train.chats.telegram.export import TelegramMessage
+from train.chats.messages import ChatMessage
 
 TOPIC_ANSWERS, TOPIC_SHARE = 20, 0.3
 """So many answers, and such a share of a group's messages, to one that the export does not hold: it heads a topic."""
@@ -73,7 +73,7 @@ class Sessions:
         heads_a_topic = answers >= max(TOPIC_ANSWERS, TOPIC_SHARE * self._count)
         return not (heads_a_topic and self._is_group)
 
-    def add(self, message: TelegramMessage, *, by_person: bool, left_out: str | None = None) -> bool:
+    def add(self, message: ChatMessage, *, by_person: bool, left_out: str | None = None) -> bool:
         """Add a message and return whether it is new; a second one of the same id can only be a newer edit.
 
         Messages of bots (not `by_person`) keep no session alive.
@@ -109,7 +109,7 @@ class Sessions:
             self._latest[topic] = session_message
         return True
 
-    def _place(self, message: TelegramMessage, answered: SessionMessage | None) -> tuple[int | None, int]:
+    def _place(self, message: ChatMessage, answered: SessionMessage | None) -> tuple[int | None, int]:
         """(topic, session) of a new message."""
         topic = answered.topic if answered else message.reply_to if message.reply_to in self._topics else None
         session = self._current_sessions.get(topic)
@@ -129,12 +129,12 @@ class Sessions:
             self._last.append(message.time)
         return topic, session
 
-    def _says_more(self, message: TelegramMessage, latest: SessionMessage) -> bool:
+    def _says_more(self, message: ChatMessage, latest: SessionMessage) -> bool:
         """Whether the persona adds to what she has just said."""
         hers = message.sender in self._persona and latest.sender in self._persona
         return hers and message.time - latest.time <= self._gap
 
-    def _is_unclear(self, message: TelegramMessage, topic: int | None) -> bool:
+    def _is_unclear(self, message: ChatMessage, topic: int | None) -> bool:
         """Whether the persona may add to a reply of hers, or answer what somebody has said in another session."""
         latest, current = self._latest.get(topic), self._current_sessions.get(topic)
         if latest is None or current is None or latest.session == current or not self._says_more(message, latest):
@@ -142,7 +142,7 @@ class Sessions:
         last = self.sessions[current][-1:]
         return bool(last) and last[0].sender not in self._persona
 
-    def _is_awaited(self, message: TelegramMessage, session: int) -> bool:
+    def _is_awaited(self, message: ChatMessage, session: int) -> bool:
         """Whether it is the persona's answer, in time, to somebody who has spoken last."""
         last = self.sessions[session][-1:]
         in_time = message.time - self._last[session] <= self._answer_within

@@ -1,0 +1,67 @@
+"""Reads JSON exports as a stream: ijson's events, and errors in words."""
+
+import calendar
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from train.chats.messages import LAST_SECOND
+from train.chats.sources import Source, open_unpacked, skip_byte_order_mark, unpacking_errors
+from train.core.errors import GovorError
+
+Event = tuple[str, str, Any]
+
+
+def events(source: Source) -> Iterator[Event]:
+    """ijson's events of the file: (prefix, event, value); GovorError where its JSON is not whole."""
+    import ijson
+
+    with open_unpacked(source) as file:
+        try:
+            # use_float: ijson 3.6 crashes on an integer of thousands of digits without it
+            yield from ijson.parse(skip_byte_order_mark(file), use_float=True)
+        except (ijson.JSONError, ValueError) as error:  # its text quotes the chat, so it is not shown
+            cut_off = re.search("premature EOF|^Incomplete", str(error))
+            kind = "it ends in the middle" if cut_off else "its JSON is broken"
+            raise GovorError(f"{source}: {kind} near byte {file.tell()}: export or copy it again") from None
+        except unpacking_errors() as error:
+            raise GovorError(f"{source}: cannot be unpacked: {error}") from None
+
+
+def value_at(stream: Iterator[Event], event: str, value: Any) -> Any:
+    """The whole value that begins with this event, taken from the stream."""
+    from ijson.common import ObjectBuilder
+
+    builder = ObjectBuilder()
+    builder.event(event, value)
+    depth = 1 if event in ("start_map", "start_array") else 0
+    while depth:
+        _, event, value = next(stream)
+        depth += {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}.get(event, 0)
+        builder.event(event, value)
+    return builder.value
+
+
+def text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def seconds_in(value: Any, unit: float = 1.0) -> int | None:
+    """Seconds since 1970 of a number of units; None where it is no time."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e16:
+        return None
+    seconds = int(value / unit)
+    return seconds if 0 <= seconds < LAST_SECOND else None
+
+
+def seconds_of_iso(value: Any) -> tuple[int | None, int]:
+    """(seconds since 1970, seconds ahead of UTC) of an ISO date, UTC where it has no zone."""
+    try:
+        date = datetime.fromisoformat(value)
+        offset = date.utcoffset()
+        zone = int(offset.total_seconds()) if offset else 0
+        seconds = calendar.timegm(date.timetuple()) - zone
+    except (TypeError, ValueError, OverflowError):
+        return None, 0
+    return (seconds, zone if zone % 60 == 0 else 0) if 0 <= seconds < LAST_SECOND else (None, 0)

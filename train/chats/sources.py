@@ -1,0 +1,156 @@
+"""Files on the disk or in a zip archive: their bytes, unpacked, and the beginning by which their format is known."""
+
+import gzip
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, cast
+
+import msgspec
+
+from train.chats.messages import natural_order
+from train.core.errors import GovorError
+
+Source = Path | zipfile.Path
+"""A file, or a file in a zip archive, which is never unpacked to the disk."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
+HEAD = 1 << 16  # bytes by which a format is known
+MOST_UNPACKED = 4 << 30  # bytes of a zip's files together
+MOST_FILES = 200_000  # of a zip
+GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The beginning of a file."""
+
+    source: Source
+    head: bytes
+    """The first HEAD bytes, without gzip or zstd around them and without a byte order mark."""
+
+    @cached_property
+    def text(self) -> str:
+        """The head as UTF-8; what is none of it is replaced."""
+        return self.head.decode("utf-8", errors="replace")
+
+    @cached_property
+    def start(self) -> str:
+        """The first characters that are no white space."""
+        return self.text[:4096].lstrip()[:16]
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @cached_property
+    def is_list_in_object(self) -> bool:
+        """Whether the rows stand in a list of one object: {"data": […]}."""
+        return self.start.startswith("{") and self._first_line() is None and self._first("data.item") is not None
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The first record of JSON or JSONL; empty where there is none."""
+        value = None
+        if self.start.startswith("["):
+            value = self._first("item")
+        elif self.start.startswith("{"):
+            value = self._first_line()
+            inner = value.get("data") if isinstance(value, dict) and len(value) < 5 else None
+            if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+                value = inner[0]
+            elif value is None:
+                value = self._first("data.item")
+        return value if isinstance(value, dict) else {}
+
+    def _first_line(self) -> Any:
+        """The value of the first line that is not blank; None where it is no JSON by itself."""
+        with open_unpacked(self.source) as file:
+            line = skip_byte_order_mark(file).readline(LONGEST_LINE)
+            while line and not line.strip():
+                line = file.readline(LONGEST_LINE)
+        try:
+            return msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def _first(self, prefix: str) -> Any:
+        import ijson
+
+        try:
+            with open_unpacked(self.source) as file:
+                return next(ijson.items(skip_byte_order_mark(file), prefix, use_float=True), None)
+        except (ijson.JSONError, ValueError):
+            return None
+
+
+def open_unpacked(source: Source) -> IO[bytes]:
+    """The file's bytes, without gzip or zstd around them."""
+    file = cast(IO[bytes], source.open("rb"))
+    magic = file.read(4)
+    file.seek(0)
+    if magic[:2] == GZIP:
+        return cast(IO[bytes], gzip.open(file))
+    if magic == ZSTD:
+        import zstandard
+
+        return cast(IO[bytes], zstandard.open(file, closefd=True))
+    return file
+
+
+def unpacking_errors() -> tuple[type[Exception], ...]:
+    """What reading a file that is cut off or damaged inside its packing raises."""
+    import zlib
+
+    errors: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+    try:
+        from zstandard import ZstdError
+    except ImportError:
+        return errors
+    return (*errors, ZstdError)
+
+
+def skip_byte_order_mark(file: IO[bytes]) -> IO[bytes]:
+    """The file, at its first byte behind a byte order mark."""
+    if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
+        file.seek(0)
+    return file
+
+
+def sample_of(source: Source) -> Sample:
+    """The file's beginning; GovorError where it cannot be unpacked."""
+    try:
+        with open_unpacked(source) as file:
+            return Sample(source, file.read(HEAD).removeprefix(BYTE_ORDER_MARK))
+    except unpacking_errors() as error:
+        raise GovorError(f"{source}: cannot be unpacked: {error}") from None
+
+
+def open_zip(path: Path) -> zipfile.Path:
+    """The archive as a folder; GovorError where it is damaged, locked, or would unpack to more than MOST_UNPACKED."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise GovorError(f"{path}: not a whole zip archive: {error}: download or copy it again") from None
+    members = archive.infolist()
+    size = sum(member.file_size for member in members)  # no more than that comes out, whatever is packed
+    if size > MOST_UNPACKED or len(members) > MOST_FILES:
+        raise GovorError(
+            f"{path}: {len(members)} files that unpack to {size / 1e9:.1f} GB: unpack it yourself and give the folder"
+        )
+    if any(member.flag_bits & 1 for member in members):
+        raise GovorError(f"{path}: the archive has a password: unpack it and give the folder")
+    return zipfile.Path(archive)
+
+
+def files_in(folder: Source) -> Iterator[Source]:
+    """Every file in a folder or an archive and in the folders in it, messages2 before messages10."""
+    for inner in sorted(folder.iterdir(), key=lambda entry: natural_order(entry.name)):
+        if inner.is_dir():
+            yield from files_in(inner)
+        elif inner.is_file():
+            yield inner

@@ -1,0 +1,140 @@
+"""Reads the pages of a Telegram Desktop export as HTML: messages.html, messages2.html, … of one folder are one chat.
+
+They hold what result.json holds but for ids of people and kinds of some media: people are known by name.
+"""
+
+import calendar
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from train.chats.html_pages import elements, first, has_class, is_html, text_of_element
+from train.chats.messages import FORWARDED, Chat, ChatMessage, chat_type, drop_reason, named, normalize_name
+from train.chats.sources import Sample, Source
+from train.core.errors import GovorError
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
+
+LACKS = "people have no ids in it and are known by name: export as JSON where two have the same one"
+MEDIA = {
+    "media_voice_message": "голосовое", "media_video": "видео", "video_file_wrap": "видео", "animated_wrap": "гифка",
+    "media_audio_file": "музыка", "sticker_wrap": "стикер", "media_photo": "фото", "photo_wrap": "фото",
+    "media_poll": "опрос", "media_location": "место", "media_live_location": "место", "media_contact": "контакт",
+    "media_file": "файл", "media_wrap": "вложение",
+}  # fmt: skip
+"""By class, what a message holds, in Russian; the first that is found."""
+TITLES = {"Sticker": "стикер", "Video message": "кружок", "Animation": "гифка"}
+"""By the title beside media that are not in the export."""
+DATE = re.compile(r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)(?: UTC([+-])(\d\d):?(\d\d))?")
+REPLY = re.compile(r"#go_to_message(\d+)")
+VIA = re.compile(r"\s+via @\w+$")
+
+
+def fits(sample: Sample) -> bool:
+    return is_html(sample) and "page_wrap" in sample.text and 'class="history"' in sample.text
+
+
+def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
+    """The messages of the pages, in their order, and the chat."""
+    name: str | None = None
+    senders: set[str] = set()
+    count = time = 0
+    last: ChatMessage | None = None
+    for page in files:
+        for element in elements(page, "page_header", "message"):
+            if has_class(element, "page_header"):
+                name = name or normalize_name(text_of_element(first(element, "text"))) or None
+                continue
+            identifier = re.fullmatch(r"message(-?\d+)", element.get("id") or "")
+            if identifier and int(identifier[1]) < 0:  # a day's heading
+                continue
+            message = _message(element, int(identifier[1]) if identifier else None, last, time)
+            if has_class(element, "default"):
+                last = message
+            senders |= {message.sender} if message.sender and message.drop_reason != "service" else set()
+            count, time = count + 1, message.time
+            yield message
+    if not count:
+        raise GovorError(f"{files[0]}: no messages of a Telegram chat in it")
+    kind = chat_type(len(senders))
+    yield Chat(name, kind, None, count, named(name) if name and kind == "personal_chat" else None)
+
+
+def _message(element: "_Element", id_: int | None, last: ChatMessage | None, time: int) -> ChatMessage:
+    """The message; `last`: the one before, whose sender a joined one has."""
+    date = next((inner.get("title") for inner in element.iterdescendants() if has_class(inner, "date")), None)
+    seconds, zone = _time(date or "")
+    seconds = time if seconds is None else seconds
+    if not has_class(element, "default"):
+        return ChatMessage(seconds, None, id=id_, zone=zone, drop_reason="service")
+    forward = first(element, "forwarded") if not has_class(element, "forwarded") else None
+    if forward is not None and not has_class(forward, "body"):  # the picture beside it
+        forward = next(
+            (e for e in element.iterdescendants() if has_class(e, "forwarded") and has_class(e, "body")), None
+        )
+    own_name = next(
+        (e for e in element.iterdescendants() if has_class(e, "from_name") and not _is_in(e, forward)), None
+    )
+    name = normalize_name(text_of_element(own_name, without="date"))
+    via_bot = VIA.search(name) is not None
+    name = VIA.sub("", name)
+    joined = has_class(element, "joined") and not name and last is not None
+    sender, shown = (last.sender, last.name) if joined and last else (named(name) if name else None, name or None)
+    reply = first(element, "reply_to")
+    link = next((a.get("href") or "" for a in reply.iter("a")), "") if reply is not None else ""
+    target = REPLY.search(link)
+    text = next((text_of_element(e) for e in element.iterdescendants() if has_class(e, "text")), "")
+    media = None if text else _media(element)
+    if media == "стикер" and not text:
+        text = _emoji(element)
+        media = None if text else media
+    call = first(element, "media_call") is not None
+    reason = "call" if call else "bot" if via_bot else drop_reason(sender, text, media)
+    return ChatMessage(
+        seconds,
+        sender,
+        shown,
+        f"{FORWARDED}{text}" if forward is not None and text else text,
+        id=id_,
+        zone=zone,
+        reply_to=int(target[1]) if target else None,
+        answers_elsewhere=reply is not None and target is None,
+        media=media,
+        forwarded=forward is not None,
+        drop_reason=reason,
+        from_bot=first(element, "bot_buttons_table") is not None and forward is None and not via_bot,
+    )
+
+
+def _is_in(element: "_Element", outer: "_Element | None") -> bool:
+    return outer is not None and any(ancestor is outer for ancestor in element.iterancestors())
+
+
+def _media(element: "_Element") -> str | None:
+    """What the message holds instead of a text; None where it holds nothing."""
+    titles = [text_of_element(inner) for inner in element.iterdescendants() if has_class(inner, "title")]
+    by_title = next((TITLES[title] for title in titles if title in TITLES), None)
+    classes = {name for inner in element.iterdescendants() for name in (inner.get("class") or "").split()}
+    return by_title or next((kind for name, kind in MEDIA.items() if name in classes), None)
+
+
+def _emoji(element: "_Element") -> str:
+    """The emoji of a sticker, which stands before its size: `😂, 12.1 KB`."""
+    status = text_of_element(first(element, "status"))
+    emoji = status.partition(",")[0].strip()
+    return emoji if emoji and not any(character.isalnum() for character in emoji) else ""
+
+
+def _time(title: str) -> tuple[int | None, int]:
+    """(seconds since 1970, seconds ahead of UTC); without a zone, as before 2022, the time is taken as UTC."""
+    match = DATE.search(title)
+    if match is None:
+        return None, 0
+    day, month, year, hour, minute, second = (int(match[group]) for group in range(1, 7))
+    zone = (int(match[8]) * 3600 + int(match[9]) * 60) * (-1 if match[7] == "-" else 1) if match[7] else 0
+    try:
+        return calendar.timegm(datetime(year, month, day, hour, minute, second).timetuple()) - zone, zone
+    except ValueError:
+        return None, 0

@@ -1,0 +1,228 @@
+"""Reads a chat that WhatsApp exported as text, from Android or an iPhone, in Russian or English.
+
+    [12.02.2025, 14:23:01] Мама: Ты дома?          iPhone
+    12.02.2025, 14:23 - Мама: Ты дома?             Android
+
+A line that does not begin so belongs to the message before it. Whether 02/03 is the second of March or the third of
+February is told by the whole chat: by a number above 12, else by the order in which time runs on.
+"""
+
+import calendar
+import io
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name
+from train.chats.sources import LONGEST_LINE, Sample, Source, open_unpacked
+from train.core.errors import GovorError
+
+MARKS = "\u200e\u200f\u202a\u202b\u202c\ufeff"  # left-to-right marks and their kin, which WhatsApp puts everywhere
+LINE = re.compile(
+    rf"[{MARKS}]*\[?(\d{{1,4}})[./-](\d{{1,2}})[./-](\d{{1,4}}),? (?:(?:в|at) )?"
+    rf"(\d{{1,2}})[:.](\d\d)(?:[:.](\d\d))?(?:[ \u202f\xa0]?([AaPpДд][. \xa0]?[MmПп]\.?))?(?:\] | - )(.*)",
+    re.DOTALL,
+)
+GONE = r"(?:omitted|отсутствует|пропущен\w*|не добавлен\w*)"
+LABELS = {
+    "голосовое": rf"(?:audio|voice message|аудиофайл|аудио|голосовое сообщение) {GONE}",
+    "кружок": rf"(?:video note|видеосообщение) {GONE}",
+    "видео": rf"(?:video|видео) {GONE}",
+    "гифка": rf"GIF(?:-файл)? {GONE}",
+    "стикер": rf"(?:sticker|стикер) {GONE}",
+    "фото": rf"(?:image|photo|изображение|фото) {GONE}",
+    "контакт": rf"(?:contact card|карточка контакта|контакт) {GONE}",
+    "файл": rf"(?:[^\n]* )?(?:document|документ|файл) {GONE}",
+    "место": r"(?:live )?(?:location|местоположение|геопозиция)(?: shared)?: https?://\S+",
+    "опрос": r"(?:POLL|ОПРОС):\s.*",
+    "вложение": rf"<(?:media omitted|без медиафайлов|медиа(?:файлы?)? {GONE})>|null",
+}
+"""By kind, what WhatsApp writes instead of what was sent."""
+FILES = {
+    "голосовое": r"(?:\d+-)?(?:PTT|AUDIO)-.+|.+\.opus",
+    "гифка": r"(?:\d+-)?GIF-.+",
+    "видео": r"(?:\d+-)?VID(?:EO)?-.+|.+\.(?:mp4|mov|3gp)",
+    "стикер": r"(?:\d+-)?(?:STK|STICKER)-.+|.+\.webp",
+    "фото": r"(?:\d+-)?(?:IMG|PHOTO)-.+|.+\.(?:jpe?g|png|heic)",
+    "контакт": r".+\.vcf",
+}
+"""By kind, the names of files that are exported too."""
+BY_LABEL, BY_FILE = (
+    {kind: re.compile(pattern, re.IGNORECASE | re.DOTALL) for kind, pattern in table.items()}
+    for table in (LABELS, FILES)
+)
+IN_BRACKETS = re.compile(r"<(?:attached|прикреплено|вложено): ([^>\n]+)>", re.IGNORECASE)
+NAMED_FILE = re.compile(
+    r"([^\n]+\.\w{2,5}) \((?:file attached|файл добавлен|файл прикреплён)\)(?:\n(.*))?", re.IGNORECASE | re.DOTALL
+)
+EDITED = re.compile(r"\s*<(?:this message was edited|сообщение изменено)>$", re.IGNORECASE)
+DELETED = re.compile(
+    r"this message was deleted(?: by admin .*)?|you deleted this message(?: as admin)?|(?:данное )?сообщение удалено"
+    r"(?: админом .*)?|вы удалили (?:данное|это) сообщение",
+    re.IGNORECASE,
+)
+CALL = re.compile(
+    r"(?:missed|silenced|пропущенный)(?: group| групповой)? ?(?:voice call|video call|call|\w*звонок)\b.*"
+    r"|(?:voice|video) call[,.].*|(?:аудио|видео)звонок[,.].*",
+    re.IGNORECASE | re.DOTALL,
+)
+SERVICE = re.compile(r"messages and calls are end-to-end encrypted|сообщения и звонки защищены", re.IGNORECASE)
+CHAT_NAME = re.compile(r"(?:WhatsApp Chat (?:with|-)|Чат WhatsApp (?:с контактом|с группой|с|-))\s+(.+)", re.IGNORECASE)
+LACKS = "replies and ids are not in it: an answer belongs to what was said before it, people are known by name"
+
+
+class _Line(NamedTuple):
+    """The first line of a message."""
+
+    numbers: tuple[int, int, int]
+    """Of the date, in the order in which they stand."""
+    hour: int
+    minute: int
+    second: int
+    rest: str
+    """The name and the text, or what WhatsApp says itself."""
+
+
+def fits(sample: Sample) -> bool:
+    """Whether one of the first lines begins a message, and the first one of the file does."""
+    lines = [line for line in sample.text.splitlines()[:5] if line.strip(MARKS + " ")]
+    return bool(lines) and _parse(lines[0]) is not None
+
+
+def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
+    """The chat's messages and the chat; GovorError where there is none."""
+    for source in files:
+        order, senders = _survey(source)
+        count = time = 0
+        for line in _messages(source):
+            count, seconds = count + 1, _seconds(line, order)
+            time = time if seconds is None else seconds
+            yield _message(line, time)
+        if not count:
+            raise GovorError(f"{source}: no WhatsApp chat: no line begins with a date, a time and a name")
+        yield Chat(_chat_name(source), chat_type(senders), None, count)
+
+
+def _survey(source: Source) -> tuple[str, int]:
+    """(order of a date's numbers, among dmy, mdy and ymd, number of people who write)."""
+    senders: set[str] = set()
+    backward = dict.fromkeys(("dmy", "mdy", "ymd"), 0)
+    last = dict.fromkeys(backward, 0)
+    for line in _messages(source):
+        for order in backward:
+            seconds = _seconds(line, order)
+            # a date that is none speaks against the order as much as time that runs backward
+            backward[order] += seconds is None or seconds < last[order]
+            last[order] = seconds if seconds is not None else last[order]
+        sender, text = _parted(line.rest)
+        if sender and _content(text)[2] != "service":
+            senders.add(sender)
+    return min(backward, key=lambda order: backward[order]), len(senders)
+
+
+def _messages(source: Source) -> Iterator[_Line]:
+    """Every message with all its lines."""
+    current: _Line | None = None
+    parts: list[str] = []
+    size = 0
+    with open_unpacked(source) as packed:
+        file = io.TextIOWrapper(packed, encoding="utf-8-sig", errors="replace", newline="\n")
+        while text := file.readline(LONGEST_LINE):
+            line = _parse(text.rstrip("\r\n"))
+            if line is None:
+                size += len(text)
+                if size < LONGEST_LINE:
+                    parts.append(text.rstrip("\r\n"))
+                continue
+            if current is not None:
+                yield current._replace(rest="\n".join([current.rest, *parts]))
+            current, parts, size = line, [], 0
+    if current is not None:
+        yield current._replace(rest="\n".join([current.rest, *parts]))
+
+
+def _parse(text: str) -> _Line | None:
+    """The parts of a line that begins a message; None for another."""
+    match = LINE.match(text)
+    if match is None:
+        return None
+    hour, half = int(match[4]), (match[7] or "").lower()
+    if half:
+        hour = hour % 12 + 12 * half.startswith(("p", "п"))
+    numbers = (int(match[1]), int(match[2]), int(match[3]))
+    return _Line(numbers, hour, int(match[5]), int(match[6] or 0), match[8])
+
+
+def _seconds(line: _Line, order: str) -> int | None:
+    """Seconds since 1970 with the numbers read in that order, as if the clock were UTC's; None if it is no date."""
+    date = dict(zip(order, line.numbers, strict=True))
+    year = date["y"] + 2000 * (date["y"] < 100)
+    if not 2009 <= year < 2100:  # the year of WhatsApp's first version
+        return None
+    try:
+        return calendar.timegm(
+            datetime(year, date["m"], date["d"], line.hour, line.minute, min(line.second, 59)).timetuple()
+        )
+    except ValueError:
+        return None
+
+
+def _parted(rest: str) -> tuple[str | None, str]:
+    """(the sender, the text); the sender is None where WhatsApp itself speaks."""
+    name, colon, text = rest.partition(": ")
+    if not colon and rest.rstrip().endswith(":"):  # an empty message
+        name, colon, text = rest.rstrip()[:-1], ":", ""
+    name = normalize_name(name.strip(MARKS + "~ \u202f\xa0"))
+    quoted = any(mark in name for mark in '«»“”"\n')  # «Мама изменила тему на "Дача: весна"»
+    if not colon or not name or len(name) > 80 or quoted:
+        return None, rest
+    return name, text
+
+
+def _bare(text: str) -> str:
+    return text.translate(dict.fromkeys(map(ord, MARKS))).strip()
+
+
+def _content(text: str) -> tuple[str, str | None, str | None]:
+    """(what the sender has written, what was sent instead or beside it, why it can be no turn)."""
+    bare = EDITED.sub("", _bare(text))
+    if DELETED.fullmatch(bare.rstrip(".")):
+        return "", None, "deleted"
+    if attached := IN_BRACKETS.search(bare):
+        return IN_BRACKETS.sub("", bare).strip(), _kind(BY_FILE, attached[1]) or "файл", None
+    if file := NAMED_FILE.fullmatch(bare):
+        return (file[2] or "").strip(), _kind(BY_FILE, file[1]) or "файл", None
+    if label := _kind(BY_LABEL, bare):
+        return "", label, None
+    if CALL.fullmatch(bare):
+        return "", None, "call"
+    if text.startswith("\u200e") or SERVICE.match(bare):  # an iPhone marks what WhatsApp says under somebody's name
+        return "", None, "service"
+    return bare, None, None
+
+
+def _kind(table: dict[str, re.Pattern[str]], text: str) -> str | None:
+    return next((kind for kind, pattern in table.items() if pattern.fullmatch(text)), None)
+
+
+def _message(line: _Line, time: int) -> ChatMessage:
+    sender, text = _parted(line.rest)
+    if sender is None:
+        reason = "call" if CALL.fullmatch(_bare(line.rest)) else "service"
+        return ChatMessage(time, None, drop_reason=reason)
+    words, media, reason = _content(text)
+    media = None if words else media
+    reason = reason or drop_reason(sender, words, media)
+    return ChatMessage(time, named(sender), sender, words, media=media, drop_reason=reason)
+
+
+def _chat_name(source: Source) -> str | None:
+    """The chat's name by that of its file, or of the archive that holds `_chat.txt`."""
+    root = getattr(source, "root", None)
+    names = [source.name, getattr(root, "filename", None) or "", source.parent.name]
+    for name in names:
+        stem = re.sub(r"(?:\.(?:txt|zip))+$", "", re.split(r"[/\\]", name)[-1], flags=re.IGNORECASE)
+        if match := CHAT_NAME.fullmatch(stem):
+            return normalize_name(match[1])
+    return normalize_name(re.sub(r"\.(?:txt|zip)$", "", source.name)) or None
