@@ -1,5 +1,6 @@
 """The command line: parse, import the verb, call it."""
 
+import re
 import sys
 from contextlib import nullcontext
 from datetime import datetime
@@ -33,6 +34,20 @@ class Govor(click.Group):
 PATH = click.Path(path_type=Path)
 
 
+class RowsFile(click.Path):
+    """A file of rows; `-` is standard input, and a URL is refused as what it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        from train.core.files import standard_input
+
+        if re.match(r"[a-z][a-z0-9+]*://", str(value)):
+            raise GovorError(f"{value}: a URL: download the file and give its path")
+        return standard_input() if str(value) == "-" else Path(value)
+
+
+ROWS = RowsFile()
+
+
 @click.group(cls=Govor, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="govor")
 def main() -> None:
@@ -50,17 +65,20 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=PATH)
+@click.argument("files", nargs=-1, required=True, type=ROWS)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 def validate(files: tuple[Path, ...], as_json: bool) -> None:
-    """Check JSONL files of chat rows: every problem with its line."""
+    """Check JSONL files of chat rows: every problem with its line; - is standard input.
+
+    A file in another format is named as what it is, with what to do.
+    """
     from train.chats.checks import validate as check
 
     raise SystemExit(0 if check(files, as_json=as_json) else 1)
 
 
 @main.command()
-@click.argument("file", type=PATH)
+@click.argument("file", type=ROWS)
 @click.option("--to", "target", required=True, type=click.Choice(TARGETS), help="Format to write.")
 @click.option("-o", "--output", required=True, type=PATH, help="File to write.")
 @click.option(
@@ -70,16 +88,29 @@ def validate(files: tuple[Path, ...], as_json: bool) -> None:
     show_default=True,
     help="What the format cannot say: refuse; drop it and count; split into one row for each trained answer.",
 )
+@click.option("--columns", metavar="Q,A", help="Names of the columns, or keys, with question and answer.")
+@click.option(
+    "--template", metavar="TEXT", help="How texts in `text` are made: '<s>[INST] {question} [/INST] {answer}</s>'."
+)
 @click.option("--force", is_flag=True, help="Replace the file.")
-def convert(file: Path, target: str, output: Path, when_lossy: str, force: bool) -> None:
-    """Rows of any known format, written in another.
+def convert(
+    file: Path, target: str, output: Path, when_lossy: str, columns: str | None, template: str | None, force: bool
+) -> None:
+    """Rows of any known format, written in another; - is standard input.
 
-    Reads OpenAI chat, ShareGPT, Alpaca, prompt-completion and query-response rows as JSONL, JSON array, CSV or TSV,
-    also gzip and zstd.
+    Reads OpenAI chat, ShareGPT, Alpaca, prompt-completion, question-answer, Gemini and preference rows as JSONL, JSON
+    array, CSV, TSV or .xlsx, also gzip and zstd.
     """
+    from train.chats.readers import ReadAs
     from train.chats.writers import convert_file
 
-    convert_file(file, target, output, when_lossy=when_lossy, force=force)
+    names = [name.strip() for name in columns.split(",")] if columns is not None else None
+    if names is not None and (len(names) != 2 or not all(names)):
+        raise GovorError(f"--columns {columns!r}: expected two names, of question and answer: --columns Вопрос,Ответ")
+    if names and template:
+        raise GovorError("--columns names two columns, --template takes one apart: give one of them")
+    read_as = ReadAs((names[0], names[1]) if names else None, template)
+    convert_file(file, target, output, when_lossy=when_lossy, force=force, read_as=read_as)
 
 
 @main.command()
@@ -167,7 +198,11 @@ def collect(
     output: Path,
     force: bool,
 ) -> None:
-    """Make training rows from Telegram Desktop exports (result.json, or folders with them)."""
+    """Make training rows from exports of chats: files, folders, or zip archives.
+
+    Telegram (result.json or messages.html), WhatsApp (text or zip), VK's archive, Discord (DiscordChatExporter's JSON),
+    Instagram, ChatGPT's conversations.json.
+    """
     from train.chats.telegram.collect_export import collect_exports, words_filter
     from train.chats.telegram.dialogues import Selection
 

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +102,8 @@ def test_alpaca_history_and_system():
     ("content", "message"),
     [
         (dumps(ALPACA | {"prompt": "a", "completion": "b"}), r"file\.json:1: fits alpaca and prompt-completion"),
-        (dumps([{"text": "а"}]), r"file\.json:1: its keys \('text'\) are those of no known format"),
+        (dumps([{"text": "а"}]), "texts as a template renders them: state it: govor convert"),
+        (dumps([{"mood": "а"}]), r"file\.json:1: its keys \('mood'\) are those of no known format"),
         (f"{dumps(ALPACA)}\n{dumps({'messages': PAIR})}", r"file\.json:2: the file began in alpaca format"),
         (dumps([ALPACA, {**ALPACA, "output": 3}]), r"file\.json:2: not a whole row in alpaca format: `output`"),
         (dumps([ALPACA, {**ALPACA, "output": " "}]), r"file\.json:2: message 2: the assistant's `content` is empty"),
@@ -160,7 +160,7 @@ def test_weights(target):
 @pytest.mark.parametrize(
     ("row", "target", "why"),
     [
-        (WITH_TOOL, "alpaca", "tool calls, tools"),
+        (WITH_TOOL._replace(tools=None), "alpaca", "tool calls"),
         (Row(1, [{**PAIR[0], "name": "Оля"}, PAIR[1]]), "sharegpt", "names"),
         (Row(1, [PAIR[0], PAIR[0], PAIR[1]]), "alpaca", "turns that do not go"),
         (Row(1, [*PAIR, {"role": "system", "content": "а"}, *PAIR]), "sharegpt", "a system message after the first"),
@@ -269,19 +269,19 @@ def test_marks_that_say_nothing_are_errors(marks, why):
 @pytest.mark.parametrize(
     ("content", "lost"),
     [
-        (dumps({**ALPACA, "id": 3, "source": "x"}), "key 'id', key 'source'"),
+        (dumps({**ALPACA, "id": 3, "source": "x"}), ["key 'id'", "key 'source'"]),
         (
             dumps({"conversations": [turn("human", mood="x"), turn("gpt")], "id": "7"}),
-            "key 'id', key 'mood (of a turn)'",
+            ["key 'id'", "key 'mood (of a turn)'"],
         ),
-        ("prompt,completion,author\nа,б,в\n", "key 'author'"),
+        ("prompt,completion,author\nа,б,в\n", ["key 'author'"]),
     ],
 )
 def test_what_convert_would_lose_is_refused_and_counted(content, lost, tmp_path):
     path, out = write(content), tmp_path / "out.jsonl"
-    reason = rf"1 rows cannot be written; .*\n  .*:\d+: openai has no place for: {re.escape(lost)}"
-    with pytest.raises(DataError, match=reason):
+    with pytest.raises(DataError, match="1 rows cannot be written; ") as caught:
         convert_file(path, "openai", out, when_lossy="refuse", force=False)
+    assert [line.partition("openai has no place for: ")[2] for line in str(caught.value).splitlines()[1:]] == lost
     assert not list(tmp_path.glob("*out*")), "nothing is written"
     convert_file(path, "openai", out, when_lossy="drop", force=False)
     assert len(read_rows(out)) == 1

@@ -17,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
+from train.chats.chat_exports import find_exports
 from train.chats.checks import check_file
+from train.chats.messages import Chat
 from train.chats.rows import is_trained, text_of
-from train.chats.telegram.collect_export import find_exports, words_filter, write_collected
+from train.chats.telegram.collect_export import words_filter, write_collected
 from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, Selection, collect_dialogues
-from train.chats.telegram.export import TelegramChat, _ValidJson, read_export
+from train.chats.telegram.export import _ValidJson, read_export
 from train.chats.telegram.participants import find_persona, survey_exports
 from train.core.errors import GovorError
 
@@ -158,9 +160,9 @@ def test_chats_without_a_name(write):
     own = {"type": "saved_messages", "id": 1, "messages": [say(1, NATASHA, "Купить хлеба")]}
     gone = chat(say(1, "user5", "Привет", **{"from": None}), say(2, NATASHA, "Кто это?"), name=None, id=5)
     path = write(full(own, gone))
-    assert [item for item in read_export(path) if isinstance(item, TelegramChat)] == [
-        TelegramChat(None, "saved_messages", 1, 1),
-        TelegramChat(None, "personal_chat", 5, 2),
+    assert [item for item in read_export(path) if isinstance(item, Chat)] == [
+        Chat(None, "saved_messages", 1, 1),
+        Chat(None, "personal_chat", 5, 2, "user5"),
     ]
     collected = collect_dialogues(found := survey_exports([path]), find_persona(found, ["Наташа"]))
     assert turns(collected) == ["Привет / Кто это?"]  # a deleted account is somebody all the same
@@ -173,13 +175,13 @@ def test_chats_without_a_name(write):
     [
         ("", "empty"),
         ("<!DOCTYPE html><html>", "an HTML page"),
-        ("[]", "no JSON object"),
-        ('{"messages": [{"role": "user", "content": "Привет"}]}', "no chats in it"),
+        ("[]", "no export of chats"),
+        ('{"messages": [{"role": "user", "content": "Привет"}]}', "rows in openai format, no chats"),
         ('{"about": "", "contacts": {"list": []}}', "no chats in it"),
         ('{"chats": {"list": []}}', "no chats in it"),
         ('{"name": "Иван", "id": 2, "messages": [{"id": 1, "text": "тайна', "ends in the middle"),
         ('{"name": "Иван", "id": 2, "messages": [{"id": 1, "text": тайна}]}', "JSON is broken"),
-        ('{"name": "Иван", "id": 2, "messages": []}\n{"name": "Иван"}', "JSON is broken"),
+        ('{"type": "personal_chat", "id": 2, "messages": []}\n{"name": "Иван"}', "JSON is broken"),
         (f'{{"id": {"1" * 5000}}}', "JSON is broken"),
     ],
 )
@@ -197,17 +199,17 @@ def test_a_folder_is_all_the_exports_in_it(tmp_path):
         (folder / "result.json").write_text(telegram_json(chat(say(1, IVAN, f"{number}?"), say(2, NATASHA, "Да"))))
         (folder / "photos").mkdir()
     found = find_exports([tmp_path / "all", tmp_path / "all/ChatExport_2026-11-11/result.json"])
-    assert [path.parent.name[-2:] for path in found] == ["10", "11", "12"]
-    survey = survey_exports(found)
+    assert [export.path.parent.name[-2:] for export in found] == ["10", "11", "12"]
+    survey = survey_exports([tmp_path / "all"])
     assert [len(survey.chats), find_persona(survey, ["1"])[0].messages] == [3, 3]
-    for name, expected in (("messages.html", "export as HTML"), ("notes.txt", "no result.json")):
+    for name, expected in (("messages.html", "a folder without chats"), ("notes.txt", "a folder without chats")):
         folder = tmp_path / name.split(".")[0]
         folder.mkdir()
         (folder / name).write_text("")
         with pytest.raises(GovorError, match=expected):
             find_exports([folder])
     with pytest.raises(GovorError, match="no such file"):
-        survey_exports(find_exports([tmp_path / "gone.json"]))
+        survey_exports([tmp_path / "gone.json"])
 
 
 def test_the_same_chat_in_two_exports_counts_once(taken):

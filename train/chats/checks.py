@@ -89,13 +89,14 @@ def _as_lines(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> Itera
                 yield f"{problem_location(path, problem)}: {label}{problem.message} [{problem.kind}]"
             if count > len(problems):
                 yield f"{path}: {label}and {count - len(problems)} more"
-        if report.errors and all(problem.kind in FOREIGN for problem in report.errors):
-            if not any(key in problem.message for problem in report.errors for key in ("reasoning", "think")):
-                yield f"{path}: training reads these rows as they are; for OpenAI: {_conversion(path)} --when-lossy drop"
+        thoughts = any(key in problem.message for problem in report.errors for key in ("reasoning", "think"))
+        if report.errors and not thoughts and all(problem.kind in FOREIGN for problem in report.errors):
+            yield f"{path}: training reads such rows as they are; for OpenAI: {_conversion(path)} --when-lossy drop"
         if report.preferences and not report.errors:
             yield f"{path}: rows for preference tuning (DPO); govor train learns from rows with one answer"
     if valid:
-        yield f"✅ Validation passed: {sum(report.examples for _, report in reports)} training examples"
+        kind = "preference rows" if all(report.preferences for _, report in reports) else "training examples"
+        yield f"✅ Validation passed: {sum(report.examples for _, report in reports)} {kind}"
     else:
         yield f"❌ {sum(report.error_count for _, report in reports)} errors"
 
@@ -220,7 +221,7 @@ def _other_format(path: Path) -> Problem | None:
     value, problems = _parse(1, line) if line.startswith(b"{") else (None, [])
     if not line or (not problems and isinstance(value, dict) and is_plain(value)):
         return None
-    if line.startswith(GZIP) or line.startswith(ZSTD):
+    if line.startswith((GZIP, ZSTD)):
         return Problem(0, "binary_file", f"compressed: {_conversion(path)} unpacks it")
     return _problem_of_format(path, line)
 
@@ -240,15 +241,15 @@ def _problem_of_format(path: Path, line: bytes) -> Problem | None:
     if any(form.to_preference for form in forms):
         return Problem(0, "preference_rows", f"{forms[0].name}: {forms[0].note}")
     if text := describe(path, sample, wanted="rows"):
-        is_text = sample.head.isascii() or sample.start.isprintable()
+        is_text = "\0" not in sample.text and "\ufffd" not in sample.start
         return Problem(0, "other_format" if is_text else "binary_file", text.removeprefix(f"{path}: "))
     names = [form.name for form in forms if form.is_rows] or rows_of_columns(sample)
     if names and (names != ["openai"] or sample.start.startswith("[") or sample.is_list_in_object):
         names = [name for name in names if name != "openai"] or ["OpenAI's"]
         if names == ["OpenAI's"]:
             return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
-        text = f"rows in {' or '.join(names)} format, expected OpenAI's: {_conversion(path)} (training reads them as they are)"
-        return Problem(0, "other_format", text)
+        text = f"rows in {' or '.join(names)} format, expected OpenAI's: {_conversion(path)}"
+        return Problem(0, "other_format", f"{text} (training reads them as they are)")
     if sample.start.startswith("["):
         return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
     if b"\x00" in sample.head[:4096] and b'{"' not in sample.head[:4096]:

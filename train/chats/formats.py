@@ -158,10 +158,6 @@ FORMATS: tuple[Format, ...] = (
         note="keep those whose `label` is true, without `label`, and train on them",
     ),
     Format(
-        "texts as a template renders them", lambda s: isinstance(s.record.get("text"), str) and "role" not in s.record,
-        note="state it: govor convert FILE --to openai -o rows.jsonl --template '<s>[INST] {question} [/INST] {answer}</s>'",
-    ),
-    Format(
         "OpenAssistant's tree of messages", lambda s: {"message_id", "parent_id", "role"} <= s.record.keys(),
         note="follow parent_id from each answer to its root and write every such way as one row with `messages`",
     ),
@@ -177,6 +173,11 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "Discord's own data package", _matches("[", r'"Contents"\s*:', r'"Timestamp"\s*:'),
         note="it holds your own messages alone: export the channel as JSON with DiscordChatExporter",
+    ),
+    Format(
+        "texts as a template renders them", lambda s: isinstance(s.record.get("text"), str) and "role" not in s.record,
+        note="state it: govor convert FILE --to openai -o rows.jsonl "
+        "--template '<s>[INST] {question} [/INST] {answer}</s>'",
     ),
     Format("an old Excel file", _begins(b"\xd0\xcf\x11\xe0"), note="save it as .xlsx or CSV"),
     Format("Parquet", _begins(b"PAR1"), note="save it as JSONL: datasets.Dataset.from_parquet(…).to_json(…)"),

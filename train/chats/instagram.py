@@ -18,8 +18,9 @@ MEDIA = {
     "files": "файл", "share": "вложение",
 }  # fmt: skip
 SERVICE = re.compile(
-    r"(?:liked a message|reacted .{1,20} to (?:your|a|their|his|her) message.*|.{0,80} (?:sent an attachment|sent a photo"
-    r"|sent a video|sent a voice message|named the group .*|added .* to the group|left the group)"
+    r"(?:liked a message|reacted .{1,20} to (?:your|a|their|his|her) message.*"
+    r"|.{0,80} (?:sent (?:an attachment|a photo|a video|a voice message)|named the group .*|added .* to the group"
+    r"|left the group)"
     r"|нравится сообщение|отреагировал.*|.{0,80} отправил\S* (?:вложение|фото|видео|голосовое сообщение))\.?\s*",
     re.IGNORECASE | re.DOTALL,
 )

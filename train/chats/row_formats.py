@@ -143,7 +143,9 @@ def row_of_gemini(line: int, record: dict[str, Any]) -> Row:
         role = {"user": "user", "model": "assistant", "function": "user"}.get(str(content.get("role", "user")))
         if role is None:
             raise ValueError(f"content {number}: unknown role {content['role']!r}")
-        text, calls, answers = _joined(content), [], []
+        text = _joined(content)
+        calls: list[dict[str, Any]] = []
+        answers: list[dict[str, Any]] = []
         for part in _parts_of(content):
             if call := part.get("functionCall") or part.get("function_call"):
                 id_ = f"call_{number}_{len(calls) + 1}"
@@ -256,8 +258,10 @@ class TextTemplate(NamedTuple):
 def preference_of_openai(line: int, record: dict[str, Any]) -> Preference:
     """{"input": {"messages", "tools"}, "preferred_output": […], "non_preferred_output": […]}."""
     asked = record["input"]
-    answers = (_messages(record[key], key, "assistant") for key in ("preferred_output", "non_preferred_output"))
-    return _preference(line, _messages(asked["messages"], "input", "user"), *answers, asked)
+    preferred, other = (
+        _messages(record[key], key, "assistant") for key in ("preferred_output", "non_preferred_output")
+    )
+    return _preference(line, _messages(asked["messages"], "input", "user"), preferred, other, asked)
 
 
 def preference_of_hugging_face(line: int, record: dict[str, Any]) -> Preference:

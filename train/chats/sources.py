@@ -1,17 +1,19 @@
 """Files on the disk or in a zip archive: their bytes, unpacked, and the beginning by which their format is known."""
 
 import gzip
+import io
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import msgspec
 
 from train.chats.messages import natural_order
-from train.core.errors import GovorError
+from train.core.errors import DataError, GovorError
 
 Source = Path | zipfile.Path
 """A file, or a file in a zip archive, which is never unpacked to the disk."""
@@ -88,18 +90,19 @@ class Sample:
             return None
 
 
-def open_unpacked(source: Source) -> IO[bytes]:
-    """The file's bytes, without gzip or zstd around them."""
-    file = cast(IO[bytes], source.open("rb"))
-    magic = file.read(4)
-    file.seek(0)
+def open_unpacked(source: Source) -> io.BufferedReader:
+    """The file's bytes; of a file on the disk without gzip or zstd around them."""
+    if isinstance(source, zipfile.Path):
+        return cast(io.BufferedReader, source.open("rb"))
+    with source.open("rb") as file:
+        magic = file.read(4)
     if magic[:2] == GZIP:
-        return cast(IO[bytes], gzip.open(file))
+        return cast(io.BufferedReader, gzip.open(source))
     if magic == ZSTD:
         import zstandard
 
-        return cast(IO[bytes], zstandard.open(file, closefd=True))
-    return file
+        return io.BufferedReader(zstandard.open(source))
+    return source.open("rb")
 
 
 def unpacking_errors() -> tuple[type[Exception], ...]:
@@ -114,20 +117,20 @@ def unpacking_errors() -> tuple[type[Exception], ...]:
     return (*errors, ZstdError)
 
 
-def skip_byte_order_mark(file: IO[bytes]) -> IO[bytes]:
+def skip_byte_order_mark(file: io.BufferedReader) -> io.BufferedReader:
     """The file, at its first byte behind a byte order mark."""
-    if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
-        file.seek(0)
+    if file.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):
+        file.read(len(BYTE_ORDER_MARK))
     return file
 
 
 def sample_of(source: Source) -> Sample:
-    """The file's beginning; GovorError where it cannot be unpacked."""
+    """The file's beginning; DataError where it cannot be unpacked."""
     try:
         with open_unpacked(source) as file:
             return Sample(source, file.read(HEAD).removeprefix(BYTE_ORDER_MARK))
     except unpacking_errors() as error:
-        raise GovorError(f"{source}: cannot be unpacked: {error}") from None
+        raise DataError(f"{source}: cannot be unpacked: {error}") from None
 
 
 def open_zip(path: Path) -> zipfile.Path:
@@ -149,8 +152,14 @@ def open_zip(path: Path) -> zipfile.Path:
 
 def files_in(folder: Source) -> Iterator[Source]:
     """Every file in a folder or an archive and in the folders in it, messages2 before messages10."""
-    for inner in sorted(folder.iterdir(), key=lambda entry: natural_order(entry.name)):
+    entries = cast(Iterator[Source], folder.iterdir())
+    for inner in sorted(entries, key=lambda entry: natural_order(entry.name)):
         if inner.is_dir():
             yield from files_in(inner)
         elif inner.is_file():
             yield inner
+
+
+def folder_name(source: Source) -> str:
+    """The name of the folder that the file lies in."""
+    return re.split(r"[/\\]", str(source.parent).rstrip("/"))[-1]

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain
+from pathlib import Path
 from typing import IO, Any
 
 from train.chats.sources import BYTE_ORDER_MARK, UTF16, Sample, Source, open_unpacked
@@ -77,7 +79,7 @@ def read_table(
                 raise DataError(f"{source}:{reader.line_num}: row {number} has not the columns of the first line")
             if nul := next((value for value in record.values() if "\0" in value), None):
                 at = nul.index("\0") + 1
-                raise DataError(f"{source}:{reader.line_num}: character {at} of a cell is NUL, U+0000: remove it")
+                raise DataError(f"{source}:{reader.line_num}: character {at} is NUL, U+0000: remove it")
             cells = zip(names, record.values(), strict=True)
             yield reader.line_num, {name: value for name, value in cells if name and value.strip()}
     except csv.Error as error:
@@ -90,21 +92,21 @@ def read_table(
 
 def is_workbook(sample: Sample) -> bool:
     """Whether the file is an .xlsx."""
-    if not zipfile.is_zipfile(str(sample.source)):
+    if not isinstance(sample.source, Path) or not zipfile.is_zipfile(os.fspath(sample.source)):
         return False
-    with zipfile.ZipFile(str(sample.source)) as archive:
+    with zipfile.ZipFile(os.fspath(sample.source)) as archive:
         return "xl/workbook.xml" in archive.namelist()
 
 
-def read_workbook(source: Source, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_workbook(source: Path, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row, record) of the first sheet with a header and rows below it."""
     import openpyxl
 
-    with zipfile.ZipFile(str(source)) as archive:
+    with zipfile.ZipFile(os.fspath(source)) as archive:
         if (size := sum(member.file_size for member in archive.infolist())) > MOST_OF_EXCEL:
             raise DataError(f"{source}: unpacks to {size / 1e9:.1f} GB: save the sheet as CSV")
     try:
-        book = openpyxl.load_workbook(str(source), read_only=True, data_only=True)
+        book = openpyxl.load_workbook(os.fspath(source), read_only=True, data_only=True)
         sheet = next((sheet for sheet in book.worksheets if _has_rows(sheet)), None)
         if sheet is None:
             raise DataError(f"{source}: no sheet with a line of names and rows below it")

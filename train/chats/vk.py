@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from train.chats.html_pages import elements, first, has_class, is_html, text_of_element
 from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name
-from train.chats.sources import Sample, Source
+from train.chats.sources import Sample, Source, folder_name
 from train.core.errors import GovorError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
     for message in found:
         time = message.time or time
         yield message._replace(time=time)
-    folder = files[0].parent.name
+    folder = folder_name(files[0])
     peer = int(folder) if re.fullmatch(r"-?\d{1,15}", folder) else None
     senders = {message.sender for message in found if message.sender and message.drop_reason != "service"}
     kind = "private_group" if peer is not None and peer > GROUPS else chat_type(len(senders))

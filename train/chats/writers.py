@@ -1,17 +1,21 @@
 """Writes rows in the formats of other tools. What a format cannot hold is refused, or left out if so told."""
 
 import json
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.chats.readers import stream_records
+from train.chats.readers import AS_FOUND, ReadAs, is_preferences, stream_preferences, stream_records
+from train.chats.row_formats import preference_to_object
 from train.chats.rows import Message, Row, is_trained, row_to_object, text_of, without_weight
 from train.core.errors import DataError
 from train.core.files import require_new, write_whole
 
 MAX_REFUSED = 100  # reasons named in an error
+CARRIERS = ("alpaca", "sharegpt")
+"""Targets whose readers pass over keys that they do not know."""
 
 
 class Conversion:
@@ -30,25 +34,38 @@ class Conversion:
         """Records made of rows with untrained answers, whose last answer alone is to be learned."""
         self.lost: Counter[str] = Counter()
         """What was left out → number of rows that had it."""
-        self.refused: dict[str, list[int]] = {}
+        self.refused: dict[str, array[int]] = {}
         """Why the format cannot hold rows → their lines."""
 
-    def records(self, row: Row, unread: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """The records that the row becomes; `unread`: keys of the source that the row has no place for."""
+    def records(
+        self, row: Row, unread: Sequence[str] = (), more: Mapping[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The records that the row becomes; `unread`: keys of the source that the row has no place for.
+
+        `more`: those of them, with their values, that stand beside the turns: a target that takes them gets them.
+        """
+        carried = dict(more or {}) if self.target in CARRIERS else {}
+        unread = [key for key in unread if key not in carried]
         for part in _split(row) if self.when_lossy == "split" and self.target != "openai" else [row]:
             losses = sorted({*_losses(part, self.target), *(f"key {key!r}" for key in unread)})
             if losses and self.when_lossy != "drop":
-                self.refused.setdefault(", ".join(losses), []).append(row.line)
+                for loss in losses:
+                    self.refuse(loss, row.line)
                 continue
             try:
                 record = _WRITERS[self.target](part)
             except ValueError as error:
-                self.refused.setdefault(str(error), []).append(row.line)
+                self.refuse(str(error), row.line)
                 continue
             self.lost.update(losses)
             self.written += 1
             self.split += part is not row
-            yield record
+            yield {**carried, **record}
+
+    def refuse(self, why: str, line: int) -> None:
+        lines = self.refused.setdefault(why, array("q"))
+        if not lines or lines[-1] != line:
+            lines.append(line)
 
 
 class Converted(NamedTuple):
@@ -69,27 +86,48 @@ def convert_rows(rows: Iterable[Row], target: str, when_lossy: str = "refuse") -
     return Converted(records, conversion.lost, refused)
 
 
-def convert_file(file: Path, target: str, output: Path, *, when_lossy: str, force: bool) -> None:
+def convert_file(
+    file: Path, target: str, output: Path, *, when_lossy: str, force: bool, read_as: ReadAs = AS_FOUND
+) -> None:
     """Write the file's rows in the target's format to `output`, and print what was read, written and left out.
 
     Rows are read and written one at a time. DataError, and no file, where the target has no place for something and
-    `when_lossy` does not allow for it.
+    `when_lossy` does not allow for it. Preference rows are written as OpenAI's alone.
     """
     require_new(output, force)
     conversion, source = Conversion(target, when_lossy), ""
 
     def lines() -> Iterator[str]:
         nonlocal source
-        for record in stream_records(file):
+        for record in stream_records(file, read_as):
             source = record.format_name
-            for written in conversion.records(record.row, record.unread):
+            for written in conversion.records(record.row, record.unread, record.more):
                 yield json.dumps(written, ensure_ascii=False) + "\n"
         if conversion.refused:
             raise DataError(_refusal(conversion, file))
 
-    write_whole(output, lines(), replace=force)
+    def preferences() -> Iterator[str]:
+        nonlocal source
+        for row, name, unread in stream_preferences(file):
+            source = name
+            if unread and when_lossy == "refuse":
+                for key in unread:
+                    conversion.refuse(f"key {key!r}", row.line)
+                continue
+            conversion.lost.update(f"key {key!r}" for key in unread)
+            conversion.written += 1
+            yield json.dumps(preference_to_object(row), ensure_ascii=False) + "\n"
+        if conversion.refused:
+            raise DataError(_refusal(conversion, file))
+
+    two_answers = read_as == AS_FOUND and is_preferences(file)
+    if two_answers and target != "openai":
+        raise DataError(f"{file}: preference rows, which --to openai alone can write: {target} is for one answer")
+    write_whole(output, preferences() if two_answers else lines(), replace=force)
     lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(conversion.lost.items()))
     print(f"{output}: {conversion.written} rows, read as {source}, written as {target}{lost}")
+    if two_answers:
+        print("they have two answers each, for preference tuning: govor train learns from rows with one")
     if conversion.split:
         print(f"{conversion.split} of them stand for rows with untrained answers: only their last is to be learned")
 

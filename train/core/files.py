@@ -31,6 +31,27 @@ LAST = "trainer_state.json"
 """The file of a checkpoint that is removed last, so that one whose removal was cut off is still found and removed."""
 
 
+class StandardInput(type(Path())):  # type: ignore[misc]
+    """A file with what came on standard input; people see it as `-`."""
+
+    def __str__(self) -> str:
+        return "-"
+
+    def __fspath__(self) -> str:
+        return str(super().__str__())
+
+
+def standard_input() -> Path:
+    """What comes on standard input, in a file that goes when the process ends: readers look at a file twice."""
+    import atexit
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(prefix="govor-", delete=False) as file:
+        atexit.register(Path(file.name).unlink, missing_ok=True)
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return StandardInput(file.name)
+
+
 def require_new(path: Path, force: bool = False) -> None:
     """GovorError where the file is there already and was not asked to be replaced, or is no file."""
     if path.exists() and not path.is_file():

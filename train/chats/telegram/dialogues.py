@@ -80,7 +80,7 @@ class CollectReport:
     """Messages left out, by reason.
 
     Of a message alone: service, call, unsupported, bot, media_without_text, empty, sender_unknown, duplicate (the same
-    id again), outside_dates, leave_out (it has one of the words), deleted, other_branch (of a conversation with ChatGPT).
+    id again), outside_dates, leave_out (it has one of the words), deleted, other_branch (of a talk with ChatGPT).
     Of an answer: answer_to_media, answer_to_call, answer_to_left_out (for another reason), answer_to_absent (the export
     does not hold what it answers), answer_unclear (it may add to a reply or answer what was said since), second_answer
     (to a message that was answered long before), after_own_media, nothing_to_answer: the persona speaks before anybody

@@ -46,7 +46,7 @@ class Survey:
 
 
 def survey_exports(paths: Sequence[Path]) -> Survey:
-    """Read whole exports, in files, folders and archives, once for their participants, their names, and their chats, which are numbered through."""
+    """Read whole exports, in files, folders and archives, for their participants, names and chats, numbered through."""
     names: dict[str, Counter[str]] = {}
     message_counts: Counter[str] = Counter()
     chat_numbers: dict[str, list[int]] = {}
