@@ -284,7 +284,7 @@ def test_vk_has_the_newest_first_and_pages_of_fifty(tmp_path):
     assert found.report.by_channel.keys() == {"Мама", "Оля"}
     assert found.report.dropped["answer_to_media"] == 1 and found.report.dropped["media_without_text"] == 2
     other = collected(tmp_path / "Archive", persona="vk123")
-    assert turns(other) == ["Два / Три & ещё"], "nothing stands before the first, a voice message is no answer"
+    assert turns(other) == ["Два / Три & ещё", "Ответ на голосовое / С фото"], "nothing stands before her first"
 
 
 # Discord, Instagram, ChatGPT

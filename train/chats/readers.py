@@ -226,7 +226,7 @@ def _is_plain_openai(path: Path) -> bool:
         record = json.loads(start)
     except (ValueError, RecursionError):
         return not format_of(sample_of(path))
-    return isinstance(record, dict) and (is_plain(record) or not format_of(sample_of(path)))
+    return isinstance(record, dict) and is_plain(record)
 
 
 def _records(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Any]]:
