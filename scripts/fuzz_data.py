@@ -1,25 +1,31 @@
 """Feeds mutated files to every reader and check; an error in words is right, a traceback is a finding.
 
-    python scripts/fuzz_data.py [--files 20000] [--seed 0]
+    python scripts/fuzz_data.py [--files 20000] [--seed 0] [--kind whatsapp]
 
 Ends with the counts and exit code 1 if anything but a GovorError came out; the file that did it is kept.
 """
 
+import contextlib
 import gzip
+import io
 import json
 import random
 import sys
 import tempfile
 import traceback
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+import openpyxl
+import sample_exports as exports
 import zstandard
 
 from train.chats.checks import check_file
 from train.chats.privacy.scrub import Scrubber
-from train.chats.readers import read_rows
+from train.chats.readers import ReadAs, check_preferences, is_preferences, read_rows, stream_records
 from train.chats.rows import Row
 from train.chats.telegram.dialogues import collect_dialogues
 from train.chats.telegram.participants import find_persona, survey_exports
@@ -37,7 +43,21 @@ RECORDS = [
     {"instruction": "а", "input": "б", "output": "в", "history": [["г", "д"]]},
     {"prompt": "а", "completion": "б"},
     {"query": "а", "response": "б"},
+    {"messages": [PAIR[0], {**PAIR[1], "role": "bot", "train": True}], "id": 1, "source": "x"},
+    {"conversations": PAIR},
+    {"prompt": [PAIR[0]], "completion": [PAIR[1]]},
+    {"Вопрос": "а", "Ответ": "б"},
+    {"contents": [{"role": "user", "parts": [{"text": "а"}]}, {"role": "model", "parts": [{"functionCall": {"name": "f",
+     "args": {}}}]}, {"parts": [{"functionResponse": {"name": "f", "response": {"result": "в"}}}]},
+     {"role": "model", "parts": [{"text": "г"}]}], "systemInstruction": {"parts": [{"text": "д"}]},
+     "tools": [{"functionDeclarations": [{"name": "f"}]}]},
+    {"conversation": [{"human": "а", "assistant": "б"}]},
+    {"dialog": ["а", "б"]},
+    {"text": "<s>[INST] а [/INST] б</s>"},
+    {"input": {"messages": PAIR[:1]}, "preferred_output": PAIR[1:], "non_preferred_output": PAIR[1:]},
+    {"prompt": "а", "chosen": "б", "rejected": "в"},
 ]  # fmt: skip
+TEMPLATE = ReadAs(template="<s>[INST] {question} [/INST] {answer}</s>")
 SNIPPETS = [
     *(b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\n", b"\r\n", b"\t"),
     *(b"[" * 3000, b'{"a":' * 3000, b"{}", b"[]", b'"', b",", b"-", b"null", b"NaN", b"true", b"1e999", b"9" * 30),
@@ -45,18 +65,57 @@ SNIPPETS = [
 ]
 
 
-def seed_files() -> list[bytes]:
-    """Good files in every format and packing."""
+def seed_files() -> dict[str, list[bytes]]:
+    """Good files by kind: in every format and packing."""
     lines = [json.dumps(record, ensure_ascii=False).encode() for record in RECORDS]
-    files = [b"\n".join([line] * 3) for line in lines]
-    files += [b"[" + b",".join([line] * 2) + b"]" for line in lines]
-    files += [
-        gzip.compress(files[0]),
-        zstandard.compress(files[3]),
-        b"prompt,completion\na,b\n",
-        b"query;response\na;b\n",
-    ]
-    return files
+    rows = [b"\n".join([line] * 3) for line in lines]
+    rows += [b"[" + b",".join([line] * 2) + b"]" for line in lines]
+    rows += [b'{"data":\n[' + b",".join([line] * 2) + b"]}" for line in lines[:3]]
+    rows += [gzip.compress(rows[0]), zstandard.compress(rows[3])]
+    tables = [b"prompt,completion\na,b\n", b"query;response\na;b\n", "Вопрос;Ответ\nа;б\n".encode("cp1251")]
+    return {
+        "rows": rows,
+        "tables": tables,
+        "xlsx": [workbook()],
+        "telegram-json": [telegram_json()],
+        "telegram-html": [exports.telegram_html().encode()],
+        "whatsapp": [exports.whatsapp().encode(), exports.whatsapp(iphone=True).encode()],
+        "zip": [
+            zipped(exports.whatsapp().encode(), "_chat.txt"),
+            zipped(exports.telegram_html().encode(), "messages.html"),
+        ],
+        "vk": [exports.vk()],
+        "discord": [exports.discord().encode()],
+        "instagram": [exports.instagram().encode()],
+        "chatgpt": [exports.chatgpt().encode()],
+    }
+
+
+def workbook() -> bytes:
+    book = openpyxl.Workbook()
+    for line in (("Вопрос", "Ответ"), ("а", "б"), (1, 2.5)):
+        book.active.append(line)
+    packed = io.BytesIO()
+    book.save(packed)
+    return packed.getvalue()
+
+
+def zipped(content: bytes, name: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:  # stored, so that mutations reach the reader
+        archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def telegram_json() -> bytes:
+    message = {"type": "message", "date": "2025-01-01T10:00:00", "date_unixtime": "1735714800"}
+    messages = [
+        {**message, "id": n, "from": "Катя" if n % 2 else "Мама", "from_id": f"user{n % 2}", "text": [str(n)],
+         **({"media_type": "voice_message"} if n == 3 else {}), **({"reply_to_message_id": 2} if n == 4 else {})}
+        for n in range(6)
+    ]  # fmt: skip
+    chat = {"name": "Мама", "type": "personal_chat", "id": 0, "messages": messages}
+    return json.dumps({"about": "", "chats": {"list": [chat]}}, ensure_ascii=False).encode()
 
 
 def mutate(content: bytes, random_: random.Random) -> bytes:
@@ -80,6 +139,8 @@ def mutate(content: bytes, random_: random.Random) -> bytes:
 
 
 def read_and_convert(path: Path) -> None:
+    if is_preferences(path):
+        check_preferences(path)
     rows: list[Row] = read_rows(path)
     for target in ("openai", "alpaca", "sharegpt", "gemini"):
         for when_lossy in ("drop", "split"):
@@ -87,10 +148,19 @@ def read_and_convert(path: Path) -> None:
                 json.dumps(record, ensure_ascii=False).encode()
 
 
+def read_by_template(path: Path) -> None:
+    for _ in stream_records(path, TEMPLATE):
+        pass
+
+
 def collect_and_scrub(path: Path) -> None:
     found = survey_exports([path])
+    writers = [who for who in found.participants if who.messages]
+    if not writers:
+        return
+    persona = find_persona(found, [writers[-1].id])
     scrubber = Scrubber([name for who in found.participants for name in who.names], ["Наташа"])
-    collected = collect_dialogues(found, find_persona(found, ["user1"]), scrub=scrubber.scrub)
+    collected = collect_dialogues(found, persona, scrub=scrubber.scrub)
     report = collected.report
     assert report.messages_read == report.messages_kept + report.dropped.total(), "messages lost"
     json.dumps([row.messages for row in collected.rows]).encode()
@@ -99,31 +169,35 @@ def collect_and_scrub(path: Path) -> None:
 @click.command()
 @click.option("--files", default=20_000)
 @click.option("--seed", default=0)
-def main(files: int, seed: int) -> None:
+@click.option("--kind", help="One kind of file alone: telegram-html, xlsx, …")
+def main(files: int, seed: int, kind: str | None) -> None:
     """Mutate good files and count what comes out."""
     random_ = random.Random(seed)
     seeds = seed_files()
-    steps: list[Callable[[Path], object]] = [check_file, read_and_convert, collect_and_scrub]
-    passed = refused = 0
+    steps: list[Callable[[Path], object]] = [check_file, read_and_convert, read_by_template, collect_and_scrub]
+    passed, refused = Counter[str](), Counter[str]()
+    kinds = sorted(seeds) if kind is None else [kind]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzzed"
-        for _ in range(files):
-            path.write_bytes(mutate(random_.choice(seeds), random_))
+        for number in range(files):
+            of = kinds[number % len(kinds)]
+            path.write_bytes(mutate(random_.choice(seeds[of]), random_))
             for step in steps:
                 try:
-                    step(path)
-                    passed += 1
+                    with contextlib.redirect_stderr(io.StringIO()):
+                        step(path)
+                    passed[of] += 1
                 except GovorError:
-                    refused += 1
+                    refused[of] += 1
                 except Exception:
                     traceback.print_exc()
                     with tempfile.NamedTemporaryFile(prefix="fuzzed-", suffix=".bin", dir=".", delete=False) as kept:
                         kept.write(path.read_bytes())
                     print(f"a traceback; the file is kept as {kept.name}")
                     sys.exit(1)
-    print(
-        f"{files} mutated files, {len(steps)} readings each: {passed} passed, {refused} refused in words, 0 tracebacks"
-    )
+    for of in kinds:
+        print(f"{of:14} {passed[of]:7} passed, {refused[of]:7} refused in words")
+    print(f"{files} mutated files, {len(steps)} readings each: 0 tracebacks")
 
 
 if __name__ == "__main__":

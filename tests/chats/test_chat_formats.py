@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import sample_exports as made
+from sample_exports import discord_message, instagram_message, telegram_message, telegram_page, vk_message
 
-from tests.chats import exports as made
-from tests.chats.exports import discord_message, instagram_message, telegram_message, telegram_page, vk_message
 from tests.conftest import REPOSITORY
 from train.chats.chat_exports import find_exports, what_is_lacking
 from train.chats.rows import text_of

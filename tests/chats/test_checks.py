@@ -129,7 +129,7 @@ def test_byte_order_mark_and_crlf():
 
 
 def test_reading_refuses_bad_rows_and_names_them():
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: no `messages`"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: its keys \('text'\) are those of no known format"):
         read_rows(write('{"text": 1}'))
     with pytest.raises(GovorError, match="no such file"):
         read_rows(Path("nowhere.jsonl"))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from train.chats.formats import FORMATS, Format, chat_format, describe, format_of
 from train.chats.messages import Chat, ChatMessage, natural_order
-from train.chats.sources import ZIP, Sample, Source, files_in, open_zip, sample_of
+from train.chats.sources import ZIP, Sample, Source, files_in, open_zip, sample_of, unpacking_errors
 from train.chats.telegram.export import HOW_TO
 from train.core.errors import GovorError
 
@@ -44,7 +44,10 @@ def find_exports(paths: Iterable[Path]) -> list[Export]:
 def read_export(export: Export) -> Iterator[ChatMessage | Chat]:
     """Each chat's messages, and after them the chat itself; GovorError where the export is not whole."""
     assert export.format.read_chats is not None
-    return export.format.read_chats(export.files)
+    try:
+        yield from export.format.read_chats(export.files)
+    except unpacking_errors() as error:
+        raise GovorError(f"{export.path}: cannot be unpacked: {error}: download or copy it again") from None
 
 
 def what_is_lacking(exports: Iterable[Export]) -> list[str]:

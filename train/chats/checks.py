@@ -229,11 +229,11 @@ def _other_format(path: Path) -> Problem | None:
 def _problem_of_format(path: Path, line: bytes) -> Problem | None:
     """The problem of a file by what is known of its format; None for OpenAI's rows and where nothing is known."""
     from train.chats.formats import describe, format_of
-    from train.chats.sources import ZIP, sample_of
+    from train.chats.sources import sample_of
     from train.chats.tables import is_workbook, rows_of_columns
 
     sample = sample_of(path)
-    if sample.head.startswith(ZIP) and is_workbook(sample):
+    if is_workbook(sample):
         return Problem(
             0, "other_format", f"a table of Excel, expected JSONL: {_conversion(path)} (training reads it too)"
         )

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from train.chats.messages import LAST_SECOND
-from train.chats.sources import Source, open_unpacked, skip_byte_order_mark, unpacking_errors
+from train.chats.sources import Source, open_unpacked, skip_byte_order_mark
 from train.core.errors import GovorError
 
 Event = tuple[str, str, Any]
@@ -25,8 +25,6 @@ def events(source: Source) -> Iterator[Event]:
             cut_off = re.search("premature EOF|^Incomplete", str(error))
             kind = "it ends in the middle" if cut_off else "its JSON is broken"
             raise GovorError(f"{source}: {kind} near byte {file.tell()}: export or copy it again") from None
-        except unpacking_errors() as error:
-            raise GovorError(f"{source}: cannot be unpacked: {error}") from None
 
 
 def value_at(stream: Iterator[Event], event: str, value: Any) -> Any:

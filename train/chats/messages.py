@@ -1,7 +1,10 @@
 """What a reader of chats makes of an export: the messages of each chat in order, and after them the chat itself."""
 
+import calendar
 import re
 import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 FORWARDED = "переслано: "
@@ -79,6 +82,18 @@ def drop_reason(sender: str | None, text: str, media: str | None) -> str | None:
 def chat_type(senders: int) -> str:
     """The type of a chat of which only the number of people who write is known."""
     return "personal_chat" if senders <= 2 else "private_group"
+
+
+def seconds_of(date: Sequence[int], zone: int = 0) -> int | None:
+    """Seconds since 1970 of (year, month, day, hour, minute, second) by a clock `zone` seconds ahead of UTC.
+
+    None where there is no such date, or it cannot be one of a message.
+    """
+    try:
+        seconds = calendar.timegm(datetime(*date).timetuple()) - zone  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 <= seconds < LAST_SECOND else None
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -234,7 +234,7 @@ def _records(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Any]]:
     if not path.is_file():
         raise DataError(describe(path, wanted="rows") if path.exists() else f"{path}: no such file")
     sample = sample_of(path)
-    if sample.head.startswith(ZIP) and is_workbook(sample):
+    if is_workbook(sample):
         yield from read_workbook(path, read_as.columns)
         return
     if (text := _not_rows(path, sample, read_as)) is not None:

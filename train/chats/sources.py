@@ -86,14 +86,17 @@ class Sample:
         try:
             with open_unpacked(self.source) as file:
                 return next(ijson.items(skip_byte_order_mark(file), prefix, use_float=True), None)
-        except (ijson.JSONError, ValueError):
+        except (ijson.JSONError, ValueError, *unpacking_errors()):
             return None
 
 
 def open_unpacked(source: Source) -> io.BufferedReader:
     """The file's bytes; of a file on the disk without gzip or zstd around them."""
     if isinstance(source, zipfile.Path):
-        return cast(io.BufferedReader, source.open("rb"))
+        try:
+            return cast(io.BufferedReader, source.open("rb"))
+        except (ValueError, RuntimeError, KeyError) as error:  # zipfile's of an archive that is damaged
+            raise zipfile.BadZipFile(str(error)) from None
     with source.open("rb") as file:
         magic = file.read(4)
     if magic[:2] == GZIP:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from train.chats.sources import BYTE_ORDER_MARK, UTF16, Sample, Source, open_unpacked
+from train.chats.sources import BYTE_ORDER_MARK, UTF16, ZIP, Sample, Source, open_unpacked, open_zip
 from train.core.errors import DataError
 
 CHUNK = 1 << 20
@@ -91,11 +91,10 @@ def read_table(
 
 
 def is_workbook(sample: Sample) -> bool:
-    """Whether the file is an .xlsx."""
-    if not isinstance(sample.source, Path) or not zipfile.is_zipfile(os.fspath(sample.source)):
+    """Whether the file is an .xlsx; GovorError where it is a damaged archive."""
+    if not isinstance(sample.source, Path) or not sample.head.startswith(ZIP):
         return False
-    with zipfile.ZipFile(os.fspath(sample.source)) as archive:
-        return "xl/workbook.xml" in archive.namelist()
+    return (open_zip(sample.source) / "xl/workbook.xml").exists()
 
 
 def read_workbook(source: Path, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,14 +3,12 @@
 One's own messages stand under «Вы». Forwarded messages and replies are named in it, not shown.
 """
 
-import calendar
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from train.chats.html_pages import elements, first, has_class, is_html, text_of_element
-from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name
+from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
 from train.chats.sources import Sample, Source, folder_name
 from train.core.errors import GovorError
 
@@ -112,8 +110,4 @@ def _time(match: re.Match[str] | None) -> int | None:
     if match is None or month is None:
         return None
     hour = int(match[4]) % 12 + 12 * (match[7].lower() == "pm") if match[7] else int(match[4])
-    try:
-        date = datetime(int(match[3]), month, int(match[1]), hour, int(match[5]), int(match[6] or 0))
-    except ValueError:
-        return None
-    return max(0, calendar.timegm(date.timetuple()))
+    return seconds_of((int(match[3]), month, int(match[1]), hour, int(match[5]), int(match[6] or 0)))

@@ -7,14 +7,12 @@ A line that does not begin so belongs to the message before it. Whether 02/03 is
 February is told by the whole chat: by a number above 12, else by the order in which time runs on.
 """
 
-import calendar
 import io
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
-from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name
+from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
 from train.chats.sources import LONGEST_LINE, Sample, Source, folder_name, open_unpacked
 from train.core.errors import GovorError
 
@@ -170,14 +168,9 @@ def _seconds(line: _Line, order: str) -> int | None:
     """Seconds since 1970 with the numbers read in that order, as if the clock were UTC's; None if it is no date."""
     date = dict(zip(order, line.numbers, strict=True))
     year = date["y"] + 2000 * (date["y"] < 100)
-    if not 2009 <= year < 2100:  # the year of WhatsApp's first version
+    if not 2009 <= year < 2100:  # WhatsApp began in 2009
         return None
-    try:
-        return calendar.timegm(
-            datetime(year, date["m"], date["d"], line.hour, line.minute, min(line.second, 59)).timetuple()
-        )
-    except ValueError:
-        return None
+    return seconds_of((year, date["m"], date["d"], line.hour, line.minute, min(line.second, 59)))
 
 
 def _parted(rest: str) -> tuple[str | None, str]:

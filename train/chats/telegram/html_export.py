@@ -3,14 +3,12 @@
 They hold what result.json holds but for ids of people and kinds of some media: people are known by name.
 """
 
-import calendar
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from train.chats.html_pages import elements, first, has_class, is_html, text_of_element
-from train.chats.messages import FORWARDED, Chat, ChatMessage, chat_type, drop_reason, named, normalize_name
+from train.chats.messages import FORWARDED, Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
 from train.chats.sources import Sample, Source
 from train.core.errors import GovorError
 
@@ -134,7 +132,5 @@ def _time(title: str) -> tuple[int | None, int]:
         return None, 0
     day, month, year, hour, minute, second = (int(match[group]) for group in range(1, 7))
     zone = (int(match[8]) * 3600 + int(match[9]) * 60) * (-1 if match[7] == "-" else 1) if match[7] else 0
-    try:
-        return calendar.timegm(datetime(year, month, day, hour, minute, second).timetuple()) - zone, zone
-    except ValueError:
-        return None, 0
+    zone = zone if abs(zone) < 86400 else 0
+    return seconds_of((year, month, day, hour, minute, second), zone), zone

@@ -1,8 +1,9 @@
-"""Exports of chats, written as the programs write them that people use; shared by tests and scripts/fuzz_data.py."""
+"""Exports of chats, written as the programs write them that people use; for tests and fuzz_data.py."""
 
 import json
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 START = 1_700_000_000
 MOSCOW = 3 * 3600
@@ -103,7 +104,7 @@ def vk(talk: list[Said] = TALK) -> bytes:
     return vk_page([vk_message(at, name if name != "Катя" else None, text) for at, (name, text) in enumerate(talk, 1)])
 
 
-def discord_message(id_: int, name: str, text: str, **more) -> dict:
+def discord_message(id_: int, name: str, text: str, **more: Any) -> dict[str, Any]:
     author = {"id": str(10**17 + sum(map(ord, name))), "name": name.lower(), "discriminator": "0000", "nickname": name,
               "color": None, "isBot": False, "roles": [], "avatarUrl": "x.png"}  # fmt: skip
     return {
@@ -113,7 +114,7 @@ def discord_message(id_: int, name: str, text: str, **more) -> dict:
     }  # fmt: skip
 
 
-def discord(messages: list[dict] | None = None, channel: str = "DirectTextChat") -> str:
+def discord(messages: list[dict[str, Any]] | None = None, channel: str = "DirectTextChat") -> str:
     if messages is None:
         messages = [discord_message(at, *said) for at, said in enumerate(TALK, 1)]
     value = {
@@ -130,13 +131,13 @@ def meta(text: str) -> str:
     return text.encode().decode("latin-1")
 
 
-def instagram_message(id_: int, name: str, text: str | None, **more) -> dict:
+def instagram_message(id_: int, name: str, text: str | None, **more: Any) -> dict[str, Any]:
     message = {"sender_name": meta(name), "timestamp_ms": (START + 60 * id_) * 1000, **more,
                "is_geoblocked_for_viewer": False}  # fmt: skip
     return message if text is None else {**message, "content": meta(text)}
 
 
-def instagram(messages: list[dict] | None = None) -> str:
+def instagram(messages: list[dict[str, Any]] | None = None) -> str:
     if messages is None:
         messages = [instagram_message(at, *said) for at, said in enumerate(TALK, 1)]
     value = {
@@ -146,7 +147,9 @@ def instagram(messages: list[dict] | None = None) -> str:
     return json.dumps(value, indent=2)  # escapes and all
 
 
-def chatgpt_node(key: str, parent: str | None, children: list[str], role: str, parts: list, **more) -> dict:
+def chatgpt_node(
+    key: str, parent: str | None, children: list[str], role: str, parts: list[Any], **more: Any
+) -> dict[str, Any]:
     message = {
         "id": key, "author": {"role": role, "name": None, "metadata": {}}, "create_time": START + 60.5 * len(key),
         "content": {"content_type": "text", "parts": parts}, "status": "finished_successfully", "end_turn": True,
