@@ -4,9 +4,18 @@ rows.py             a row: one conversation in OpenAI's chat format
 rules.py            what makes a row valid
 checks.py           govor validate: every problem of a file, with its line
 
-readers.py          files in any known format → rows
+formats.py          the table of all formats: how each is known, read and called
+readers.py          files of rows in any known format → rows
+row_formats.py      what each form of rows means
+tables.py           CSV, TSV and .xlsx → records
 writers.py          govor convert: rows → the formats of other tools
-telegram/           govor collect: a Telegram export → one person's rows
+
+messages.py         a message of a chat, as every reader makes it
+chat_exports.py     the exports in files, folders and archives → messages
+whatsapp.py         and vk.py, discord.py, instagram.py, chatgpt.py: a reader each
+html_pages.py       pages as a stream of elements; json_streams.py JSON as one of events
+sources.py          files on the disk or in a zip, and their beginnings
+telegram/           Telegram's readers; govor collect: messages of any chat → one person's rows
 scrub_rows.py       govor scrub: placeholders for personal data in rows
 privacy/            finds personal data and secrets in texts
 

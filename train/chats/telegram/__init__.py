@@ -1,1 +1,1 @@
-"""From a Telegram Desktop export to one person's dialogues and training rows."""
+"""Readers of Telegram's exports, and the way from any program's messages to one person's dialogues and rows."""

@@ -17,7 +17,7 @@ from train.chats.messages import FORWARDED, LAST_SECOND, PRIVATE, Chat, ChatMess
 from train.chats.sources import Sample, Source
 from train.core.errors import GovorError
 
-HOW_TO = "in Telegram Desktop: Settings → Advanced → Export Telegram data → Machine-readable JSON"
+HOW_TO = "in Telegram Desktop: a chat's ⋮ → Export chat history, or Settings → Advanced → Export Telegram data; JSON"
 LISTED = {f"{chats}.list.item" for chats in ("chats", "left_chats")}  # in ijson's spelling; a single chat stands at ""
 MESSAGES = {"messages.item", *(f"{place}.messages.item" for place in LISTED)}
 HEADERS = {f"{place}{key}": key for place in ("", *(f"{p}." for p in LISTED)) for key in ("name", "type", "id")}
