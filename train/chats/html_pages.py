@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 from train.chats.sources import Sample, Source, open_unpacked
 from train.core.errors import GovorError
 
-if TYPE_CHECKING:
-    from lxml.etree import _Element
-
+Element = Any  # lxml has no public name for the type
 CHARSET = re.compile(rb"<meta[^>]*charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
 
 
@@ -19,7 +17,7 @@ def is_html(sample: Sample) -> bool:
     )
 
 
-def elements(source: Source, *wanted: str) -> Iterator["_Element"]:
+def elements(source: Source, *wanted: str) -> Iterator[Element]:
     """Every div that has one of the classes, when it ends, as it stands; what came before it is forgotten."""
     from lxml import etree
 
@@ -46,16 +44,16 @@ def elements(source: Source, *wanted: str) -> Iterator["_Element"]:
             raise GovorError(f"{source}: not a whole HTML page: {error}: export it again") from None
 
 
-def has_class(element: "_Element", name: str) -> bool:
+def has_class(element: Element, name: str) -> bool:
     return name in (element.get("class") or "").split()
 
 
-def first(element: "_Element", name: str) -> "_Element | None":
+def first(element: Element, name: str) -> Element | None:
     """The first element inside that has the class."""
     return next((inner for inner in element.iterdescendants() if has_class(inner, name)), None)
 
 
-def text_of_element(element: "_Element | None", without: str = "") -> str:
+def text_of_element(element: Element | None, without: str = "") -> str:
     """The text inside, a line break for each <br>, without what has the class `without`."""
     if element is None:
         return ""

@@ -5,15 +5,11 @@ One's own messages stand under «Вы». Forwarded messages and replies are name
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from train.chats.html_pages import elements, first, has_class, is_html, text_of_element
+from train.chats.html_pages import Element, elements, first, has_class, is_html, text_of_element
 from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
 from train.chats.sources import Sample, Source, folder_name
 from train.core.errors import GovorError
-
-if TYPE_CHECKING:
-    from lxml.etree import _Element
 
 LACKS = "replies and the clock's zone are not in it; what you wrote stands under «Вы»"
 GROUPS = 2_000_000_000  # numbers of conversations of several begin here
@@ -67,7 +63,7 @@ def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
     yield Chat(name or next(iter(others), None), kind, peer, len(found), partner)
 
 
-def _message(element: "_Element") -> ChatMessage:
+def _message(element: Element) -> ChatMessage:
     header = first(element, "message__header")
     heading = text_of_element(header, without="message-edited")
     link = next(header.iter("a"), None) if header is not None else None

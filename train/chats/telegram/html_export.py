@@ -5,15 +5,11 @@ They hold what result.json holds but for ids of people and kinds of some media: 
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from train.chats.html_pages import elements, first, has_class, is_html, text_of_element
+from train.chats.html_pages import Element, elements, first, has_class, is_html, text_of_element
 from train.chats.messages import FORWARDED, Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
 from train.chats.sources import Sample, Source
 from train.core.errors import GovorError
-
-if TYPE_CHECKING:
-    from lxml.etree import _Element
 
 LACKS = "people have no ids in it and are known by name: export as JSON where two have the same one"
 MEDIA = {
@@ -60,7 +56,7 @@ def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
     yield Chat(name, kind, None, count, named(name) if name and kind == "personal_chat" else None)
 
 
-def _message(element: "_Element", id_: int | None, last: ChatMessage | None, time: int) -> ChatMessage:
+def _message(element: Element, id_: int | None, last: ChatMessage | None, time: int) -> ChatMessage:
     """The message; `last`: the one before, whose sender a joined one has."""
     date = next((inner.get("title") for inner in element.iterdescendants() if has_class(inner, "date")), None)
     seconds, zone = _time(date or "")
@@ -106,11 +102,11 @@ def _message(element: "_Element", id_: int | None, last: ChatMessage | None, tim
     )
 
 
-def _is_in(element: "_Element", outer: "_Element | None") -> bool:
+def _is_in(element: Element, outer: Element | None) -> bool:
     return outer is not None and any(ancestor is outer for ancestor in element.iterancestors())
 
 
-def _media(element: "_Element") -> str | None:
+def _media(element: Element) -> str | None:
     """What the message holds instead of a text; None where it holds nothing."""
     titles = [text_of_element(inner) for inner in element.iterdescendants() if has_class(inner, "title")]
     by_title = next((TITLES[title] for title in titles if title in TITLES), None)
@@ -118,7 +114,7 @@ def _media(element: "_Element") -> str | None:
     return by_title or next((kind for name, kind in MEDIA.items() if name in classes), None)
 
 
-def _emoji(element: "_Element") -> str:
+def _emoji(element: Element) -> str:
     """The emoji of a sticker, which stands before its size: `😂, 12.1 KB`."""
     status = text_of_element(first(element, "status"))
     emoji = status.partition(",")[0].strip()
