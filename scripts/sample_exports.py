@@ -95,7 +95,7 @@ def vk_message(id_: int, name: str | None, text: str, kludges: str = "", peer: i
 def vk_page(messages: list[str], name: str = "Мама") -> bytes:
     """A page with the newest message first."""
     page = f"""<!DOCTYPE html><html><head><meta charset="windows-1251"><title>VK</title></head><body>
-<div class="wrap"><div class="header"><div class="ui_crumb">Профиль</div><div class="ui_crumb">Сообщения</div>
+<div class="wrap"><div class="header"><a class="ui_crumb" href="../index.html">Профиль</a>
 <div class="ui_crumb">{escape(name)}</div></div>{"".join(reversed(messages))}</div></body></html>"""
     return page.encode("cp1251", errors="xmlcharrefreplace")
 

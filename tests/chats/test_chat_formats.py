@@ -182,6 +182,9 @@ LRM = "\u200e"
         ("12.02.2025, 14:24 - Мама: This message was deleted", "deleted"),
         (f"[12.02.2025, 14:24:00] Мама: {LRM}Пропущенный аудиозвонок", "call"),
         ("12.02.2025, 14:24 - Пропущенный видеозвонок", "call"),
+        ("12.02.2025, 14:24 - Мама: Missed voice call", "call"),
+        (f"[12.02.2025, 14:24:00] Мама: {LRM}image absente", "unsupported"),
+        ("12.02.2025, 14:24 - Мама: <Média vynechány>", "media_without_text"),
         (f"[12.02.2025, 14:24:00] Мама: {LRM}Вы изменили код безопасности", "service"),
         ('12.02.2025, 14:24 - Мама изменила тему с "Дом" на "Дача: лето"', "service"),
         ("12.02.2025, 14:24 - Сообщения и звонки защищены сквозным шифрованием. Подробнее.", "service"),
@@ -207,6 +210,7 @@ def test_what_whatsapp_writes_instead_of_words(line, reason, tmp_path):
         ("{m}/{d}/25, 2:00\u202fPM - ", "mdy"), ("2025-{m}-{d}, 14:00 - ", "ymd"),
         ("[{d}/{m}/25, 2:00:0{n} PM] ", "dmy"),
         ("{d}.{m}.25, 14:00 - ", "dmy"), ("{d}.{m}.2025 в 14:00 - ", "dmy"),
+        ("{d}/{m}/25, 2:00\u202fpm - ", "dmy"), ("{d}.{m}.25 14:00 - ", "dmy"), ("{d}/{m}/25 14.00 - ", "dmy"),
     ],
 )  # fmt: skip
 def test_dates_are_read_in_the_order_of_the_chat(stamp, day, tmp_path):
@@ -273,7 +277,7 @@ def test_vk_has_the_newest_first_and_pages_of_fifty(tmp_path):
         vk_message(7, "Мама", "С фото", attached.format("Фотография")), vk_message(8, None, "Вижу"),
         vk_message(9, None, "", attached.format("Стикер")),
     ]  # fmt: skip
-    early = [vk_message(1, "Мама", "Раз"), vk_message(2, None, "Два"), vk_message(3, "Мама", "Три & ещё"),
+    early = [vk_message(1, "Мама", "Раз"), vk_message(2, None, "Два"), vk_message(3, "Мама", "Три & [id5|ещё]"),
              vk_message(4, None, "Четыре 😀")]  # fmt: skip
     written(tmp_path, made.vk_page(early), "Archive/messages/123/messages50.html")
     written(tmp_path, made.vk_page(late), "Archive/messages/123/messages0.html")

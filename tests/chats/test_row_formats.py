@@ -114,6 +114,17 @@ def test_extra_keys_are_kept_where_the_target_takes_them(capsys):
     assert capsys.readouterr().err == "file.jsonl: not learned from: 'id' in 1 rows, 'source' in 1 rows\n"
 
 
+def test_a_plain_first_row_does_not_forbid_the_keys_of_others(capsys):
+    plain = {"messages": PAIR}
+    path = write(
+        "\n".join(map(dumps, [plain, {**plain, "id": 1}, {"messages": [PAIR[0], {**PAIR[1], "role": "bot"}]}]))
+    )
+    assert [row.messages for row in read_rows(path)] == [PAIR] * 3
+    assert "'id' in 1 rows" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"file\.jsonl:2: unknown key 'id'"):
+        read_rows(write("\n".join(map(dumps, [plain, {**plain, "id": 1}, {"messages": []}]))))
+
+
 @pytest.mark.parametrize(
     ("record", "why"),
     [

@@ -18,7 +18,7 @@ def is_html(sample: Sample) -> bool:
 
 
 def elements(source: Source, *wanted: str) -> Iterator[Element]:
-    """Every div that has one of the classes, when it ends, as it stands; what came before it is forgotten."""
+    """Every element that has one of the classes, when it ends, as it stands; what came before it is forgotten."""
     from lxml import etree
 
     with open_unpacked(source) as file:
@@ -27,9 +27,7 @@ def elements(source: Source, *wanted: str) -> Iterator[Element]:
         encoding = charset[1].decode().lower() if charset else "utf-8"
         depth = 0
         try:
-            events = etree.iterparse(
-                file, events=("start", "end"), tag="div", html=True, encoding=encoding, huge_tree=True
-            )
+            events = etree.iterparse(file, events=("start", "end"), html=True, encoding=encoding, huge_tree=True)
             for event, element in events:
                 if not any(has_class(element, name) for name in wanted):
                     continue

@@ -74,9 +74,15 @@ def read_rows(path: Path) -> list[Row]:
 
     What no row has a place for is left out and said, a line for each key.
     """
-    if _is_plain_openai(path):
+    if not _is_plain_openai(path):
+        return read_records(path)[1]
+    try:
         return read_jsonl(path)
-    return read_records(path)[1]
+    except DataError as strict:
+        try:  # its first row is plain, others may have keys and roles of others
+            return read_records(path)[1]
+        except DataError:
+            raise strict from None
 
 
 def read_records(path: Path) -> tuple[str, list[Row]]:

@@ -21,6 +21,7 @@ MONTHS = {
 DATE = re.compile(
     r"(\d{1,2}) ([^\W\d]{3})[^\W\d]*\.? (\d{4}) (?:в|at|, )\s*(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap]m)?", re.I
 )
+MENTION = re.compile(r"\[(?:id|club|public)\d+\|([^\]\n]+)\]")
 ADDRESS = re.compile(r"vk\.(?:com|ru)/(?:id|(public|club|event))?([\w.]+)")
 MEDIA = {
     "голосовое": "голосовое|voice", "кружок": "видеосообщение", "видео": "видео|video", "музыка": "аудио|audio",
@@ -78,7 +79,7 @@ def _message(element: Element) -> ChatMessage:
     else:
         sender, shown = name or None, None  # «Вы» is no name that could be scrubbed
     body = header.getnext() if header is not None else None
-    text = text_of_element(body, without="kludges")
+    text = MENTION.sub(r"\1", text_of_element(body, without="kludges"))
     kinds = [text_of_element(e) for e in element.iterdescendants() if has_class(e, "attachment__description")]
     media = next((kind for kind in map(_kind, kinds)), None)
     is_service = any(has_class(e, "im_srv_lnk") or has_class(e, "im_srv_mess") for e in element.iterdescendants())

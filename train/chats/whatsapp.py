@@ -34,7 +34,7 @@ LABELS = {
     "файл": rf"(?:[^\n]* )?(?:document|документ|файл) {GONE}",
     "место": r"(?:live )?(?:location|местоположение|геопозиция)(?: shared)?: https?://\S+",
     "опрос": r"(?:POLL|ОПРОС):\s.*",
-    "вложение": rf"<(?:media omitted|без медиафайлов|медиа(?:файлы?)? {GONE})>|null",
+    "вложение": r"<[^<>\n]{3,40}>|null",  # <Media omitted>, <Без медиафайлов>, and so in every language
 }
 """By kind, what WhatsApp writes instead of what was sent."""
 FILES = {
@@ -65,7 +65,13 @@ CALL = re.compile(
     r"|(?:voice|video) call[,.].*|(?:аудио|видео)звонок[,.].*",
     re.IGNORECASE | re.DOTALL,
 )
-SERVICE = re.compile(r"messages and calls are end-to-end encrypted|сообщения и звонки защищены", re.IGNORECASE)
+SERVICE = re.compile(
+    r"messages and calls are|сообщения и звонки|.*(?:security code|код безопасности|disappearing|исчезающ|blocked"
+    r"|заблокир|pinned|закрепил|created|создал|changed|измен[еи]|added|добав|joined|присоедин|left|вышел|вышла|покинул|removed"
+    r"|исключ|admin|админ|phone number|номер телефона)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What an iPhone writes under somebody's name, in English and Russian, that stands between nothing."""
 CHAT_NAME = re.compile(r"(?:WhatsApp Chat (?:with|-)|Чат WhatsApp (?:с контактом|с группой|с|-))\s+(.+)", re.IGNORECASE)
 LACKS = "replies and ids are not in it: an answer belongs to what was said before it, people are known by name"
 
@@ -108,7 +114,7 @@ def _survey(source: Source) -> tuple[str, int]:
     """(order of a date's numbers, among dmy, mdy and ymd, number of people who write).
 
     A date that is none speaks against an order as much as time that runs backward; then the shorter time counts, in
-    which a talk goes on from day to day, and last that only Americans write 2/12/25, 2:22 PM.
+    which a talk goes on from day to day, and last that mostly Americans write 2/12/25, 2:22 PM.
     """
     senders: set[str] = set()
     orders = ("dmy", "mdy", "ymd")
@@ -160,7 +166,7 @@ def _parse(text: str) -> _Line | None:
     if half:
         hour = hour % 12 + 12 * half.startswith(("p", "п"))
     numbers = (int(match[1]), int(match[2]), int(match[3]))
-    american = bool(half) and "/" in text[: match.start(4)]
+    american = bool(match[7]) and match[7].isupper() and "/" in text[: match.start(4)]
     return _Line(numbers, hour, int(match[5]), int(match[6] or 0), match[8], american)
 
 
@@ -202,8 +208,8 @@ def _content(text: str) -> tuple[str, str | None, str | None]:
         return "", label, None
     if CALL.fullmatch(bare):
         return "", None, "call"
-    if text.startswith("\u200e") or SERVICE.match(bare):  # an iPhone marks what WhatsApp says under somebody's name
-        return "", None, "service"
+    if text.startswith("\u200e"):  # WhatsApp's words; in other languages they may stand for a picture
+        return "", None, "service" if SERVICE.match(bare) else "unsupported"
     return bare, None, None
 
 
