@@ -38,11 +38,13 @@ class RowsFile(click.Path):
     """A file of rows; `-` is standard input, and a URL is refused as what it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        from train.core.files import standard_input
-
         if re.match(r"[a-z][a-z0-9+]*://", str(value)):
             raise GovorError(f"{value}: a URL: download the file and give its path")
-        return standard_input() if str(value) == "-" else Path(value)
+        if str(value) != "-":
+            return Path(value)
+        from train.core.files import standard_input
+
+        return standard_input()
 
 
 ROWS = RowsFile()

@@ -16,12 +16,13 @@ import msgspec
 
 from train.chats.rows import Row, row_from_openai
 from train.chats.rules import PlainRow, Problem, is_plain, is_valid, quotes_hint, row_problems, turn_warnings
-from train.chats.sources import BYTE_ORDER_MARK, GZIP, LONGEST_LINE, ZSTD
 from train.core.errors import DataError, GovorError
 
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
 MAX_PROBLEMS = 100  # problems kept in full; all are counted
 CHUNK = 1 << 20  # bytes read at once
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
 FOREIGN = ("extra_key", "extra_message_key", "unrecognized_role")
 """Kinds of problems that OpenAI has with rows of others, which training reads as they are; one line for all rows."""
 
@@ -221,17 +222,17 @@ def _other_format(path: Path) -> Problem | None:
     value, problems = _parse(1, line) if line.startswith(b"{") else (None, [])
     if not line or (not problems and isinstance(value, dict) and is_plain(value)):
         return None
-    if line.startswith((GZIP, ZSTD)):
-        return Problem(0, "binary_file", f"compressed: {_conversion(path)} unpacks it")
     return _problem_of_format(path, line)
 
 
 def _problem_of_format(path: Path, line: bytes) -> Problem | None:
     """The problem of a file by what is known of its format; None for OpenAI's rows and where nothing is known."""
     from train.chats.formats import describe, format_of
-    from train.chats.sources import sample_of
+    from train.chats.sources import GZIP, ZSTD, sample_of
     from train.chats.tables import is_workbook, rows_of_columns
 
+    if line.startswith((GZIP, ZSTD)):
+        return Problem(0, "binary_file", f"compressed: {_conversion(path)} unpacks it")
     sample = sample_of(path)
     if is_workbook(sample):
         return Problem(

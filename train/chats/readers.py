@@ -15,14 +15,13 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
-from train.chats.checks import CheckReport, raise_problems, read_jsonl, too_few
+from train.chats.checks import LONGEST_LINE, CheckReport, raise_problems, read_jsonl, too_few
 from train.chats.formats import FORMATS, Format, describe, format_of
 from train.chats.row_formats import LEARNED_KEYS, MASKED_KEYS, Preference, row_by_template, row_of_alpaca, weight_of
 from train.chats.rows import Row
 from train.chats.rules import MESSAGE_KEYS, Problem, is_plain, json_kind, quotes_hint, row_problems
 from train.chats.sources import (
     GZIP,
-    LONGEST_LINE,
     UTF16,
     ZIP,
     ZSTD,

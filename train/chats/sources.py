@@ -12,14 +12,13 @@ from typing import Any, cast
 
 import msgspec
 
+from train.chats.checks import BYTE_ORDER_MARK, LONGEST_LINE
 from train.chats.messages import natural_order
 from train.core.errors import DataError, GovorError
 
 Source = Path | zipfile.Path
 """A file, or a file in a zip archive, which is never unpacked to the disk."""
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
 HEAD = 1 << 16  # bytes by which a format is known
 MOST_UNPACKED = 4 << 30  # bytes of a zip's files together
 MOST_FILES = 200_000  # of a zip

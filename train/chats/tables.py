@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from train.chats.sources import BYTE_ORDER_MARK, UTF16, ZIP, Sample, Source, open_unpacked, open_zip
+from train.chats.checks import BYTE_ORDER_MARK
+from train.chats.sources import UTF16, ZIP, Sample, Source, open_unpacked, open_zip
 from train.core.errors import DataError
 
 CHUNK = 1 << 20

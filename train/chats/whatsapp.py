@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from train.chats.checks import LONGEST_LINE
 from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
-from train.chats.sources import LONGEST_LINE, Sample, Source, folder_name, open_unpacked
+from train.chats.sources import Sample, Source, folder_name, open_unpacked
 from train.core.errors import GovorError
 
 MARKS = "\u200e\u200f\u202a\u202b\u202c\ufeff"  # left-to-right marks and their kin, which WhatsApp puts everywhere
