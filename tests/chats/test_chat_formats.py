@@ -147,6 +147,19 @@ def test_a_group_of_pages_keeps_people_apart(tmp_path):
     assert turns(collected(folder)) == ["Оля: Кто был?\nИгорь: Как доехать? / Автобусом"]
 
 
+def test_topics_of_a_forum_are_talks_of_their_own(tmp_path):
+    head = '<div class="message service" id="message{}"><div class="body details">Оля created topic «{}»</div></div>'
+    folder = pages(
+        tmp_path,
+        head.format(1, "Дом")
+        + head.format(2, "Дача")
+        + telegram_message(3, "Оля", "Кто дома?", body=REPLY.format("", 1))
+        + telegram_message(4, "Игорь", "Кто на даче?", body=REPLY.format("", 2))
+        + telegram_message(5, "Катя", "Я дома", body=REPLY.format("", 1)),
+    )
+    assert turns(collected(folder)) == ["Кто дома? / Я дома"]
+
+
 def test_json_is_preferred_to_pages_beside_it(tmp_path):
     folder = pages(tmp_path, telegram_message(1, "Мама", "Раз") + telegram_message(2, "Катя", "Два"))
     messages = [
@@ -265,6 +278,16 @@ def test_an_archive_is_never_unpacked_to_the_disk_and_bounded(tmp_path, monkeypa
 def test_a_damaged_archive_is_named(content, tmp_path):
     with pytest.raises(GovorError, match="not a whole zip archive"):
         collected(written(tmp_path, content, "chat.zip"))
+
+
+def test_a_locked_archive_is_named(tmp_path):
+    path = tmp_path / "chat.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("_chat.txt", made.whatsapp())
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of encrypted contents
+    with pytest.raises(GovorError, match="the archive has a password"):
+        collected(written(tmp_path, bytes(content), "chat.zip"))
 
 
 # VK

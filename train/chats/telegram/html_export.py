@@ -62,7 +62,8 @@ def _message(element: Element, id_: int | None, last: ChatMessage | None, time: 
     seconds, zone = _time(date or "")
     seconds = time if seconds is None else seconds
     if not has_class(element, "default"):
-        return ChatMessage(seconds, None, id=id_, zone=zone, drop_reason="service")
+        opens_topic = " created topic " in text_of_element(element)
+        return ChatMessage(seconds, None, id=id_, zone=zone, drop_reason="service", opens_topic=opens_topic)
     forward = first(element, "forwarded") if not has_class(element, "forwarded") else None
     if forward is not None and not has_class(forward, "body"):  # the picture beside it
         forward = next(
