@@ -397,6 +397,10 @@ def test_a_talk_is_named_to_who_takes_it_for_rows(tmp_path):
         path = written(tmp_path, content, name)
         [problem] = check_file(path).errors
         assert f"govor collect {path} --persona NAME" in problem.message, name
+    with zipfile.ZipFile(tmp_path / "chat.zip", "w") as archive:
+        archive.writestr("_chat.txt", made.whatsapp())
+    [problem] = check_file(tmp_path / "chat.zip").errors
+    assert problem.message.startswith("a zip of WhatsApp's text: govor collect")
     rows = written(tmp_path, '{"instruction": "а", "output": "б"}\n', "rows.jsonl")
     with pytest.raises(GovorError, match="rows in alpaca format, no chats"):
         find_exports([rows])

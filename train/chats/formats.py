@@ -33,7 +33,6 @@ from train.chats.rules import quotes_hint
 from train.chats.sources import UTF16, ZIP, Sample, Source, files_in, open_zip, sample_of
 from train.chats.telegram import export as telegram_json
 from train.chats.telegram import html_export as telegram_html
-from train.core.errors import GovorError
 
 ReadChats = Callable[[Sequence[Source]], Iterator[ChatMessage | Chat]]
 ToRow = Callable[[int, dict[str, Any]], Row]
@@ -111,7 +110,6 @@ def _matches(start: str, *patterns: str) -> Callable[[Sample], bool]:
 
 QUESTION_ANSWER = "question-answer"
 NOT_YET = "govor train learns from rows with one answer; govor convert --to openai keeps these for preference tuning"
-ANSWERED = {"input", "system", "history"}
 FORMATS: tuple[Format, ...] = (
     # Chats: govor collect
     Format("Telegram's JSON", telegram_json.fits, telegram_json.read_chats),
@@ -219,17 +217,17 @@ def chat_format(sample: Sample) -> Format | None:
     return next((form for form in FORMATS if form.read_chats and form.fits(sample)), None)
 
 
-def describe(path: Source, sample: Sample | None = None, *, wanted: str) -> str | None:
+def describe(path: Path, sample: Sample | None = None, *, wanted: str) -> str | None:
     """A sentence on a file that is not of the wanted kind, `rows` or `chats`; None where nothing is known of it."""
-    if isinstance(path, Path) and path.is_dir():
+    if path.is_dir():
         if wanted == "chats":
             return f"{path}: a folder without chats: none of its files is an export of {_names_of_chats()}"
         return f"{path}: a folder, expected a file of rows; exports of chats: govor collect {path} --persona NAME"
     sample = sample or sample_of(path)
     if sample.head.startswith(ZIP):
         return _describe_zip(path, wanted)
-    if not sample.start:
-        return f"{path}: empty" if not sample.head.strip() else None
+    if not sample.head.strip():
+        return f"{path}: empty"
     for form in format_of(sample):
         if form.read_chats and wanted == "rows":
             return f"{path}: {form.name}, chats and no rows yet: govor collect {path} --persona NAME"
@@ -241,26 +239,19 @@ def describe(path: Source, sample: Sample | None = None, *, wanted: str) -> str 
     return None
 
 
-def _describe_zip(path: Source, wanted: str) -> str:
-    archive = open_zip(path) if isinstance(path, Path) else None
-    files = list(files_in(archive)) if archive is not None else []
+def _describe_zip(path: Path, wanted: str) -> str:
+    files = list(files_in(open_zip(path)))
     if any(file.name == "workbook.xml" for file in files):
         return f"{path}: a table of Excel: govor convert {path} --to openai -o rows.jsonl makes rows of it"
     if any(file.name == "document.xml" for file in files):
         return f"{path}: a document of Word: save it as text, or as a table with two columns"
-    for file in files[:1000]:
-        for form in format_of(sample_of(file)) if file.name.lower().endswith((".txt", ".json", ".html")) else ():
-            if form.read_chats and wanted == "rows":
-                return f"{path}: a zip of {form.name}: govor collect {path} --persona NAME"
+    texts = (file for file in files if file.name.lower().endswith((".txt", ".json", ".html")))
+    form = next((form for file in texts if (form := chat_format(sample_of(file)))), None)
+    if form and wanted == "rows":
+        return f"{path}: a zip of {form.name}: govor collect {path} --persona NAME"
     names = ", ".join(file.name for file in files[:3]) + (", …" if len(files) > 3 else "")
     return f"{path}: a zip archive of something else ({names or 'empty'}): unpack it and give the file in it"
 
 
 def _names_of_chats() -> str:
     return ", ".join(form.name.partition("'s")[0] for form in FORMATS if form.read_chats and "HTML" not in form.name)
-
-
-def require_known(path: Source, *, wanted: str) -> None:
-    """GovorError that names the file where it is known to be of another kind than the wanted one."""
-    if text := describe(path, wanted=wanted):
-        raise GovorError(text)
