@@ -236,6 +236,14 @@ def test_texts_are_read_by_a_stated_template_alone():
     chatml = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
     with pytest.raises(DataError, match="character 1: the text does not go on as the template"):
         list(stream_records(path, ReadAs(template=chatml)))
+    told = (
+        "<|im_start|>system\nТы Наташа.<|im_end|>\n<|im_start|>user\nа<|im_end|>\n<|im_start|>assistant\nб<|im_end|>\n"
+    )
+    of_shell = r"<|im_start|>system\n{system}<|im_end|>\n" + chatml.replace("\n", r"\n")
+    [record] = stream_records(write(dumps({"text": told})), ReadAs(template=of_shell))
+    assert [(m["role"], m["content"]) for m in record.row.messages] == [
+        ("system", "Ты Наташа."), ("user", "а"), ("assistant", "б")
+    ]  # fmt: skip
     for wrong in ("{question}{answer}", "{question}", "[INST] {question} {question} {answer}"):
         with pytest.raises(GovorError, match="a template n"):
             list(stream_records(path, ReadAs(template=wrong)))
@@ -259,6 +267,7 @@ WORSE = {"role": "assistant", "content": "Никто"}
         {"prompt": [PAIR[0]], "chosen": [PAIR[1]], "rejected": [WORSE]},
         {"chosen": PAIR, "rejected": [PAIR[0], WORSE]},
         {"prompt": [PAIR[0]], "chosen": PAIR, "rejected": [PAIR[0], WORSE], "score": 3},
+        {"prompt": Q, "chosen": PAIR, "rejected": [PAIR[0], WORSE]},
     ],
 )
 def test_preference_rows_are_checked_named_and_kept(record, capsys):
@@ -274,6 +283,16 @@ def test_preference_rows_are_checked_named_and_kept(record, capsys):
     assert [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()] == [OPENAI_PREFERENCE] * 12
     with pytest.raises(DataError, match="--to openai alone can write"):
         convert_file(path, "alpaca", Path("a.jsonl"), when_lossy="drop", force=False)
+
+
+def test_the_prompt_may_stand_behind_a_system_message_in_both_answers():
+    system = {"role": "system", "content": "Ты Наташа."}
+    path = write(dumps({"prompt": Q, "chosen": [system, *PAIR], "rejected": [system, PAIR[0], WORSE]}))
+    convert_file(path, "openai", Path("out.jsonl"), when_lossy="refuse", force=False)
+    assert json.loads(Path("out.jsonl").read_text())["input"] == {"messages": [system, PAIR[0]]}
+    path = write(dumps({"prompt": "Другое", "chosen": PAIR, "rejected": [PAIR[0], WORSE]}))
+    with pytest.raises(DataError, match="begin with messages that are not the `prompt`"):
+        convert_file(path, "openai", Path("out.jsonl"), when_lossy="refuse", force=True)
 
 
 def test_bad_preference_rows_are_named_by_line(capsys):

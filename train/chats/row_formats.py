@@ -210,6 +210,7 @@ def row_of_list(line: int, record: dict[str, Any]) -> Row:
 
 def row_by_template(template: str) -> "TextTemplate":
     """What takes {"text": …} apart by a template such as `<s>[INST] {question} [/INST] {answer}</s>`."""
+    template = template.replace("\\n", "\n")  # as a shell hands it on
     fields = re.findall(r"\{(question|answer|system)\}", template)
     if sorted(fields) not in (["answer", "question"], ["answer", "question", "system"]):
         raise ValueError("a template names {question} and {answer}, each once, and {system} if there is one")
@@ -223,8 +224,8 @@ def row_by_template(template: str) -> "TextTemplate":
 
 
 def _loose(piece: str) -> str:
-    """The piece as an expression, white space at its ends as it may be."""
-    return r"\s*" + re.escape(piece.strip()) + r"\s*"
+    """The piece as an expression, white space in it and at its ends as it may be."""
+    return r"\s*" + r"\s*".join(map(re.escape, piece.split())) + r"\s*"
 
 
 class TextTemplate(NamedTuple):
@@ -268,15 +269,14 @@ def preference_of_hugging_face(line: int, record: dict[str, Any]) -> Preference:
     """{"prompt", "chosen", "rejected"}, as text or as messages; the prompt may stand within both answers."""
     chosen = _messages(record["chosen"], "chosen", "assistant")
     rejected = _messages(record["rejected"], "rejected", "assistant")
-    if record.get("prompt"):
-        prompt = _messages(record["prompt"], "prompt", "user")
-        if chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
-            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    else:
-        same = 0
-        while same < min(len(chosen), len(rejected)) - 1 and chosen[same] == rejected[same]:
-            same += 1
-        prompt, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+    same = 0
+    while same < min(len(chosen), len(rejected)) - 1 and chosen[same] == rejected[same]:
+        same += 1
+    shared, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+    prompt = _messages(record["prompt"], "prompt", "user") if record.get("prompt") else shared
+    if shared and shared[-len(prompt) :] != prompt:
+        raise ValueError("both answers begin with messages that are not the `prompt`")
+    prompt = shared or prompt
     if record.get("system"):
         prompt = [{"role": "system", "content": _text(record, "system")}, *prompt]
     return _preference(line, prompt, chosen, rejected, record)
