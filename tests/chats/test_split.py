@@ -275,6 +275,15 @@ def test_wide_windows_are_cut_too(size):
     assert 0.08 <= len(result.held_out) / len(rows) <= 0.12 and len(result.left_out) <= size
 
 
+@pytest.mark.parametrize(("size", "step"), [(4, 2), (6, 2), (12, 2), (30, 4)])
+def test_shuffled_windows_are_cut_along_the_chat(size, step):
+    rows = windows(words(10, 1500), size, step)
+    random.Random(1).shuffle(rows)
+    result = split(rows, 0.1, seed=1)
+    assert not set(pairs_of(result.held_out)) & set(pairs_of(result.train))
+    assert 0.08 <= len(result.held_out) / len(rows) <= 0.12 and len(result.left_out) <= 4 * size // step
+
+
 def test_short_pairs_of_one_growing_dialogue_are_no_small_talk():
     rng, rows = random.Random(9), []
     for _ in range(8):

@@ -2,11 +2,12 @@
 
 Rows that are alike, or share a long message or a (question, answer) pair, are linked and stand on one side: the linked
 rows form groups, and whole groups are held out, independent of the order of the rows. Where rows overlap in a long
-chain, as windows over one chat do, the chain is cut by their order, and rows that overlap with held-out ones go.
+chain, as windows over one chat do, the chain is cut by their order, or along its links where the file is shuffled, and
+rows that overlap with held-out ones go.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from os.path import commonprefix
@@ -151,6 +152,9 @@ def _choose(
     if not (closer and len(smallest) <= 1.25 * room):
         for group in sorted(passed, key=len, reverse=True):
             cut = _cut(group, texts, links, room, seed)
+            if cut is None or len(cut[1]) > room:  # the file may be shuffled: the chain has an order of its own
+                along = _cut(_along(group, links), texts, links, room, seed)
+                cut = min((each for each in (cut, along) if each), key=lambda each: len(each[1]), default=None)
             if cut and len(cut[0]) + len(cut[1]) <= len(rows) / 2:
                 return held_out | cut[0], cut[1]
     if closer:
@@ -199,6 +203,32 @@ def _cut(
     rest = [index for index in group if index not in block and index not in linked]
     linked |= {rest[at] for at in alike([texts[index] for index in block], [texts[index] for index in rest])}
     return (block, linked) if 2 * len(linked) <= len(group) - size else None
+
+
+def _along(group: Sequence[int], links: Sequence[list[int]]) -> list[int]:
+    """The rows of a chain from one of its ends to the other, by the number of links between."""
+    of_row: dict[int, list[int]] = {index: [] for index in group}
+    for number, link in enumerate(links):
+        for index in link:
+            if index in of_row:
+                of_row[index].append(number)
+
+    def steps_from(start: int) -> dict[int, int]:
+        steps, queue, used = {start: 0}, deque([start]), set[int]()
+        while queue:
+            index = queue.popleft()
+            for number in of_row[index]:
+                if number not in used:
+                    used.add(number)
+                    fresh = [other for other in links[number] if other not in steps]
+                    steps.update(dict.fromkeys(fresh, steps[index] + 1))
+                    queue.extend(fresh)
+        return steps
+
+    from_first = steps_from(group[0])
+    end = max(group, key=lambda index: (from_first.get(index, 0), -index))
+    steps = steps_from(end)
+    return sorted(group, key=lambda index: (steps.get(index, len(group)), index))
 
 
 def _rank(seed: int, keys: Iterable[str]) -> str:
