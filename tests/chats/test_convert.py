@@ -312,14 +312,16 @@ print(peak() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of a process's peak memory")
-@pytest.mark.parametrize("kind", ["jsonl", "array", "table"])
+@pytest.mark.parametrize("kind", ["jsonl", "array", "data", "table"])
 def test_convert_takes_the_memory_of_a_row(kind, working_folder):
     for name, count in (("small", 100), ("big", 20_000)):
         records = [{"prompt": f"вопрос {n}", "completion": "ответ " * 100} for n in range(count)]
         if kind == "table":
             text = "prompt,completion\n" + "".join(f"{r['prompt']},{r['completion']}\n" for r in records)
         else:
-            text = dumps(records) if kind == "array" else "\n".join(map(dumps, records))
+            array = dumps(records)
+            data = f'{{"version": 1,\n"data": {array}}}'
+            text = {"array": array, "data": data, "jsonl": "\n".join(map(dumps, records))}[kind]
         Path(name).write_text(text, encoding="utf-8")
     size = Path("big").stat().st_size
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

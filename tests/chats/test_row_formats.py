@@ -64,11 +64,12 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("name", "record"), ROWS)
-@pytest.mark.parametrize("packing", ["jsonl", "array", "data"])
+@pytest.mark.parametrize("packing", ["jsonl", "array", "data", "data in a line"])
 def test_every_form_is_named_and_read(name, record, packing):
     records = [record] * 3
     content = {"jsonl": "\n".join(map(dumps, records)), "array": dumps(records),
-               "data": json.dumps({"version": 1, "data": records}, indent=1)}[packing]  # fmt: skip
+               "data": json.dumps({"version": 1, "data": records}, indent=1),
+               "data in a line": dumps({"data": records})}[packing]  # fmt: skip
     path = write(content)
     found, rows = read_records(path)
     assert found == name

@@ -51,7 +51,7 @@ class Sample:
     @cached_property
     def is_list_in_object(self) -> bool:
         """Whether the rows stand in a list of one object: {"data": […]}."""
-        return self.start.startswith("{") and self._first_line() is None and self._first("data.item") is not None
+        return self.start.startswith("{") and self._first_in_object is not None
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -60,14 +60,19 @@ class Sample:
         if self.start.startswith("["):
             value = self._first("item")
         elif self.start.startswith("{"):
-            value = self._first_line()
-            inner = value.get("data") if isinstance(value, dict) and len(value) < 5 else None
-            if isinstance(inner, list) and inner and isinstance(inner[0], dict):
-                value = inner[0]
-            elif value is None:
-                value = self._first("data.item")
+            value = self._first_in_object or self._first_line
         return value if isinstance(value, dict) else {}
 
+    @cached_property
+    def _first_in_object(self) -> dict[str, Any] | None:
+        """The first object in the list `data` of the first object; None where there is no such list."""
+        inner = self._first_line.get("data") if isinstance(self._first_line, dict) else None
+        first = inner[0] if isinstance(inner, list) and inner else None
+        if self._first_line is None:
+            first = self._first("data.item")
+        return first if isinstance(first, dict) else None
+
+    @cached_property
     def _first_line(self) -> Any:
         """The value of the first line that is not blank; None where it is no JSON by itself."""
         with open_unpacked(self.source) as file:
