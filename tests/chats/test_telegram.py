@@ -997,3 +997,17 @@ def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
     assert size > 55_000_000 and read == 132_000
     assert surveyed < size / 4  # 1 MB with ijson's C parser, 10 MB without
     assert whole < size / 4  # though half of it ends up in rows
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_talk_that_never_rests_takes_time_by_its_length(write):
+    """One session, as a busy group has: four times the messages take about four times as long, not sixteen times."""
+
+    def seconds(count: int) -> float:
+        found = survey_exports([write(chat(*(say(n, IVAN if n % 2 else NATASHA, str(n)) for n in range(1, count))))])
+        started = time.process_time()
+        collect_dialogues(found, find_persona(found, ["Наташа"]))
+        return time.process_time() - started
+
+    assert seconds(40_000) < 8 * seconds(10_000)

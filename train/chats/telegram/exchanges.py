@@ -69,7 +69,7 @@ class _Pairing:
         exchange, reason = self._answered_by(message)
         if exchange is None:
             self._refuse(message, reason)
-        elif exchange is self.open or any(exchange is known for known in self.stretches[-1]):
+        elif exchange is self.open or any(exchange is last for last in self.stretches[-1][-1:]):
             exchange.answer.append(message)
             self.open = exchange
         else:
@@ -103,7 +103,8 @@ class _Pairing:
         at = next((at for at, heard in enumerate(self.pending) if heard is target), None)
         if at is not None:
             question = [m for m in self.pending[: at + 1] if self.between_two or m.sender == target.sender]
-            self.pending = [m for m in self.pending if not any(m is taken for taken in question)]
+            taken = set(map(id, question))
+            self.pending = [m for m in self.pending if id(m) not in taken]
             return Exchange(question, []), ""
         last = self.stretches[-1][-1:]
         if last and any(target is heard for heard in last[0].question):

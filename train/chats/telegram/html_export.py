@@ -6,7 +6,7 @@ They hold what result.json holds but for ids of people and kinds of some media: 
 import re
 from collections.abc import Iterator, Sequence
 
-from train.chats.html_pages import Element, elements, first, has_class, is_html, text_of_element
+from train.chats.html_pages import Element, by_class, elements, first, has_class, is_html, text_of_element
 from train.chats.messages import FORWARDED, Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
 from train.chats.sources import Sample, Source
 from train.core.errors import GovorError
@@ -37,7 +37,7 @@ def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
     count = time = 0
     last: ChatMessage | None = None
     for page in files:
-        for element in elements(page, "page_header", "message"):
+        for element in elements(page, "page_header", "message", tag="div"):
             if has_class(element, "page_header"):
                 name = name or normalize_name(text_of_element(first(element, "text"))) or None
                 continue
@@ -58,34 +58,28 @@ def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
 
 def _message(element: Element, id_: int | None, last: ChatMessage | None, time: int) -> ChatMessage:
     """The message; `last`: the one before, whose sender a joined one has."""
-    date = next((inner.get("title") for inner in element.iterdescendants() if has_class(inner, "date")), None)
-    seconds, zone = _time(date or "")
+    inside = by_class(element)
+    seconds, zone = _time(next((inner.get("title") or "" for inner in inside.get("date", ())), ""))
     seconds = time if seconds is None else seconds
     if not has_class(element, "default"):
         opens_topic = " created topic " in text_of_element(element)
         return ChatMessage(seconds, None, id=id_, zone=zone, drop_reason="service", opens_topic=opens_topic)
-    forward = first(element, "forwarded") if not has_class(element, "forwarded") else None
-    if forward is not None and not has_class(forward, "body"):  # the picture beside it
-        forward = next(
-            (e for e in element.iterdescendants() if has_class(e, "forwarded") and has_class(e, "body")), None
-        )
-    own_name = next(
-        (e for e in element.iterdescendants() if has_class(e, "from_name") and not _is_in(e, forward)), None
-    )
+    forward = next((inner for inner in inside.get("forwarded", ()) if has_class(inner, "body")), None)
+    own_name = next((inner for inner in inside.get("from_name", ()) if not _is_in(inner, forward)), None)
     name = normalize_name(text_of_element(own_name, without="date"))
     via_bot = VIA.search(name) is not None
     name = VIA.sub("", name)
     joined = has_class(element, "joined") and not name and last is not None
     sender, shown = (last.sender, last.name) if joined and last else (named(name) if name else None, name or None)
-    reply = first(element, "reply_to")
+    reply = next(iter(inside.get("reply_to", ())), None)
     link = next((a.get("href") or "" for a in reply.iter("a")), "") if reply is not None else ""
     target = REPLY.search(link)
-    text = next((text_of_element(e) for e in element.iterdescendants() if has_class(e, "text")), "")
-    media = None if text else _media(element)
+    text = text_of_element(next(iter(inside.get("text", ())), None))
+    media = None if text else _media(inside)
     if media == "стикер" and not text:
-        text = _emoji(element)
+        text = _emoji(inside)
         media = None if text else media
-    call = first(element, "media_call") is not None
+    call = "media_call" in inside
     reason = "call" if call else "bot" if via_bot else drop_reason(sender, text, media)
     return ChatMessage(
         seconds,
@@ -99,7 +93,7 @@ def _message(element: Element, id_: int | None, last: ChatMessage | None, time: 
         media=media,
         forwarded=forward is not None,
         drop_reason=reason,
-        from_bot=first(element, "bot_buttons_table") is not None and forward is None and not via_bot,
+        from_bot="bot_buttons_table" in inside and forward is None and not via_bot,
     )
 
 
@@ -107,17 +101,16 @@ def _is_in(element: Element, outer: Element | None) -> bool:
     return outer is not None and any(ancestor is outer for ancestor in element.iterancestors())
 
 
-def _media(element: Element) -> str | None:
+def _media(inside: dict[str, list[Element]]) -> str | None:
     """What the message holds instead of a text; None where it holds nothing."""
-    titles = [text_of_element(inner) for inner in element.iterdescendants() if has_class(inner, "title")]
+    titles = map(text_of_element, inside.get("title", ()))
     by_title = next((TITLES[title] for title in titles if title in TITLES), None)
-    classes = {name for inner in element.iterdescendants() for name in (inner.get("class") or "").split()}
-    return by_title or next((kind for name, kind in MEDIA.items() if name in classes), None)
+    return by_title or next((kind for name, kind in MEDIA.items() if name in inside), None)
 
 
-def _emoji(element: Element) -> str:
+def _emoji(inside: dict[str, list[Element]]) -> str:
     """The emoji of a sticker, which stands before its size: `😂, 12.1 KB`."""
-    status = text_of_element(first(element, "status"))
+    status = text_of_element(next(iter(inside.get("status", ())), None))
     emoji = status.partition(",")[0].strip()
     return emoji if emoji and not any(character.isalnum() for character in emoji) else ""
 
