@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from tests.conftest import REPOSITORY
 from train.chats.chat_exports import find_exports
 from train.chats.checks import check_file
-from train.chats.messages import Chat
+from train.chats.messages import Chat, ChatMessage
 from train.chats.rows import is_trained, text_of
 from train.chats.telegram.collect_export import words_filter, write_collected
 from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, Selection, collect_dialogues
+from train.chats.telegram.exchanges import pair
 from train.chats.telegram.export import _ValidJson, read_export
 from train.chats.telegram.participants import find_persona, survey_exports
+from train.chats.telegram.sessions import Sessions
 from train.core.errors import GovorError
 
 NATASHA, IVAN, OLGA, BOT = "user1", "user2", "user3", "user9"
@@ -1001,13 +1003,18 @@ def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_talk_that_never_rests_takes_time_by_its_length(write):
+def test_a_talk_that_never_rests_is_paired_in_time_by_its_length():
     """One session, as a busy group has: four times the messages take about four times as long, not sixteen times."""
 
     def seconds(count: int) -> float:
-        found = survey_exports([write(chat(*(say(n, IVAN if n % 2 else NATASHA, str(n)) for n in range(1, count))))])
+        sessions = Sessions(6 * 3600, 0, [NATASHA])
+        for n in range(count):
+            sender = NATASHA if n % 2 else IVAN
+            sessions.add(ChatMessage(START + 60 * n, sender, NAMES[sender], str(n), id=n), by_person=True)
+        [session] = sessions.sessions
         started = time.process_time()
-        collect_dialogues(found, find_persona(found, ["Наташа"]))
+        [stretch] = pair(session, [NATASHA]).stretches
+        assert len(stretch) == count // 2
         return time.process_time() - started
 
     assert seconds(40_000) < 8 * seconds(10_000)
