@@ -1003,18 +1003,13 @@ def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_talk_that_never_rests_is_paired_in_time_by_its_length():
-    """One session, as a busy group has: four times the messages take about four times as long, not sixteen times."""
-
-    def seconds(count: int) -> float:
-        sessions = Sessions(6 * 3600, 0, [NATASHA])
-        for n in range(count):
-            sender = NATASHA if n % 2 else IVAN
-            sessions.add(ChatMessage(START + 60 * n, sender, NAMES[sender], str(n), id=n), by_person=True)
-        [session] = sessions.sessions
-        started = time.process_time()
-        [stretch] = pair(session, [NATASHA]).stretches
-        assert len(stretch) == count // 2
-        return time.process_time() - started
-
-    assert seconds(40_000) < 8 * seconds(10_000)
+def test_a_talk_that_never_rests_is_paired_in_time():
+    """One session, as a busy group has: 0.15 s of computing; it was 9 s, since each answer looked through all before."""
+    sessions = Sessions(6 * 3600, 0, [NATASHA])
+    for n in range(40_000):
+        sender = NATASHA if n % 2 else IVAN
+        sessions.add(ChatMessage(START + 60 * n, sender, NAMES[sender], str(n), id=n), by_person=True)
+    [session] = sessions.sessions
+    started = time.process_time()
+    [stretch] = pair(session, [NATASHA]).stretches
+    assert len(stretch) == 20_000 and time.process_time() - started < 2
