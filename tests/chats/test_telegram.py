@@ -1004,7 +1004,7 @@ def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_talk_that_never_rests_is_paired_in_time():
-    """One session, as a busy group has: 0.15 s of computing; it was 9 s, since each answer looked through all before."""
+    """One session, as a busy group has: 0.15 s of computing; 9 s when each answer looked through all before."""
     sessions = Sessions(6 * 3600, 0, [NATASHA])
     for n in range(40_000):
         sender = NATASHA if n % 2 else IVAN
