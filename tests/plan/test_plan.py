@@ -25,14 +25,15 @@ from train.plan import plan, plan_to_json
 from train.plan.estimate import find_gpu, known_gpus, prices
 from train.plan.fit import as_begun, fit, out_of_memory_help, settle_fit, smallest_change_that_fits, with_options
 from train.plan.memory import GIB, Workload, layer_bytes, memory
-from train.plan.shapes import Shapes, _of_config, find_shapes, read_shapes
+from train.plan.families import tensors_of
+from train.plan.shapes import Shapes, find_shapes, read_shapes
 from train.plan.show import show
 from train.plan.tokens import packed_rows
 from train.plan.verbs import cache_bytes
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3",
-            "ministral3", "qwen3_5_text"]  # fmt: skip
-OTHERS = ["gpt_neox", "olmo2", "cohere2", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss"]
+            "ministral3", "qwen3_5_text", "gemma4_text", "deepseek_v3"]  # fmt: skip
+OTHERS = ["gpt_neox", "olmo2", "cohere2", "qwen2_moe", "qwen3_moe", "gpt_oss"]
 """Architectures of which config.json alone does not tell the shapes: the header does."""
 
 
@@ -47,7 +48,8 @@ def tiny_model(model_type, **fields):
               "topk_group": 1, "moe_intermediate_size": 32, "q_lora_rank": 16, "kv_lora_rank": 16,
               "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1}  # fmt: skip
     special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-    known = {key: value for key, value in {**wanted, **fields}.items() if hasattr(plain, key)}
+    names = {*plain.to_dict(), *plain.attribute_map}
+    known = {key: value for key, value in {**wanted, **fields}.items() if key in names}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **known, **special))
 
 
@@ -56,12 +58,13 @@ def tiny_model(model_type, **fields):
 def test_counts_equal_the_libraries(model_type, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    model = tiny_model(model_type, **({"num_hidden_layers": 4} if model_type == "qwen3_5_text" else {}))  # both kinds
+    both_kinds = {"qwen3_5_text": {"num_hidden_layers": 4}, "gemma4_text": {"num_hidden_layers": 6}}
+    model = tiny_model(model_type, **both_kinds.get(model_type, {}))
     model.save_pretrained(tmp_path)
     shapes = read_shapes(tmp_path)
     assert shapes.parameters == sum(p.numel() for p in model.parameters())
     if model_type in FAMILIES:
-        implied = dict(_of_config(json.loads((tmp_path / "config.json").read_text())))
+        implied = dict(tensors_of(json.loads((tmp_path / "config.json").read_text())))
         assert implied == shapes.tensors
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert sum(map(prod, shapes.adapter(Lora(r=4)))) == adapted.get_nb_trainable_parameters()[0]
@@ -90,17 +93,45 @@ def test_trainable_counts_equal_pefts(options, tmp_path):
     assert sorted(prod(shape) for shape in shapes) == sorted(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_5", "mistral3", "gemma4"])
-def test_what_config_json_tells_of_a_base_that_sees(model_type, tmp_path):
-    """transformers loads Qwen3.5 without its eyes; of the others the files must be here, and that is said."""
+SEEING = {
+    "mistral3": {"vision_config": {}, "text_config": {"model_type": "ministral3"}},
+    "mistral3 with a bias": {"vision_config": {}, "text_config": {"model_type": "mistral"},
+                             "multimodal_projector_bias": True, "tie_word_embeddings": False},
+    "gemma4": {"vision_config": {}, "audio_config": {},
+               "text_config": {"num_hidden_layers": 8, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}},
+    "gemma4 without ears": {"vision_config": {"num_key_value_heads": 4}, "text_config":
+                            {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "enable_moe_block": True,
+                             "num_experts": 4, "moe_intermediate_size": 32, "top_k_experts": 2,
+                             "hidden_size_per_layer_input": 0}},
+    "qwen3_5": {},
+}  # fmt: skip
+"""Bases that see or hear: model_type (and what is special here) → what config.json says beside the sizes."""
+
+
+@pytest.mark.parametrize("kind", SEEING)
+def test_config_json_tells_what_a_base_that_sees_is_loaded_with(kind, tmp_path):
+    """Name by name what transformers makes of the same config.json, without memory for the weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    small = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2}
+    fields = {"text_config": {}, **SEEING[kind]}
+    fields = {name: {**small, **value} if isinstance(value, dict) else value for name, value in fields.items()}
+    AutoConfig.for_model(kind.split()[0], **fields).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    loader = AutoModelForImageTextToText if kind.startswith("mistral3") else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = loader.from_config(config)
+    expected = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    assert read_shapes(tmp_path).tensors == expected
+    assert read_shapes(tmp_path).head == (config.get_text_config().vocab_size, 64)
+
+
+def test_eyes_that_are_not_written_down_need_the_files(tmp_path):
     from transformers import AutoConfig
 
-    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
-    if model_type == "qwen3_5":
-        kinds = {name.split(".")[3] for name in read_shapes(tmp_path).tensors if ".layers." in name}
-        assert {"self_attn", "linear_attn", "mlp"} <= kinds
-        return
-    with pytest.raises(BaseError, match=r"safetensors files are not complete"):
+    AutoConfig.for_model("gemma3").save_pretrained(tmp_path)
+    with pytest.raises(BaseError, match=r"siglip_vision_model: config\.json alone .* safetensors"):
         read_shapes(tmp_path)
 
 

@@ -33,9 +33,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def language_config(base: Path) -> dict[str, Any]:
-    """What config.json says of the language model: its own keys, over them those of `text_config`."""
-    config = read_json(base / "config.json")
-    return {**config, **(config.get("text_config") or {})}
+    """What config.json says of the language model, see `language_part`."""
+    return language_part(read_json(base / "config.json"))
+
+
+def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a config.json, over them those of its `text_config`; but the whole says whether the head is tied."""
+    tied = {name: config[name] for name in ("tie_word_embeddings",) if name in config}
+    return {**config, **(config.get("text_config") or {}), **tied, "text_config": None}
 
 
 def chosen_template(model: Model) -> str | None:

@@ -1,13 +1,12 @@
 """The shapes of a base's parameters, without loading one: from the files' headers, from config.json, or from a table.
 
 A safetensors file begins with the name and shape of every tensor, so the counts are exact for any architecture whose
-files are here. With config.json alone they are exact for the families in `FAMILIES`. For the bases that govor's own
+files are here. With config.json alone they are exact for the families in families.py. For the bases that govor's own
 configs name, bases.yaml holds what their config.json says, so that a plan needs no download.
 """
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -18,9 +17,9 @@ import yaml
 
 from train.core.config import Lora, Model
 from train.core.errors import BaseError, ConfigError
-from train.models.base import language_config, local_folder, read_json
+from train.models.base import language_config, language_part, local_folder, read_json
+from train.plan.families import FAMILIES, TEXT_ONLY, Family, Shape, tensors_of
 
-Shape = tuple[int, ...]
 ShapesSource = Literal["the files' headers", "config.json", "a table of published shapes"]
 
 NOT_LINEAR = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe|shared|gate|router|router\.layer)\.weight$|norm|\.experts\.")
@@ -30,7 +29,6 @@ WRITER = re.compile(r"\.(o_proj|out_proj|wo|w2|fc2|dense|dense_4h_to_h|down_proj
 """Layers that write into the residual stream; the others read from it."""
 NOT_PARAMETERS = re.compile(r"^mtp\.|rotary_emb\.inv_freq$|\.e_score_correction_bias$|\.masked_bias$|\.layer_scalar$")
 """Tensors of a checkpoint that are no parameters of the model that is trained."""
-TEXT_ONLY = ("qwen3_5", "qwen3_5_moe")  # transformers leaves out their eyes
 EXPERT = re.compile(r"(.*)\.experts\.0\.(?:gate_proj|w1)\.weight$")
 TUNED_EXPERTS = """mixtral minimax minimax_m2 afmoe deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe glm4_moe
     glm4_moe_lite glm_moe_dsa longcat_flash solar_open qwen3_moe qwen3_next hunyuan_v1_moe flex_olmo olmoe exaone_moe
@@ -73,7 +71,9 @@ class Shapes:
 
     @cached_property
     def embedding(self) -> Shape:
-        return max((s for name, s in self.tensors.items() if len(s) == 2 and NOT_LINEAR.search(name)), default=(0, 0))
+        """(vocabulary, hidden) of the embedding that may be the head as well, not of one that layers read."""
+        tables = (s for name, s in self.tensors.items() if len(s) == 2 and NOT_LINEAR.search(name))
+        return max((s for s in tables if s[1] == self.config.get("hidden_size", s[1])), default=(0, 0))
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -162,13 +162,13 @@ def find_shapes(model: Model) -> tuple[Shapes, Path | None]:
             f"config.json as model.name_or_path; known without files: {', '.join(table)}"
         )
     config = table[model.name_or_path]
-    config = table[config["like"]] if "like" in config else config
-    return Shapes("a table of published shapes", config, dict(_of_config(config))), None
+    config = language_part(table[config["like"]] if "like" in config else config)
+    return Shapes("a table of published shapes", config, dict(tensors_of(config))), None
 
 
 def of_config(config: dict[str, Any]) -> Shapes:
-    """The shapes that the fields of a config.json imply; BaseError for a family not in `FAMILIES`."""
-    return Shapes("config.json", config, dict(_of_config(config)))
+    """The shapes that the language model's part of a config.json implies; BaseError for a family not in `FAMILIES`."""
+    return Shapes("config.json", config, dict(tensors_of(config)))
 
 
 def read_shapes(folder: Path) -> Shapes:
@@ -177,8 +177,6 @@ def read_shapes(folder: Path) -> Shapes:
     tensors = {} if "quantization_config" in whole else _headers(folder)
     if tensors:
         return Shapes("the files' headers", config, _as_loaded(tensors, whole, config))
-    if "vision_config" in whole and whole.get("model_type") not in TEXT_ONLY:
-        raise BaseError(f"{folder}: its safetensors files are not complete, and config.json does not tell all shapes")
     return of_config(config)
 
 
@@ -216,103 +214,3 @@ def _as_loaded(tensors: dict[str, Shape], whole: dict[str, Any], config: dict[st
         ):
             kept[name] = shape
     return kept
-
-
-@dataclass(frozen=True)
-class Family:
-    """What config.json does not say of an architecture, and what it may leave out."""
-
-    tied: bool = False
-    """Whether the head is the embedding's weight where config.json does not say."""
-    head_dim: int | None = None
-    qkv_bias: bool = False
-    head_norms: bool = False
-    """Norms of every head's query and key."""
-    fused: bool = False
-    """q, k and v are one layer, and so are gate and up."""
-    gated: bool = False
-    """q_proj makes a gate for attention's output as well."""
-    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-
-
-GEMMA_NORMS = (*Family.norms, "pre_feedforward_layernorm", "post_feedforward_layernorm")
-FAMILIES = {
-    "llama": Family(),
-    "mistral": Family(),
-    "granite": Family(),
-    "qwen2": Family(qkv_bias=True),
-    "qwen3": Family(head_dim=128, head_norms=True),
-    "smollm3": Family(tied=True),
-    "gemma": Family(tied=True, head_dim=256),
-    "gemma2": Family(tied=True, head_dim=256, norms=GEMMA_NORMS),
-    "gemma3_text": Family(tied=True, head_dim=256, head_norms=True, norms=GEMMA_NORMS),
-    "phi3": Family(fused=True),
-    "ministral3": Family(head_dim=128),
-    "qwen3_5_text": Family(head_dim=256, head_norms=True, gated=True),
-}
-
-
-def _of_config(config: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """Names and shapes that config.json implies; BaseError for a family not in `FAMILIES`."""
-    model_type = str(config.get("model_type"))
-    if model_type not in FAMILIES:
-        raise BaseError(
-            f"architecture {model_type}: config.json alone does not tell its shapes: download its safetensors files, "
-            f"or choose one of {', '.join(FAMILIES)}"
-        )
-    family = FAMILIES[model_type]
-    try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        inner, vocabulary = int(config["intermediate_size"]), int(config["vocab_size"])
-        layers = int(config["num_hidden_layers"])
-    except KeyError as error:
-        raise BaseError(f"config.json of a {model_type} model has no {error.args[0]}") from None
-    head_dim = int(config.get("head_dim") or family.head_dim or hidden // heads)
-    q, kv = heads * head_dim, int(config.get("num_key_value_heads") or heads) * head_dim
-    bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
-
-    def attention(at: str) -> Iterator[tuple[str, Shape]]:
-        asked = 2 * q if family.gated else q
-        parts = [("qkv_proj", q + 2 * kv)] if family.fused else [("q_proj", asked), ("k_proj", kv), ("v_proj", kv)]
-        for name, width in parts:
-            yield from linear(f"{at}.{name}", width, hidden, bias or family.qkv_bias)
-        yield from linear(f"{at}.o_proj", hidden, q, bias)
-        if family.head_norms:
-            yield from ((f"{at}.{name}.weight", (head_dim,)) for name in ("q_norm", "k_norm"))
-
-    def linear_attention(at: str) -> Iterator[tuple[str, Shape]]:
-        """Qwen's gated delta net."""
-        key_heads, key_dim, value_heads, value_dim, kernel = (
-            int(config[f"linear_{name}"])
-            for name in ("num_key_heads", "key_head_dim", "num_value_heads", "value_head_dim", "conv_kernel_dim")
-        )
-        keys, values = key_heads * key_dim, value_heads * value_dim
-        yield from ((f"{at}.{name}", (value_heads,)) for name in ("dt_bias", "A_log"))
-        yield f"{at}.conv1d.weight", (2 * keys + values, 1, kernel)
-        yield f"{at}.norm.weight", (value_dim,)
-        yield from linear(f"{at}.out_proj", hidden, values, False)
-        widths = {"qkv": 2 * keys + values, "z": values, "b": value_heads, "a": value_heads}
-        for name, width in widths.items():
-            yield from linear(f"{at}.in_proj_{name}", width, hidden, False)
-
-    def layer(at: str, kind: str) -> Iterator[tuple[str, Shape]]:
-        is_linear = kind == "linear_attention"
-        yield from linear_attention(f"{at}.linear_attn") if is_linear else attention(f"{at}.self_attn")
-        parts = [("gate_up_proj", 2 * inner)] if family.fused else [("gate_proj", inner), ("up_proj", inner)]
-        for name, width in parts:
-            yield from linear(f"{at}.mlp.{name}", width, hidden, mlp_bias)
-        yield from linear(f"{at}.mlp.down_proj", hidden, inner, mlp_bias)
-        yield from ((f"{at}.{name}.weight", (hidden,)) for name in family.norms)
-
-    def linear(name: str, out: int, into: int, bias: bool) -> Iterator[tuple[str, Shape]]:
-        yield f"{name}.weight", (out, into)
-        if bias:
-            yield f"{name}.bias", (out,)
-
-    yield "model.embed_tokens.weight", (vocabulary, hidden)
-    kinds = config.get("layer_types") or ["full_attention"] * layers
-    for number in range(layers):
-        yield from layer(f"model.layers.{number}", kinds[number % len(kinds)])
-    yield "model.norm.weight", (hidden,)
-    if not config.get("tie_word_embeddings", family.tied):
-        yield "lm_head.weight", (vocabulary, hidden)

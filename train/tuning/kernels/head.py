@@ -54,7 +54,7 @@ def _forward(
     dhidden = torch.empty_like(hidden, dtype=weight.dtype) if wanted[0] else None
     dweight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
     dbias = torch.zeros_like(bias, dtype=torch.float32) if wanted[2] and bias is not None else None
-    rows = max(1, TILE // weight.shape[0])
+    rows = _tile_rows(len(hidden), weight.shape[0])
     for start in range(0, len(hidden), rows):
         x, y = hidden[start : start + rows].to(weight.dtype), targets[start : start + rows, None]
         logits = (x @ weight.t()).float()
@@ -85,6 +85,13 @@ def _forward(
     return loss, correct
 
 
+def _tile_rows(tokens: int, vocabulary: int) -> int:
+    """Tokens a tile, in tiles of about the same size: torch's product of one or two rows on a CPU adds up a vocabulary
+    of 262,144 naively, and their gradient is 3e-4 off; from 8 rows on it is 7e-7."""
+    tiles = -(-tokens // max(1, TILE // vocabulary))
+    return -(-tokens // max(1, tiles)) or 1
+
+
 def _through(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """What `TrainedLoss` returns, by the module: a tile's logits are made again in the backward pass."""
 
@@ -92,7 +99,7 @@ def _through(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, 
         logits = head(x).float()
         return functional.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()
 
-    rows = max(1, TILE // head.weight.shape[0])
+    rows = _tile_rows(len(hidden), head.weight.shape[0])
     tiles = zip(hidden.split(rows), targets.split(rows), strict=True)
     losses, correct = zip(*(checkpoint(scored, x, y, use_reentrant=False) for x, y in tiles), strict=True)
     return torch.stack(losses).sum(), torch.stack(correct).sum()
