@@ -38,6 +38,14 @@ demo: .venv/installed
 	$(BIN)/govor merge runs/$(RUN)
 	$(BIN)/govor eval runs/$(RUN) --quick
 
+# The same with a base of 270 million weights, in runs/gemma-270m or the next name that is free
+demo-real: RUN := $(shell name=gemma-270m; i=2; while [ -e runs/$$name ]; do name=gemma-270m-$$i; i=$$((i + 1)); done; echo $$name)
+demo-real: .venv/installed .bases/installed
+	$(BIN)/govor validate data/natasha.jsonl
+	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml train/sft.py configs/gemma-270m.yaml name=$(RUN)
+	$(BIN)/govor merge runs/$(RUN)
+	$(BIN)/govor eval runs/$(RUN)
+
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,6 +86,10 @@ test-engines: .venv/installed .engines/installed
 
 test-peers: .venv/installed .peers/installed
 	GOVOR_PEERS=$(CURDIR)/.peers $(BIN)/pytest -m peers
+
+# Of vLLM, LLaMA-Factory and llama.cpp what is installed takes part
+test-real: .venv/installed .bases/installed
+	PATH="$$PATH:$(CURDIR)/.engines/bin" GOVOR_BASES=$(CURDIR)/.bases GOVOR_PEERS=$(CURDIR)/.peers $(BIN)/pytest -s -m real
 
 test-gpu-rehearsal: .venv/installed
 	$(BIN)/python scripts/gpu_check --rehearse

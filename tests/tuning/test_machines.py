@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, require_equal_up_to_rounding
 from train.core.config import load_config
 from train.core.runs import Run
 from train.sft import train as train_run
@@ -67,4 +66,4 @@ def test_two_machines_agree_with_one_process(machines, write_config):
     losses = [[e["loss"] for e in run.metrics() if "loss" in e] for run in (alone, both)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     one, two = (load_file(run.adapter / "adapter_model.safetensors") for run in (alone, both))
-    assert all(torch.allclose(one[name], two[name], atol=3e-4) for name in one)  # Adam's rounding, see test_sft.py
+    require_equal_up_to_rounding(one, two)
