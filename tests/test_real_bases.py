@@ -4,7 +4,6 @@
 where `make test-peers` and `make test-engines` have installed them.
 """
 
-import json
 import os
 import re
 import shutil
@@ -190,7 +189,16 @@ def test_engines_answer_as_the_merged_model(name, run, engine):
     """Greedy, from the adapter over its base; at most one answer of three may differ by rounding, late."""
     if engine == "vllm" and find_vllm(None) is None:
         pytest.skip("no vllm executable on PATH: make test-engines")
-    flags = ["--", "--enforce-eager", "--gpu-memory-utilization", "0.1", "--dtype", "float32", "--max-model-len", "2048"]
+    flags = [
+        "--",
+        "--enforce-eager",
+        "--gpu-memory-utilization",
+        "0.1",
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "2048",
+    ]
     words = ["--engine", "transformers"] if engine == "transformers" else flags
     server = Server(str(run.path), "--merged", *words, env={"VLLM_CPU_KVCACHE_SPACE": "1"})
     try:
@@ -224,7 +232,7 @@ def test_answers_end_are_russian_and_do_not_repeat_themselves(name, run):
     generation = run.config().generation.model_copy(update={"max_new_tokens": 256})
     prompts = comparison_prompts(run, 20)
     assert len(prompts) == 20
-    ended, answers = 0, []
+    ended, answers = 0, []  # 6 tokens less count as no end: the text is tokenised anew
     for number, messages in enumerate(prompts):
         text = answer(model, tokenizer, messages, generation, stop=run.end_of_turn(), seed=number)
         answers.append(text)

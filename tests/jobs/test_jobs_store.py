@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import Server, envelope, rows
 from train.cli import main
 from train.core.cards import card_count
-from train.core.config import config_class
+from train.core.config import config_class, load_config
 from train.core.errors import ConfigError, GovorError
 from train.jobs import run_config, training_process
 from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
@@ -28,6 +28,8 @@ from train.jobs.step_metrics import StepCollector, Tail, result_csv
 from train.jobs.store import NoSuchCursorError, Store
 from train.jobs.wire import GovorDetails, Hyperparameters, Job, JobMethod, SupervisedMethod
 from train.jobs.worker import GpuLease, Worker, cards_of_slots
+from train.plan import plan
+from train.plan.estimate import find_gpu
 
 
 def a_job(id_: str, status: str = "queued") -> JobEntry:
@@ -317,6 +319,8 @@ class TestCatalogue:
     def test_the_default_names_the_bases_of_the_readme(self, monkeypatch, working_folder, base):
         (working_folder / "data").mkdir()
         (working_folder / "data/tiny-ru").symlink_to(base)
+        (working_folder / ".bases").mkdir()
+        (working_folder / ".bases/gemma-3-270m").symlink_to(base)
         catalogue = load_catalogue(DEFAULT_CATALOGUE)
         used = {yaml.safe_load(path.read_text())["model"]["name_or_path"] for path in REPOSITORY.glob("configs/*.yaml")}
         assert used <= {b.reference.removeprefix("./") for b in catalogue.bases.values()}
@@ -327,6 +331,26 @@ class TestCatalogue:
     def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
         catalogue = load_catalogue(DEFAULT_CATALOGUE)
         assert catalogue.find("tiny") is None and catalogue.missing["tiny"] == "./data/tiny-ru"
+
+    @pytest.mark.parametrize(
+        ("name", "card"),
+        [
+            ("Qwen/Qwen3-4B-Instruct-2507", "8GB"),
+            ("Qwen/Qwen3.5-4B", "12GB"),
+            ("T-lite-it-2.1-nf4", "16GB"),
+            ("t-tech/T-lite-it-2.1", "24GB"),
+            ("Qwen/Qwen3.5-9B", "24GB"),
+            ("t-tech/T-pro-it-2.1", "48GB"),
+            ("T-pro-it-2.1-lora", "80GB"),
+        ],
+    )
+    def test_a_base_fits_the_card_that_is_written_beside_it(self, name, card, working_folder):
+        """By the plan, with rows of the shipped dialogues and the defaults of a job."""
+        base = load_catalogue(DEFAULT_CATALOGUE).find(name)
+        tree = {**base.tree, "name": "x", "data": {"train_file": str(REPOSITORY / "data/natasha.jsonl")}}
+        (working_folder / "x.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        found = plan(load_config(working_folder / "x.yaml"), find_gpu(card))
+        assert found.fits, f"{found.memory.peak / 2**30:.1f} GiB"
 
     def test_recipes(self, working_folder, base):
         (working_folder / "mine.yaml").write_text(f"mine: {{base: {base}, recipe: {REPOSITORY}/configs/tiny.yaml}}")

@@ -139,7 +139,9 @@ def _attention(
 
 
 def _layer(config: Mapping[str, Any], family: Family, at: str, kind: str) -> Tensors:
-    hidden, heads, inner = (int(config[f"{name}"]) for name in ("hidden_size", "num_attention_heads", "intermediate_size"))
+    hidden, heads, inner = (
+        int(config[f"{name}"]) for name in ("hidden_size", "num_attention_heads", "intermediate_size")
+    )
     head_dim = int(config.get("head_dim") or family.head_dim or hidden // heads)
     if kind == "linear_attention":
         yield from _linear_attention(config, f"{at}.linear_attn")
