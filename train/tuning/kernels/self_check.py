@@ -105,7 +105,7 @@ class SelfCheck:
             raise refused
 
     def _labels(self, count: int) -> Tensor:
-        """The ids at about `count` positions, -100 elsewhere: all that the short row predicts, the rest in the long one.
+        """The ids at about `count` positions, -100 elsewhere: all that the short row predicts, others in the long one.
 
         With one or two in a row the plain path itself would be too inexact to compare with, see head.py.
         """
