@@ -175,9 +175,8 @@ def _gemma4_layer(config: Mapping[str, Any], family: Family, at: str, number: in
     hidden, heads, inner = (int(config[name]) for name in ("hidden_size", "num_attention_heads", "intermediate_size"))
     own = {int(layer): fields for layer, fields in (config.get("per_layer_config") or {}).items()}.get(number, {})
     full, same = kind == "full_attention", bool(config.get("attention_k_eq_v"))
-    head_dim = int(own.get("head_dim") or (config.get("global_head_dim") or 512 if full else family.head_dim))
-    if not full:
-        head_dim = int(config.get("head_dim") or head_dim)
+    wide, narrow = config.get("global_head_dim") or 512, config.get("head_dim") or family.head_dim or 256
+    head_dim = int(own.get("head_dim") or (wide if full else narrow))
     kv_heads = int(config.get("num_key_value_heads") or heads)
     if full and same:
         kv_heads = int(own.get("num_key_value_heads") or config.get("num_global_key_value_heads") or kv_heads)

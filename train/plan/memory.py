@@ -13,7 +13,8 @@ from math import ceil, prod
 from typing import NamedTuple
 
 from train.core.config import Config, Kernel
-from train.plan.shapes import WRITER, Shape, Shapes
+from train.plan.families import Shape
+from train.plan.shapes import WRITER, Shapes
 
 GIB = 2**30
 TILE = 4096, 32768  # logits that TRL's fused head has at a time: tokens × vocabulary
