@@ -44,7 +44,7 @@ demo-real: .venv/installed .bases/installed
 	$(BIN)/govor validate data/natasha.jsonl
 	$(BIN)/accelerate launch --config_file configs/accelerate/single.yaml train/sft.py configs/gemma-270m.yaml name=$(RUN)
 	$(BIN)/govor merge runs/$(RUN)
-	$(BIN)/govor eval runs/$(RUN)
+	$(BIN)/govor eval runs/$(RUN) --quick
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -129,8 +129,8 @@ def test_training_lowers_the_held_out_loss_and_prompts_are_as_trained(name, run)
 def test_eval_measures_the_same_as_training(name, run):
     losses = [entry["eval_loss"] for entry in run.metrics() if "eval_loss" in entry]
     found = evaluate(run)
-    assert found.base_loss == pytest.approx(losses[0], rel=1e-3)
-    assert found.tuned_loss == pytest.approx(losses[-1], rel=1e-3)
+    assert found.base.held_out == pytest.approx(losses[0], rel=1e-3)
+    assert found.tuned.held_out == pytest.approx(losses[-1], rel=1e-3)
     assert all(sample.before != sample.after for sample in found.samples)
 
 

@@ -1,5 +1,6 @@
 """What training changed: the losses of base and tuned model, their answers to the same prompts, and what these tell."""
 
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,7 @@ from train.models.load import (
     load_tuned,
     quiet_libraries,
     resolve_precision,
+    unwrap,
 )
 
 
@@ -379,12 +381,14 @@ def score(model: Any, rows: Iterable[Encoded]) -> Score:
     from torch.nn.functional import cross_entropy
 
     total, right, count = 0.0, 0, 0
+    chooses = "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
     for encoded in rows:  # one at a time: no padding, and the logits of a long row fit small cards
         labels = torch.tensor(encoded.labels[1:], device=model.device)
-        kept = labels != IGNORE_INDEX
+        kept = (labels != IGNORE_INDEX).nonzero()[:, 0]
+        wanted = {"logits_to_keep": kept} if chooses else {}  # half of the work where the vocabulary has 262,144
         with torch.inference_mode():
-            logits = model(torch.tensor([encoded.input_ids], device=model.device)).logits[0, :-1][kept].float()
-        labels = labels[kept]
+            logits = model(torch.tensor([encoded.input_ids], device=model.device), **wanted).logits[0]
+        logits, labels = (logits if chooses else logits[kept]).float(), labels[kept]
         total += cross_entropy(logits, labels, reduction="sum").item()
         right += int((logits.argmax(-1) == labels).sum())
         count += len(labels)
