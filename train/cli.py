@@ -1,5 +1,6 @@
 """The command line: parse, import the verb, call it."""
 
+import os
 import sys
 from contextlib import nullcontext
 from datetime import datetime
@@ -31,6 +32,46 @@ class Govor(click.Group):
 
 
 PATH = click.Path(path_type=Path)
+
+
+def _read_key(_: click.Context, __: click.Parameter, file: Path | None) -> str | None:
+    """The key of --api-key-file, or else of GOVOR_API_KEY. There is no option for the key itself: all users of a
+    machine see the command lines of its processes."""
+    if file is None:
+        return os.environ.get("GOVOR_API_KEY") or None
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GovorError(f"--api-key-file {file}: cannot be read: {error}") from None
+    if not key:
+        raise GovorError(f"--api-key-file {file}: the file is empty")
+    return key
+
+
+KEY = click.option(
+    "--api-key-file",
+    "key",
+    type=PATH,
+    metavar="FILE",
+    callback=_read_key,
+    help="File with the key that clients must show.  [default: the key in GOVOR_API_KEY]",
+)
+
+
+def _server(command: Any) -> Any:
+    """Options of the servers: where they listen, and who may talk to them."""
+    options = (
+        click.option(
+            "--host", default="127.0.0.1", show_default=True, help="Address; beyond loopback with a key only."
+        ),
+        click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."),
+        KEY,
+        click.option("--allow-host", multiple=True, metavar="NAME", help="Another name of this machine in Host."),
+        click.option("--allow-origin", multiple=True, metavar="URL", help="A web page that may talk to it."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Govor, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -415,9 +456,7 @@ def push(
 
 @main.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="RUN… [-- VLLM FLAGS]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
-@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key that clients must show; also from GOVOR_API_KEY.")
+@_server
 @click.option(
     "--engine",
     type=click.Choice(["auto", "vllm", "transformers"]),
@@ -432,7 +471,9 @@ def serve(
     arguments: tuple[str, ...],
     host: str,
     port: int,
-    api_key: str | None,
+    key: str | None,
+    allow_host: tuple[str, ...],
+    allow_origin: tuple[str, ...],
     engine: "EngineName",
     program: str | None,
     merged: bool,
@@ -446,6 +487,7 @@ def serve(
     """
     from train.core.launch import split_at_flags
     from train.core.runs import open_run
+    from train.serving.guard import Access
     from train.serving.serve import serve as serve_runs
 
     runs, flags = split_at_flags(arguments)
@@ -453,7 +495,7 @@ def serve(
         [open_run(Path(run)) for run in runs],
         host=host,
         port=port,
-        key=api_key,
+        access=Access(key, (*allow_host, host.partition("%")[0]), allow_origin),
         engine=engine,
         merged=merged,
         program=program,
@@ -468,16 +510,14 @@ def serve(
 @click.option("--merged", is_flag=True, help="Use the merged model of the run, not base + adapter.")
 @click.option("--system", help="System message.  [default: that of the run's rows, if they share one]")
 @click.option("--model", help="Name of the model at a URL, where several are served.")
-@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key for a URL; also from GOVOR_API_KEY.")
-def chat(
-    target: str, prompt: str | None, merged: bool, system: str | None, model: str | None, api_key: str | None
-) -> None:
+@KEY
+def chat(target: str, prompt: str | None, merged: bool, system: str | None, model: str | None, key: str | None) -> None:
     """Talk to a run, a model folder, or a model that is served at a URL."""
     from train.serving.chat import chat as talk
 
     if prompt is not None and not prompt.strip():
         raise GovorError("--prompt is empty")
-    talk(target, merged=merged, prompt=prompt, system=system, model=model, key=api_key)
+    talk(target, merged=merged, prompt=prompt, system=system, model=model, key=key)
 
 
 @main.group()
@@ -486,37 +526,45 @@ def jobs() -> None:
 
 
 @jobs.command(name="serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; beyond loopback a key is needed.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
-@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key that clients must show; better from GOVOR_API_KEY.")
+@_server
 @click.option("--data-dir", type=PATH, default=Path("runs/jobs"), show_default=True, help="Files, jobs, models.")
 @click.option("--catalogue", type=PATH, help="YAML of the bases that clients may name.  [default: govor's]")
 @click.option("--slots", default=1, show_default=True, type=click.IntRange(1), help="Jobs at once, one a GPU.")
-def jobs_serve(host: str, port: int, api_key: str | None, data_dir: Path, catalogue: Path | None, slots: int) -> None:
+def jobs_serve(
+    host: str,
+    port: int,
+    key: str | None,
+    allow_host: tuple[str, ...],
+    allow_origin: tuple[str, ...],
+    data_dir: Path,
+    catalogue: Path | None,
+    slots: int,
+) -> None:
     """Take files and fine-tuning jobs from the openai SDK, train them in turn, answer chats with the result."""
     from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
     from train.jobs.server import serve
+    from train.serving.guard import Access
 
     bases = load_catalogue(catalogue or DEFAULT_CATALOGUE)
-    serve(data_dir, bases, host=host, port=port, key=api_key or None, slots=slots)
+    access = Access(key, (*allow_host, host.partition("%")[0]), allow_origin)
+    serve(data_dir, bases, host=host, port=port, access=access, slots=slots)
 
 
 def _to_server(command: Any) -> Any:
     """Options that name the server."""
     url = click.option("--url", default="http://127.0.0.1:8000/v1", show_default=True, help="The server's base URL.")
-    key = click.option("--api-key", envvar="GOVOR_API_KEY", help="The server's key; also from GOVOR_API_KEY.")
-    return url(key(command))
+    return url(KEY(command))
 
 
 @jobs.command(name="list")
 @_to_server
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many, newest first.")
 @click.option("--json", "as_json", is_flag=True, help="The jobs as JSON.")
-def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
+def jobs_list(url: str, key: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs: id, status, base, model."""
     from train.jobs.client import Client, list_jobs
 
-    list_jobs(Client(url, api_key), limit, as_json=as_json)
+    list_jobs(Client(url, key), limit, as_json=as_json)
 
 
 @jobs.command(name="show")
@@ -524,21 +572,21 @@ def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
 @_to_server
 @click.option("--events", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many of the last.")
 @click.option("--json", "as_json", is_flag=True, help="The job as JSON, without events.")
-def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: bool) -> None:
+def jobs_show(job: str, url: str, key: str | None, events: int, as_json: bool) -> None:
     """One job and its last events."""
     from train.jobs.client import Client, show_job
 
-    show_job(Client(url, api_key), job, events, as_json=as_json)
+    show_job(Client(url, key), job, events, as_json=as_json)
 
 
 @jobs.command(name="cancel")
 @click.argument("job")
 @_to_server
-def jobs_cancel(job: str, url: str, api_key: str | None) -> None:
+def jobs_cancel(job: str, url: str, key: str | None) -> None:
     """End a job; what it has learned so far stays in its run folder."""
     from train.jobs.client import Client, job_line
 
-    print(job_line(Client(url, api_key).cancel(job)))
+    print(job_line(Client(url, key).cancel(job)))
 
 
 if __name__ == "__main__":

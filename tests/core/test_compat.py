@@ -414,9 +414,14 @@ def test_variables_of_the_launcher(name, monkeypatch):
 
 
 def test_serve_program():
-    program = compat.SERVE_PROGRAM.split(";")[0]
     module = importlib.import_module("transformers.cli.transformers")
-    contract("transformers.cli.transformers.app", program.endswith(" app") and callable(getattr(module, "app", None)))
+    contract("transformers.cli.transformers.app", callable(getattr(module, "app", None)))
+    assert "transformers.cli.transformers import app" in compat.SERVE_PROGRAM
+    server = importlib.import_module("transformers.cli.serving.server")
+    serve = inspect.getsource(importlib.import_module("transformers.cli.serve"))
+    called = serve.index("self.server = uvicorn.Server")
+    late = serve.index("def ") < serve.index("from .serving.server import build_server") < called
+    contract("transformers.cli.serving.server.build_server", late and callable(getattr(server, "build_server", None)))
 
 
 def test_hub_http_logger():

@@ -18,6 +18,7 @@ from train.encoding.loss_mask import render
 from train.models.load import load_merged, load_tuned
 from train.serving.chat import chat
 from train.serving.choose_engine import find_vllm
+from train.serving.in_engine.govor_engine_key import KEY_VARIABLE
 
 pytestmark = [
     pytest.mark.engines,
@@ -143,7 +144,10 @@ def engine_metric(server, name: str) -> float:
     commands = [process.cmdline() for process in server.descendants()]
     [command] = [words for words in commands if "serve" in words and "supervisor.py" not in " ".join(words)]
     port = command[command.index("--port") + 1]
-    lines = httpx2.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    [key] = {process.environ()[KEY_VARIABLE] for process in server.descendants() if KEY_VARIABLE in process.environ()}
+    url = f"http://127.0.0.1:{port}/metrics"
+    assert httpx2.get(url).status_code == 401
+    lines = httpx2.get(url, headers={"authorization": f"Bearer {key}"}).text.splitlines()
     [line] = [line for line in lines if line.startswith(f"vllm:{name}{{")]
     return float(line.split()[-1])
 

@@ -188,8 +188,18 @@ def gguf_architectures() -> list[str]:
 
 # transformers serve: its command, and what it makes of messages before its engine sees them
 
-SERVE_PROGRAM = "from transformers.cli.transformers import app; app()"
-"""What the console script of transformers does, less its request to PyPI for a newer version."""
+SERVE_PROGRAM = """
+from govor_engine_key import EngineKey
+from transformers.cli.serving import server
+from transformers.cli.transformers import app
+build = server.build_server
+server.build_server = lambda *more, **named: EngineKey(build(*more, **named))
+app()
+"""
+"""What the console script of transformers does, less its request to PyPI for a newer version; it asks for a key.
+
+The module of the key is that in serving/in_engine, which is on the engine's path.
+"""
 
 
 def serve_inputs(processor: Any, architecture: str, messages: list[Any]) -> Any:

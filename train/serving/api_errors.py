@@ -1,5 +1,9 @@
 """OpenAI's error envelope, {"error": {"message", "type", "param", "code"}}: every response of 400 and above has it."""
 
+import asyncio
+import sys
+import traceback
+from contextlib import suppress
 from typing import TypeVar
 from uuid import uuid4
 
@@ -117,23 +121,57 @@ def install_error_handlers(app: FastAPI) -> None:
     async def disconnected(_: Request, error: ClientDisconnect) -> Response:  # nobody reads it
         return Response(status_code=499)
 
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:  # its traceback is on stderr, not for the client
-        return ApiError(500, "The server had an error while processing your request.").response()
-
-    app.add_middleware(RequestId)
+    app.add_middleware(Outermost)
 
 
-class RequestId:
-    """Middleware that puts x-request-id on every response: the SDKs show it with an error."""
+DRAIN_SECONDS = 30
+"""How long the rest of a refused request is read before it is answered."""
+
+
+class Outermost:
+    """Middleware around all others: x-request-id on every response, and no error without its response.
+
+    The SDKs show the id with an error. Where a request is refused before its body has come, the rest of the body is
+    read first: a connection that is closed while the client still sends is reset, and the client never sees the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+        # who waits for "100 Continue" sends no body that was not asked for
+        ended = any(name == b"expect" for name, _ in scope["headers"])
+
+        async def receive_on() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            while not ended:
+                await receive_on()
+
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 MutableHeaders(scope=message)["x-request-id"] = f"req_{uuid4().hex}"
+                if message["status"] >= 400:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(drain(), DRAIN_SECONDS)
             await send(message)
 
-        await self.app(scope, receive, send_with_id if scope["type"] == "http" else send)
+        try:
+            await self.app(scope, receive_on, send_with_id)
+        except Exception as error:
+            if started:  # of an answer that breaks off the client must see that it is not whole
+                raise
+            if not isinstance(error, ClientDisconnect):
+                traceback.print_exc(file=sys.stderr)  # ours to mend, not for the client
+            failure = ApiError(500, "The server had an error while processing your request.")
+            await failure.response()(scope, receive_on, send_with_id)

@@ -137,7 +137,6 @@ def _by_vllm(runs: Sequence[Run], program: str, merged: bool, flags: Sequence[st
             f"vLLM ({', '.join(names)})",
             lambda port, command_line=command_line: [*command_line, "--port", str(port)],  # type: ignore[misc]
             environment=vllm.ENVIRONMENT,
-            key_variable="VLLM_API_KEY",
         )
         splits_thoughts = any(flag.startswith("--reasoning-parser") for flag in flags)
         for run in members:

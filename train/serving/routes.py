@@ -1,7 +1,6 @@
-"""The thin app in front of the engines: names, keys, requests in, answers out."""
+"""The thin app in front of the engines: names, requests in, answers out."""
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from train.core.errors import DataError, MachineError
 from train.serving.api_errors import ApiError, install_error_handlers, model_not_found, not_ready, read_request
 from train.serving.chat_request import ChatRequest, plain_messages, sampling_of
 from train.serving.engine_api import Served
+from train.serving.guard import Access, guard
 from train.serving.stream import THINK_START, join_chunks, open_stream, openai_chunks, read_chunks, sse_events
 
 MAX_BODY_BYTES = 16 * 2**20
@@ -24,8 +24,8 @@ MAX_BODY_BYTES = 16 * 2**20
 T = TypeVar("T")
 
 
-def make_app(served: Iterable[Served], key: str | None) -> FastAPI:
-    """The app of `govor serve`. `key`: what clients must show; None lets everyone in."""
+def make_app(served: Iterable[Served], access: Access) -> FastAPI:
+    """The app of `govor serve`."""
     by_name = {model.name: model for model in served}
 
     async def resolve(model_id: str) -> Served:
@@ -36,7 +36,7 @@ def make_app(served: Iterable[Served], key: str | None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(chat_routes(resolve))
     app.include_router(model_routes(by_name.values))
-    require_key(app, key)
+    guard(app, access)
     install_error_handlers(app)
 
     @app.get("/health")
@@ -45,28 +45,6 @@ def make_app(served: Iterable[Served], key: str | None) -> FastAPI:
         return JSONResponse(states, 200 if set(states.values()) == {"ready"} else 503)
 
     return app
-
-
-def require_key(app: FastAPI, key: str | None) -> None:
-    """Answer 401 to whatever comes without `Authorization: Bearer KEY`, but for /health."""
-    if key is None:
-        return
-    expected = f"Bearer {key}".encode()
-
-    class RequireKey:
-        def __init__(self, app: Any) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            authorization = dict(scope.get("headers", ())).get(b"authorization", b"")
-            if scope["type"] != "http" or scope["path"] == "/health" or hmac.compare_digest(authorization, expected):
-                await self.app(scope, receive, send)
-                return
-            message = "Incorrect API key provided." if authorization else "You didn't provide an API key."
-            error = ApiError(401, f"{message} Send it as Authorization: Bearer KEY.", code="invalid_api_key")
-            await error.response()(scope, receive, send)
-
-    app.add_middleware(RequireKey)
 
 
 def model_routes(served: Callable[[], Iterable[Served]]) -> APIRouter:

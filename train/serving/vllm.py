@@ -80,6 +80,7 @@ def command(
         raise GovorError(f"{own[0]} behind -- goes to vLLM, where govor sets it: put govor's own options before --")
     arguments = [program, "serve", str(folder), "--host", "127.0.0.1", "--served-model-name", BASE_NAME]
     arguments += ["--chat-template", str(template), "--dtype", dtype, "--disable-uvicorn-access-log"]
+    arguments += ["--middleware", "govor_engine_key.EngineKey"]
     if adapters:
         rank = max(rank_of(path) for path in adapters.values())
         modules = [json.dumps({"name": name, "path": str(path)}) for name, path in adapters.items()]
