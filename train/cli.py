@@ -32,6 +32,9 @@ class Govor(click.Group):
 
 
 PATH = click.Path(path_type=Path)
+TRUST = click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that the model brings along: read it before."
+)
 
 
 def _read_key(_: click.Context, __: click.Parameter, file: Path | None) -> str | None:
@@ -305,7 +308,8 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 @click.option("--checkpoints", is_flag=True, help="Judge each saved state as well, and name the one to keep.")
 @click.option("--gate", is_flag=True, help="Exit code 1 where the model recites training rows.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as in RUN/evaluation/evaluation.json.")
-def evaluate_run(run: Path, gate: bool, as_json: bool, **how: Any) -> None:
+@TRUST
+def evaluate_run(run: Path, gate: bool, as_json: bool, trust_remote_code: bool, **how: Any) -> None:
     """What training changed: losses and answers before and after, manner, copies, what was forgotten.
 
     Answers are sampled to every held-out prompt and kept in RUN/evaluation; nothing is sent anywhere without --via.
@@ -313,7 +317,8 @@ def evaluate_run(run: Path, gate: bool, as_json: bool, **how: Any) -> None:
     from train.core.runs import open_run
     from train.evaluation.show import show_evaluation
 
-    raise SystemExit(1 if show_evaluation(open_run(run), **how, as_json=as_json).recites and gate else 0)
+    opened = open_run(run, trust_remote_code=trust_remote_code)
+    raise SystemExit(1 if show_evaluation(opened, **how, as_json=as_json).recites and gate else 0)
 
 
 @main.command()
@@ -334,6 +339,7 @@ def evaluate_run(run: Path, gate: bool, as_json: bool, **how: Any) -> None:
     help="Mean KL that passes, in nats a token.  [default: 0.1, or half of what the adapter changed]",
 )
 @click.option("--no-drift", is_flag=True, help="Merge without measuring: the model is never loaded whole.")
+@TRUST
 def merge(
     run: Path,
     target: "Target",
@@ -342,6 +348,7 @@ def merge(
     compare: bool,
     max_drift: float | None,
     no_drift: bool,
+    trust_remote_code: bool,
 ) -> None:
     """Fold the adapter into the base, one model in RUN/merged, and prove on held-out rows that it answers as before.
 
@@ -354,7 +361,7 @@ def merge(
 
     if no_drift and (compare or max_drift is not None):
         raise GovorError("--no-drift measures nothing: leave out --compare and --max-drift")
-    opened = open_run(run)
+    opened = open_run(run, trust_remote_code=trust_remote_code)
     with hold_folder(run, "merge"):
         result = merge_run(
             opened,
@@ -378,6 +385,7 @@ def merge(
 @click.option("-o", "--output", type=PATH, help="Folder or .gguf file.  [default: in RUN/exports]")
 @click.option("--quantization", help="Type of the GGUF's weights: f16, bf16, q8_0, q4_k_m, …  [default: the model's]")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
+@TRUST
 def export(
     source: Path,
     overrides: tuple[str, ...],
@@ -385,6 +393,7 @@ def export(
     output: Path | None,
     quantization: str | None,
     force: bool,
+    trust_remote_code: bool,
 ) -> None:
     """Write a run for other tools: a folder for LLaMA-Factory, a GGUF file for llama.cpp, or one for Ollama.
 
@@ -398,7 +407,15 @@ def export(
     from train.exports import export as write_export
 
     with hold_folder(source, "export") if (source / "manifest.json").is_file() else nullcontext():
-        passed = write_export(source, overrides, target, output, quantization=quantization, force=force)
+        passed = write_export(
+            source,
+            overrides,
+            target,
+            output,
+            quantization=quantization,
+            force=force,
+            trust_remote_code=trust_remote_code,
+        )
     raise SystemExit(0 if passed else 1)
 
 
@@ -467,6 +484,7 @@ def push(
 @click.option("--vllm", "program", envvar="GOVOR_VLLM", help="vLLM's program; also from GOVOR_VLLM.  [default: vllm]")
 @click.option("--merged", is_flag=True, help="Serve the merged model also where vLLM could take base + adapter.")
 @click.option("--allow-template-drift", is_flag=True, help="Serve although prompts differ from training's.")
+@TRUST
 def serve(
     arguments: tuple[str, ...],
     host: str,
@@ -478,6 +496,7 @@ def serve(
     program: str | None,
     merged: bool,
     allow_template_drift: bool,
+    trust_remote_code: bool,
 ) -> None:
     """Serve runs by name over the OpenAI API, until Ctrl-C.
 
@@ -492,7 +511,7 @@ def serve(
 
     runs, flags = split_at_flags(arguments)
     serve_runs(
-        [open_run(Path(run)) for run in runs],
+        [open_run(Path(run), trust_remote_code=trust_remote_code) for run in runs],
         host=host,
         port=port,
         access=Access(key, (*allow_host, host.partition("%")[0]), allow_origin),
@@ -511,13 +530,30 @@ def serve(
 @click.option("--system", help="System message.  [default: that of the run's rows, if they share one]")
 @click.option("--model", help="Name of the model at a URL, where several are served.")
 @KEY
-def chat(target: str, prompt: str | None, merged: bool, system: str | None, model: str | None, key: str | None) -> None:
+@TRUST
+def chat(
+    target: str,
+    prompt: str | None,
+    merged: bool,
+    system: str | None,
+    model: str | None,
+    key: str | None,
+    trust_remote_code: bool,
+) -> None:
     """Talk to a run, a model folder, or a model that is served at a URL."""
     from train.serving.chat import chat as talk
 
     if prompt is not None and not prompt.strip():
         raise GovorError("--prompt is empty")
-    talk(target, merged=merged, prompt=prompt, system=system, model=model, key=key)
+    talk(
+        target,
+        merged=merged,
+        prompt=prompt,
+        system=system,
+        model=model,
+        key=key,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 @main.group()

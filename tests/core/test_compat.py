@@ -455,11 +455,19 @@ def test_convert_to_gguf(monkeypatch):
 
     monkeypatch.setattr(base.TextModel, "get_vocab_base_pre", unknown)
     monkeypatch.setattr(main, "main", lambda: answers.append(base.TextModel.get_vocab_base_pre(None, None)))
-    compat.convert_to_gguf("qwen2")
+    from transformers import AutoConfig, AutoTokenizer
+
+    told = []
+    for kind in (AutoConfig, AutoTokenizer):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *more, **named: told.append(named))
+    compat.convert_to_gguf("qwen2", trust_remote_code=False)
+    AutoConfig.from_pretrained("x", trust_remote_code=True)
+    AutoTokenizer.from_pretrained("x")
+    assert told == [{"trust_remote_code": False}] * 2
     assert answers == ["qwen2"]
     monkeypatch.setattr(base.TextModel, "get_vocab_base_pre", unknown)
     with pytest.raises(NotImplementedError):
-        compat.convert_to_gguf(None)
+        compat.convert_to_gguf(None, trust_remote_code=False)
 
 
 # Nothing else uses such parts

@@ -53,7 +53,8 @@ class Model(Section):
     attn_implementation: str = "sdpa"
     """Attention code, as transformers names it: sdpa, eager, flash_attention_2, …"""
     trust_remote_code: bool = False
-    """Run Python code that the model's repository brings along."""
+    """Run Python code that the model's repository brings along. A run folder cannot ask for it: verbs on a run have
+    --trust-remote-code."""
     chat_template: str | None = None
     """Chat template for a base that has none: a name among TRL's, such as qwen3, or a .jinja file, relative to the
     working folder. It also replaces a template that the base has, which is said and recorded."""
@@ -290,6 +291,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         problems += _apply(override, tree, places)
     problems += _secrets(tree, (), places, path)
+    _distrust_run_folder(tree, places, path)
     config = None
     try:
         config = config_class().model_validate(tree)
@@ -301,6 +303,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         lines = [f"{len(problems)} problems:", *problems] if len(problems) > 1 else problems
         raise ConfigError(mask_secrets("\n  ".join(lines)))
     return config
+
+
+def _distrust_run_folder(tree: dict[str, Any], places: dict[Place, str], path: Path) -> None:
+    """Take model.trust_remote_code back where a run folder asks for it: the run may be a stranger's."""
+    model, at = tree.get("model"), ("model", "trust_remote_code")
+    from_folder = places.get(at, "").startswith(f"{path}:") and (path.parent / "manifest.json").exists()
+    if from_folder and isinstance(model, dict):
+        model["trust_remote_code"] = False
 
 
 def _secrets(value: Any, at: Place, places: dict[Place, str], path: Path) -> Iterator[str]:
@@ -320,6 +330,9 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
         if getattr(config.training, name) is not None:
             yield ("training", name), f" cannot be set: {why}"
     yield from _useless(config)
+    if "/" in config.model.attn_implementation and not config.model.trust_remote_code:
+        text = f": {config.model.attn_implementation} is code from the Hub, which model.trust_remote_code=true runs"
+        yield ("model", "attn_implementation"), text
     if config.model.load_in_4bit and config.lora is None:
         yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
     targets = config.lora.target_modules if config.lora else []

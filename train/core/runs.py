@@ -63,6 +63,8 @@ class Run:
     """A run folder. Its attributes are the paths inside it."""
 
     path: Path
+    trust_remote_code: bool = False
+    """Whether the user has said that Python code of its base may run; what its own config.yaml says does not count."""
 
     @property
     def config_file(self) -> Path:
@@ -106,7 +108,7 @@ class Run:
         return self.path / "report.html"
 
     def config(self) -> Config:
-        return load_config(self.config_file)
+        return load_config(self.config_file, ["model.trust_remote_code=true"] if self.trust_remote_code else [])
 
     def manifest(self) -> dict[str, Any]:
         try:
@@ -147,9 +149,9 @@ class Run:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
 
 
-def require_free(name: str) -> Run:
+def require_free(name: str, *, trust_remote_code: bool = False) -> Run:
     """The folder that a new run would get, or a RunError where it holds another run."""
-    run = Run(RUNS / name)
+    run = Run(RUNS / name, trust_remote_code)
     logs = run.checkpoints / "runs"  # TensorBoard's, of a run that never came to a checkpoint
     others = (path for path in run.path.rglob("*") if logs not in path.parents and path != run.path / LOCK)
     if run.path.is_file() or any(path.is_symlink() or not path.is_dir() for path in others):
@@ -162,7 +164,7 @@ def require_free(name: str) -> Run:
 
 def resumable_run(config: Config) -> Run:
     """The unfinished run of that name, or a RunError that says why it cannot go on with this config."""
-    run = Run(RUNS / config.name)
+    run = Run(RUNS / config.name, config.model.trust_remote_code)
     if not run.manifest_file.exists():
         raise RunError(f"{run.path} holds no run to resume: start it without --resume")
     if run.adapter.exists() or run.merged.exists():
@@ -255,7 +257,7 @@ def forget_tokens() -> None:
 
 def create_run(config: Config, manifest: dict[str, Any]) -> Run:
     """Make the folder with its config and manifest; RunError where it holds another run already."""
-    run = require_free(config.name)
+    run = require_free(config.name, trust_remote_code=config.model.trust_remote_code)
     run.path.mkdir(parents=True, exist_ok=True)
     write_atomically(run.config_file, dump_config(config))
     started = {"status": "running", "started": now(), "versions": _versions(), "git_commit": _git_commit()}
@@ -263,9 +265,12 @@ def create_run(config: Config, manifest: dict[str, Any]) -> Run:
     return run
 
 
-def open_run(path: Path) -> Run:
-    """The finished run in a folder, or a RunError that says what is missing."""
-    run = Run(path)
+def open_run(path: Path, *, trust_remote_code: bool = False) -> Run:
+    """The finished run in a folder, or a RunError that says what is missing.
+
+    `trust_remote_code`: the user's own word that code of its base may run.
+    """
+    run = Run(path, trust_remote_code)
     if not path.exists():
         known = ", ".join(str(p.parent) for p in sorted(RUNS.glob("*/config.yaml"))) or "none here yet"
         raise RunError(f"{path}: no such run folder (runs: {known})")

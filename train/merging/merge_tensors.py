@@ -11,7 +11,7 @@ from typing import Any
 from train.core import compat
 from train.core.config import Model
 from train.core.errors import BaseError, RunError
-from train.models.load import Precision, nf4_config
+from train.models.load import Precision, nf4_config, require_safe_adapter
 from train.models.safetensors_files import StoredTensor
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
@@ -149,6 +149,7 @@ def nf4_round_trip(weight: Any) -> Any:
 def _require_plain(adapter: Path) -> None:
     from peft import LoraConfig, PeftConfig
 
+    require_safe_adapter(adapter)
     config = PeftConfig.from_pretrained(adapter)
     if not isinstance(config, LoraConfig):
         raise NeedsWholeModelError(f"the adapter is of the kind {config.peft_type}")
