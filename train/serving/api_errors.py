@@ -1,16 +1,20 @@
 """OpenAI's error envelope, {"error": {"message", "type", "param", "code"}}: every response of 400 and above has it."""
 
 import asyncio
+import json
+import math
+import re
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -59,16 +63,29 @@ def not_ready(seconds: int = 5) -> ApiError:
     return ApiError(503, message, code="model_not_ready", headers={"retry-after": str(seconds)})
 
 
+Location = tuple[int | str, ...]
+UNUSUAL = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity|[0-9.]{300}|[0-9][eE]\+?[0-9]{3}")
+"""What a JSON body has somewhere that holds half an emoji or a number that is none; others need no second look."""
+MOST_NESTED = 32
+
+
 def read_request(kind: type[RequestT], raw: bytes) -> RequestT:
     """The request of a JSON body; ApiError 400 that names the field."""
     try:
-        return kind.model_validate_json(raw)
+        text = raw.decode("utf-8")
+        tree = json.loads(text)
+        found = next(_no_json(tree, ()), None) if UNUSUAL.search(text) else None
+    except (ValueError, RecursionError):  # also what is no UTF-8, and digits beyond any use
+        raise ApiError(400, "We could not parse the JSON body of your request: it is not valid JSON.") from None
+    if found:
+        param = _param(found[0])
+        raise ApiError(400, f"Invalid '{param}': {found[1]}.", param=param, code="invalid_value")
+    try:
+        return kind.model_validate(tree)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
     reason, location = errors[0]["type"], errors[0]["loc"]
     param = _param(location)
-    if reason == "json_invalid":
-        raise ApiError(400, "We could not parse the JSON body of your request: it is not valid JSON.")
     if not location:
         raise ApiError(400, "The body of your request must be a JSON object.")
     if reason == "extra_forbidden":
@@ -76,24 +93,67 @@ def read_request(kind: type[RequestT], raw: bytes) -> RequestT:
     if reason == "missing":
         message = f"Missing required parameter: '{param}'."
         raise ApiError(400, message, param=param, code="missing_required_parameter")
-    messages = dict.fromkeys(f"{e['msg'][0].lower()}{e['msg'][1:]}" for e in errors if _param(e["loc"]) == param)
+    texts = [e["msg"].removeprefix("Value error, ") for e in errors if _param(e["loc"]) == param]
+    messages = dict.fromkeys(f"{text[0].lower()}{text[1:]}" for text in texts)
     if reason == "string_pattern_mismatch":  # people are not shown a regular expression
-        messages = {f"expected {kind.model_fields[param].description}": None}
+        field = kind.model_fields.get(param)
+        messages = {f"expected {field.description if field and field.description else 'another form'}": None}
     raise ApiError(400, f"Invalid '{param}': {', or '.join(messages)}.", param=param, code="invalid_value")
 
 
-def _param(location: tuple[int | str, ...]) -> str:
-    """The field's name, up to the first index of a list.
+def bounded_json(most: int) -> AfterValidator:
+    """Annotation of a field whose JSON may have so many characters, and be nested MOST_NESTED deep."""
+
+    def require_small(value: Any) -> Any:
+        if not _nested_less(value, MOST_NESTED):
+            raise ValueError(f"expected JSON nested at most {MOST_NESTED} deep")
+        if len(json.dumps(value, ensure_ascii=False)) > most:
+            raise ValueError(f"expected at most {most} characters of JSON")
+        return value
+
+    return AfterValidator(require_small)
+
+
+def _nested_less(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_nested_less(one, depth - 1) for one in inner)
+
+
+def _no_json(value: Any, at: Location) -> Iterator[tuple[Location, str]]:
+    """(place, problem) of what Python's JSON reader takes and no JSON is: half an emoji, NaN, infinite numbers."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _no_json(key, at)
+            yield from _no_json(inner, (*at, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _no_json(inner, (*at, index))
+    elif isinstance(value, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            yield at, "the text holds half a character (a lone surrogate, as cutting through an emoji leaves it)"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield at, "expected a finite number"
+
+
+PARAM = re.compile(r"messages\[\d+\]\.(?:tool_calls\[\d+\]|\w+)|[^\[]*")
+"""The part of a field's path that an error names: a message's field, else what stands before the first index."""
+
+
+def _param(location: Location) -> str:
+    """The field's path, as far as PARAM goes.
 
     pydantic adds the branch of a union to the location, as in ("stop", "list[str]", 0).
     """
-    names: list[str] = []
+    path = ""
     for part in location:
         if isinstance(part, int):
-            break
-        if not names or (part != "str" and not part.startswith(("literal[", "constrained-", "list[", "dict["))):
-            names.append(part)
-    return ".".join(names)
+            path += f"[{part}]"
+        elif not path or (
+            part != "str" and not part.startswith(("literal[", "constrained-", "list[", "dict[", "[key]"))
+        ):
+            path += f".{part.encode(errors='replace').decode()}" if path else part.encode(errors="replace").decode()
+    match = PARAM.match(path)
+    return match[0] if match else path
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from train.core.errors import DataError, MachineError
 from train.serving.api_errors import ApiError, install_error_handlers, model_not_found, not_ready, read_request
-from train.serving.chat_request import ChatRequest, plain_messages, sampling_of
+from train.serving.chat_request import ChatRequest, sampling_of
 from train.serving.engine_api import Served
 from train.serving.guard import Access, guard
 from train.serving.stream import THINK_START, join_chunks, open_stream, openai_chunks, read_chunks, sse_events
@@ -85,7 +85,7 @@ def chat_routes(resolve: Callable[[str], Awaitable[Served]]) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
-        request = read_request(ChatRequest, await read_body(http))
+        request = await asyncio.to_thread(read_request, ChatRequest, await read_body(http))
         served = await resolve(request.model)
         if served.engine.state != "ready":
             raise not_ready()
@@ -113,7 +113,7 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
 
     ApiError where it cannot be answered. Tokenizes the prompt, so not for the event loop.
     """
-    messages = plain_messages(request.messages)
+    messages = request.plain_messages()
     tools = None if request.tool_choice == "none" else request.tools or None
     try:
         prompt = served.prompt(messages, tools)
