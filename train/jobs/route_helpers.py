@@ -17,7 +17,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": wire.ErrorEnvelope} for status in (400, 401, 403, 404, 409, 413, 503)
 }
 T = TypeVar("T")
-After = Annotated[str | None, Query()]
+After = Annotated[str | None, Query(max_length=128)]
 Order = Annotated[Literal["asc", "desc"], Query()]
 
 

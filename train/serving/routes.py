@@ -134,13 +134,13 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
     return body, True if served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK_START) else None
 
 
-async def read_body(http: Request) -> bytes:
-    """The body of a request; ApiError where it is too large."""
+async def read_body(http: Request, most: int = MAX_BODY_BYTES) -> bytes:
+    """The body of a request; ApiError where it has more than `most` bytes."""
     body = bytearray()
     async for part in http.stream():
         body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"The request is larger than {MAX_BODY_BYTES // 2**20} MiB.")
+        if len(body) > most:
+            raise ApiError(413, f"The request is larger than {most // 2**10} KiB.")
     return bytes(body)
 
 
