@@ -90,6 +90,8 @@ def read_samples(run: Run, config: Config) -> list[Sample]:
         start = page.find(head := "## " + text.replace("\n", "\n\n") + "\n\n**Base**\n\n")
         if start >= 0:
             heads.append((start, start + len(head), text))
+    if not heads:  # written before the prompts were, or by an eval that had none
+        return []
     samples = []
     heads.sort()
     for (_, start, text), (end, *_) in zip(heads, [*heads[1:], (len(page), 0, "")], strict=True):
