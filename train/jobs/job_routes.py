@@ -120,7 +120,7 @@ def _act(change: Change, job_id: str, action: Action) -> str:
         raise ApiError(400, reason, param="fine_tuning_job_id")
     number = change.count_events(job_id, action) + 1
     if action == "cancel":
-        job.status, job.finished_at = "cancelled", int(time.time())
+        job.status, job.finished_at = "cancelled", max(int(time.time()), job.created_at)
     elif action == "pause":
         job.status = "paused"
     else:

@@ -1,16 +1,19 @@
 """`govor jobs serve`: one server for a data folder."""
 
 import asyncio
+import errno
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
+from train.core.errors import DISK_FULL, MachineError
 from train.core.files import listed
 from train.jobs.bases import Catalogue
-from train.jobs.data_folder import claim_data_folder
+from train.jobs.data_folder import DATABASE, claim_data_folder
 from train.jobs.engine_gate import EngineGate
 from train.jobs.file_routes import add_file_routes
 from train.jobs.job_errors import log_line
@@ -18,7 +21,7 @@ from train.jobs.job_routes import add_job_routes, add_model_routes
 from train.jobs.route_helpers import ERRORS
 from train.jobs.store import Store
 from train.jobs.worker import Worker, cards_of_slots
-from train.serving.api_errors import install_error_handlers
+from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.guard import Access, guard
 from train.serving.routes import chat_routes
 from train.serving.serve import listen
@@ -36,8 +39,13 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, access: A
     with listener, claim_data_folder(folder) as foreign:
         if foreign:
             log_line(f"{folder}: not the server's, left as they are: {listed(foreign)}")
-        store = Store(folder)
-        store.sweep()
+        try:
+            store = Store(folder)
+            store.sweep()
+        except sqlite3.Error as error:
+            raise MachineError(
+                f"{folder / DATABASE}: {error}: another program may hold it, or it is read-only"
+            ) from None
         for name, base in catalogue.missing.items():
             log_line(f"{name}: {base} is not there, so no job can name it")
         address = listener.getsockname()
@@ -84,6 +92,8 @@ def make_app(store: Store, catalogue: Catalogue, access: Access, slots: int, car
     app.add_middleware(gate.count_chats)
     guard(app, access)
     install_error_handlers(app)
+    app.add_exception_handler(sqlite3.Error, storage_failed)
+    app.add_exception_handler(OSError, storage_failed)
 
     @app.get("/health", include_in_schema=False)
     async def health() -> JSONResponse:
@@ -91,3 +101,26 @@ def make_app(store: Store, catalogue: Catalogue, access: Access, slots: int, car
         return JSONResponse({"status": "ok" if alive else "worker gone"}, 200 if alive else 503)
 
     return app
+
+
+async def storage_failed(_: Request, error: Exception) -> Response:
+    """The answer where the data folder takes or gives nothing: nothing of the request was stored.
+
+    The SDKs ask again by themselves only where another program may soon let go of the database.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    never = {"x-should-retry": "false"}
+    if number in (errno.ENOSPC, errno.EDQUOT) or DISK_FULL.search(str(error)):
+        text = "The server's disk is full: nothing of this request was stored. Make room, then send it again."
+        answer = ApiError(507, text, code="insufficient_storage", headers=never)
+    elif "locked" in str(error) or "busy" in str(error):
+        text = "Another program has locked the server's database: nothing of this request was stored."
+        answer = ApiError(503, text, code="database_locked", headers={"retry-after": "5"})
+    elif number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in str(error):
+        text = "The server cannot write its data folder: nothing of this request was stored."
+        answer = ApiError(500, text, code="read_only", headers=never)
+    else:
+        text = "The server cannot read its database or a file in its data folder; its log says more."
+        answer = ApiError(500, text, code="storage_failed", headers=never)
+    log_line(f"storage: {type(error).__name__}: {' '.join(str(error).split())}")
+    return answer.response()
