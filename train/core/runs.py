@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from train.core.config import Config, dump_config, load_config
 from train.core.errors import RunError
@@ -39,6 +40,7 @@ from train.core.files import (
     write_atomically,
 )
 from train.core.locks import LOCK
+from train.core.manifest import MANIFEST
 
 RUNS = Path("runs")
 TOKEN_CACHE = RUNS / ".tokens"
@@ -53,6 +55,7 @@ UNNOTED = re.compile(
 """Files of adapters, models and checkpoints of the last version, which left no note of what it wrote."""
 UNNOTED_IN_CHECKPOINT = re.compile(f"{UNNOTED.pattern}|README\\.md")
 """In a checkpoint README.md is PEFT's card, which training removes from the adapter."""
+MEND = "put it back from a copy of the run, or train again"
 PARTIAL = ".partial"
 """Name of the folder in checkpoints/ in which a checkpoint is being written."""
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
@@ -113,8 +116,13 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         try:
             manifest: dict[str, Any] = json.loads(self.manifest_file.read_bytes())
-        except ValueError as error:
-            raise RunError(f"{self.manifest_file}: damaged, not valid JSON: {error}") from None
+            MANIFEST.validate_python(manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            at = ".".join(map(str, first["loc"])) or "the whole"
+            raise RunError(f"{self.manifest_file}: damaged, {at}: {first['msg']}: {MEND}") from None
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{self.manifest_file}: damaged, not valid JSON: {error}: {MEND}") from None
         return manifest
 
     def end_of_turn(self) -> list[int]:
@@ -125,7 +133,10 @@ class Run:
     def template_date(self) -> datetime | None:
         """The date under which the chat template rendered the rows; None where it writes no date."""
         date: str | None = self.manifest()["template"].get("date")
-        return datetime.fromisoformat(date) if date else None
+        try:
+            return datetime.fromisoformat(date) if date else None
+        except ValueError:
+            raise RunError(f"{self.manifest_file}: damaged, template.date is no date: {MEND}") from None
 
     def update_manifest(self, **entries: Any) -> None:
         write_atomically(self.manifest_file, _json({**self.manifest(), **entries}))
@@ -134,8 +145,18 @@ class Run:
         """The lines of metrics.jsonl; empty before the first."""
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # behind the last line break a crash may have left half a line
+        lines = self.metrics_file.read_bytes().split(b"\n")
+        entries = []
+        for number, line in enumerate(lines[:-1], 1):  # behind the last line break a crash may have left half a line
+            try:
+                entry = json.loads(line)
+                numbers = all(isinstance(value, int | float) for value in entry.values())
+                if not numbers or not isinstance(entry["step"], int):
+                    raise ValueError("expected numbers, among them a step")
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise RunError(f"{self.metrics_file}:{number}: damaged: {error}: {MEND}") from None
+            entries.append(entry)
+        return entries
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines of steps that will be taken again."""

@@ -19,7 +19,10 @@ def stop_ids(base: Path) -> frozenset[int]:
     for name in ("generation_config.json", "config.json"):
         found = read_json(base / name).get("eos_token_id")
         if found is not None:
-            return frozenset(found if isinstance(found, list) else [found])
+            ids = found if isinstance(found, list) else [found]
+            if not all(isinstance(one, int) for one in ids):
+                raise BaseError(f"{base / name}: damaged: eos_token_id is no id of a token")
+            return frozenset(ids)
     return frozenset()
 
 
@@ -27,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from one of the base's files; empty where there is no such file, BaseError where it is damaged."""
     try:
         content = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BaseError(f"{path}: not valid JSON: {error}") from None
     return content if isinstance(content, dict) else {}
 
@@ -35,7 +38,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def language_config(base: Path) -> dict[str, Any]:
     """What config.json says of the language model: its own keys, over them those of `text_config`."""
     config = read_json(base / "config.json")
-    return {**config, **(config.get("text_config") or {})}
+    inner = config.get("text_config")
+    return {**config, **(inner if isinstance(inner, dict) else {})}
 
 
 def chosen_template(model: Model) -> str | None:

@@ -317,14 +317,29 @@ def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload
             return torch.nn.Parameter(here, requires_grad=False) if weight.device.type == "meta" else weight
 
         compat.replace_parameters(base, placed)
-    return PeftModel.from_pretrained(base, run.adapter).eval(), load_run_tokenizer(run, run.adapter)
+    try:
+        tuned = PeftModel.from_pretrained(base, run.adapter).eval()
+    except Exception as error:  # damaged weights or settings, or those of another base
+        raise RunError(f"{run.adapter} cannot be loaded over its base: {_first_line(error)}") from None
+    return tuned, load_run_tokenizer(run, run.adapter)
+
+
+def adapter_settings(adapter: Path) -> Any:
+    """The adapter's config as PEFT reads it; RunError where it is damaged or names code."""
+    from peft import PeftConfig
+
+    require_safe_adapter(adapter)
+    try:
+        return PeftConfig.from_pretrained(adapter)
+    except Exception as error:
+        raise RunError(f"{adapter / 'adapter_config.json'}: damaged: {_first_line(error)}") from None
 
 
 def _is_plain_lora(adapter: Path) -> bool:
     """Whether the adapter only adds to what its layers give, and so works on layers whose weights come and go."""
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
-    config = PeftConfig.from_pretrained(adapter)
+    config = adapter_settings(adapter)
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication")
     return (
         isinstance(config, LoraConfig) and config.bias == "none" and not any(getattr(config, o, None) for o in others)
@@ -372,4 +387,4 @@ def import_peft(config: Config) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
