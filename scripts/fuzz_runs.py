@@ -61,11 +61,13 @@ VERBS_OF_PROCESSES = {
     "gguf": ["export", "RUN", "--to", "gguf", "--force"],
 }
 VALUES = [
-    None, True, False, 0, -1, 1, 2**31, 10**30, 0.5, float("nan"), float("inf"), "", "x", "\ud83d", "a" * 10_000, "../..", "\0",
-    [], [None], [1, 2], ["x"], {}, {"x": 1}, {"": None}, [[[[[]]]]],
-]  # fmt: skip
-BYTES = [b"", b"\0", b"\xff\xfe", b"{", b"}", b"[", b"]", b'"', b",", b":", b"null", b"NaN", b"1e999", b"\n", b"[" * 3000,
-         b"\xed\xa0\x80", b"{{", b"{%", b"- &a [*a]\n", b"9" * 5000, b"true"]  # fmt: skip
+    *(None, True, False, 0, -1, 1, 2**31, 10**30, 0.5, float("nan"), float("inf"), "", "x", "\ud83d", "a" * 10_000),
+    *("../..", "\0", [], [None], [1, 2], ["x"], {}, {"x": 1}, {"": None}, [[[[[]]]]]),
+]
+BYTES = [
+    *(b"", b"\0", b"\xff\xfe", b"{", b"}", b"[", b"]", b'"', b",", b":", b"null", b"NaN", b"1e999", b"\n", b"true"),
+    *(b"[" * 3000, b"\xed\xa0\x80", b"{{", b"{%", b"- &a [*a]\n", b"9" * 5000),
+]
 
 
 class TooLong(BaseException):
@@ -226,6 +228,7 @@ def one(whole: Path, verb: str, arguments: list[str], dice: random.Random, run: 
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(whole, copy)
     config = whole.parents[1] / "damaged.yaml"
+    shutil.rmtree(config, ignore_errors=True)  # a folder, where the last one was damaged so
     shutil.copyfile(copy / "config.yaml", config)
     config.write_text(config.read_text(encoding="utf-8").replace("name: whole", "name: damaged"), encoding="utf-8")
     if verb == "train --resume":  # as a kill after the last step's checkpoint leaves it

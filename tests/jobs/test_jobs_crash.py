@@ -74,6 +74,33 @@ class Client(threading.Thread):
                 time.sleep(0.2)
 
 
+class Reader(threading.Thread):
+    """Reads every job's events as they come, each from where it has got to, across all restarts, to their end."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(daemon=True)
+        self.client = client
+        self.seen: dict[str, list[str]] = {}
+        """Job → ids of its events in the order in which they were read."""
+        self.ended: set[str] = set()
+
+    def run(self) -> None:
+        while not (self.client.enough.is_set() and self.ended >= set(self.client.acknowledged.values())):
+            for job in set(self.client.acknowledged.values()) - self.ended:
+                self.read(job)
+            time.sleep(0.2)
+
+    def read(self, job: str) -> None:
+        status = self.client.insist(lambda c: c.fine_tuning.jobs.retrieve(job).status)
+        seen = self.seen.setdefault(job, [])
+        page = self.client.insist(lambda c: c.fine_tuning.jobs.list_events(job, limit=1000).data)
+        ids = [event.id for event in reversed(page)]
+        assert ids[: len(seen)] == seen, "an event that was read is gone, or another has come before it"
+        seen += ids[len(seen) :]
+        if status in ENDED:
+            self.ended.add(job)
+
+
 class Guard(threading.Thread):
     """Looks all the time whether a job is trained by two at once."""
 
@@ -127,8 +154,9 @@ def test_nothing_is_lost_doubled_or_stuck(tmp_path, base):
 
 def stream_under_fire(server: Server, dice: random.Random) -> None:
     client, guard, longest = Client(server), Guard(server), 1.5 * start_up()
-    client.start()
-    guard.start()
+    reader = Reader(client)
+    for thread in (client, guard, reader):
+        thread.start()
     hits: Counter[str] = Counter()
     began = time.monotonic()
     while hits.total() < KILLS:
@@ -141,6 +169,8 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
     jobs = [server.wait(id_, seconds=120 + 10 * longest) for id_ in client.acknowledged.values()]
     guard.done.set()
     guard.join()
+    reader.join(120)
+    assert not reader.is_alive() and reader.ended == set(client.acknowledged.values())
     print(f"{hits.total()} kills {dict(hits)} over {len(jobs)} jobs in {time.monotonic() - began:.0f} s")
 
     assert {job["status"] for job in jobs} == {"succeeded"}, [job["error"] for job in jobs]
@@ -152,6 +182,7 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
     for job in jobs:
         events = server.events(job["id"])
         check_events(events, job)
+        assert [event["id"] for event in events] == reader.seen[job["id"]], "read once each, across the restarts"
         assert sum(event["type"] == "metrics" for event in events) == total
         assert len(job["result_files"]) == 1
         table = server.ask("GET", f"/files/{job['result_files'][0]}/content").text

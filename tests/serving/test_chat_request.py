@@ -1,15 +1,18 @@
 """Chat requests in all the forms that clients send: read, or refused by the name of the field; never a 500."""
 
+import asyncio
 import json
+import time
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from train.core.config import Generation
-from train.serving.api_errors import ApiError, read_request
+from train.serving.api_errors import ApiError, install_error_handlers, read_request
 from train.serving.chat_request import ChatRequest, sampling_of
 from train.serving.guard import Access
-from train.serving.routes import MAX_BODY_BYTES, make_app
+from train.serving.routes import MAX_BODY_BYTES, chat_routes, make_app
 
 USER = {"role": "user", "content": "Кто я?"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -233,3 +236,33 @@ def test_a_refused_body_is_read_to_its_end():
 
     response = client.post("/v1/chat/completions", content=blocks())
     assert response.status_code == 413 and sent == 20 * 2**20 > MAX_BODY_BYTES
+
+
+def test_a_client_that_hangs_up_frees_what_prepares_its_answer():
+    """It may wait for minutes until its model is loaded; no engine is then asked for an answer."""
+    ended = []
+
+    async def resolve(model: str):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(model)
+
+    app = FastAPI()
+    app.include_router(chat_routes(resolve))
+    install_error_handlers(app)
+    messages = [{"type": "http.request", "body": body({}), "more_body": False}]
+
+    async def receive():
+        if messages:
+            return messages.pop(0)
+        await asyncio.sleep(0.1)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b""}
+    began = time.monotonic()
+    asyncio.run(app(scope, receive, send))
+    assert ended == ["x"] and time.monotonic() - began < 5

@@ -83,16 +83,20 @@ def chat_routes(resolve: Callable[[str], Awaitable[Served]]) -> APIRouter:
 
     routes = APIRouter(lifespan=lifespan)
 
-    @routes.post("/v1/chat/completions")
-    async def chat(http: Request) -> Response:
-        request = await asyncio.to_thread(read_request, ChatRequest, await read_body(http))
+    async def prepare(request: ChatRequest) -> tuple[Served, dict[str, Any], bool | None]:
+        """The model, loaded, with what `engine_request` makes for its engine."""
         served = await resolve(request.model)
         if served.engine.state != "ready":
             raise not_ready()
         try:
-            body, thinking = await asyncio.to_thread(engine_request, served, request)
+            return served, *await asyncio.to_thread(engine_request, served, request)
         except MachineError:  # the engine has just died
             raise not_ready() from None
+
+    @routes.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        request = await asyncio.to_thread(read_request, ChatRequest, await read_body(http))
+        served, body, thinking = await cancel_on_disconnect(http, prepare(request))
         url = f"{served.engine.url}/v1/chat/completions"
         upstream = await cancel_on_disconnect(http, open_stream(clients[0], url, served.engine.key, body))
         stops = [] if served.engine_api.strips_stop else request.stop_sequences()
