@@ -80,7 +80,10 @@ def chat_template_source(base: Path) -> str | None:
     """The base's default chat template as Jinja text, from its own file or tokenizer_config.json; None without one."""
     file = base / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BaseError(f"{file}: damaged, not UTF-8: {error.reason}") from None
     source = read_json(base / "tokenizer_config.json").get("chat_template")
     if isinstance(source, list):
         source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)

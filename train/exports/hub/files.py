@@ -108,7 +108,10 @@ def with_public_base(name: str, file: Path | bytes, run: Run, base: str | None) 
     """
     if name not in BASE_NAMING_FILES or base is None or isinstance(file, bytes):
         return file
-    before = after = file.read_text(encoding="utf-8")
+    try:
+        before = after = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{file}: damaged, not UTF-8: {error.reason}") from None
     if name == "adapter_config.json":
         settings = read_json(file)
         if settings.get(BASE_KEY) != base:
