@@ -28,6 +28,7 @@ SUBFOLDERS = {
     "exports/llamafactory",
     "exports/gguf",
     "exports/hub",
+    "serving/in_engine",
 }
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"}
 LIGHT_ROOMS = {"core": HEAVY, "chats": HEAVY, "plan": HEAVY - {"transformers"}}

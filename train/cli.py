@@ -1,5 +1,6 @@
 """The command line: parse, import the verb, call it."""
 
+import os
 import re
 import sys
 from contextlib import nullcontext
@@ -32,6 +33,49 @@ class Govor(click.Group):
 
 
 PATH = click.Path(path_type=Path)
+TRUST = click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that the model brings along: read it before."
+)
+
+
+def _read_key(_: click.Context, __: click.Parameter, file: Path | None) -> str | None:
+    """The key of --api-key-file, or else of GOVOR_API_KEY. There is no option for the key itself: all users of a
+    machine see the command lines of its processes."""
+    if file is None:
+        return os.environ.get("GOVOR_API_KEY") or None
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GovorError(f"--api-key-file {file}: cannot be read: {error}") from None
+    if not key:
+        raise GovorError(f"--api-key-file {file}: the file is empty")
+    return key
+
+
+KEY = click.option(
+    "--api-key-file",
+    "key",
+    type=PATH,
+    metavar="FILE",
+    callback=_read_key,
+    help="File with the key that clients must show.  [default: the key in GOVOR_API_KEY]",
+)
+
+
+def _server(command: Any) -> Any:
+    """Options of the servers: where they listen, and who may talk to them."""
+    options = (
+        click.option(
+            "--host", default="127.0.0.1", show_default=True, help="Address; beyond loopback with a key only."
+        ),
+        click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."),
+        KEY,
+        click.option("--allow-host", multiple=True, metavar="NAME", help="Another name of this machine in Host."),
+        click.option("--allow-origin", multiple=True, metavar="URL", help="A web page that may talk to it."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 class RowsFile(click.Path):
@@ -301,7 +345,8 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 @click.option("--checkpoints", is_flag=True, help="Judge each saved state as well, and name the one to keep.")
 @click.option("--gate", is_flag=True, help="Exit code 1 where the model recites training rows.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as in RUN/evaluation/evaluation.json.")
-def evaluate_run(run: Path, gate: bool, as_json: bool, **how: Any) -> None:
+@TRUST
+def evaluate_run(run: Path, gate: bool, as_json: bool, trust_remote_code: bool, **how: Any) -> None:
     """What training changed: losses and answers before and after, manner, copies, what was forgotten.
 
     Answers are sampled to every held-out prompt and kept in RUN/evaluation; nothing is sent anywhere without --via.
@@ -309,7 +354,8 @@ def evaluate_run(run: Path, gate: bool, as_json: bool, **how: Any) -> None:
     from train.core.runs import open_run
     from train.evaluation.show import show_evaluation
 
-    raise SystemExit(1 if show_evaluation(open_run(run), **how, as_json=as_json).recites and gate else 0)
+    opened = open_run(run, trust_remote_code=trust_remote_code)
+    raise SystemExit(1 if show_evaluation(opened, **how, as_json=as_json).recites and gate else 0)
 
 
 @main.command()
@@ -330,6 +376,7 @@ def evaluate_run(run: Path, gate: bool, as_json: bool, **how: Any) -> None:
     help="Mean KL that passes, in nats a token.  [default: 0.1, or half of what the adapter changed]",
 )
 @click.option("--no-drift", is_flag=True, help="Merge without measuring: the model is never loaded whole.")
+@TRUST
 def merge(
     run: Path,
     target: "Target",
@@ -338,6 +385,7 @@ def merge(
     compare: bool,
     max_drift: float | None,
     no_drift: bool,
+    trust_remote_code: bool,
 ) -> None:
     """Fold the adapter into the base, one model in RUN/merged, and prove on held-out rows that it answers as before.
 
@@ -350,7 +398,7 @@ def merge(
 
     if no_drift and (compare or max_drift is not None):
         raise GovorError("--no-drift measures nothing: leave out --compare and --max-drift")
-    opened = open_run(run)
+    opened = open_run(run, trust_remote_code=trust_remote_code)
     with hold_folder(run, "merge"):
         result = merge_run(
             opened,
@@ -374,6 +422,7 @@ def merge(
 @click.option("-o", "--output", type=PATH, help="Folder or .gguf file.  [default: in RUN/exports]")
 @click.option("--quantization", help="Type of the GGUF's weights: f16, bf16, q8_0, q4_k_m, …  [default: the model's]")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
+@TRUST
 def export(
     source: Path,
     overrides: tuple[str, ...],
@@ -381,6 +430,7 @@ def export(
     output: Path | None,
     quantization: str | None,
     force: bool,
+    trust_remote_code: bool,
 ) -> None:
     """Write a run for other tools: a folder for LLaMA-Factory, a GGUF file for llama.cpp, or one for Ollama.
 
@@ -394,7 +444,15 @@ def export(
     from train.exports import export as write_export
 
     with hold_folder(source, "export") if (source / "manifest.json").is_file() else nullcontext():
-        passed = write_export(source, overrides, target, output, quantization=quantization, force=force)
+        passed = write_export(
+            source,
+            overrides,
+            target,
+            output,
+            quantization=quantization,
+            force=force,
+            trust_remote_code=trust_remote_code,
+        )
     raise SystemExit(0 if passed else 1)
 
 
@@ -452,9 +510,7 @@ def push(
 
 @main.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="RUN… [-- VLLM FLAGS]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
-@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key that clients must show; also from GOVOR_API_KEY.")
+@_server
 @click.option(
     "--engine",
     type=click.Choice(["auto", "vllm", "transformers"]),
@@ -465,15 +521,19 @@ def push(
 @click.option("--vllm", "program", envvar="GOVOR_VLLM", help="vLLM's program; also from GOVOR_VLLM.  [default: vllm]")
 @click.option("--merged", is_flag=True, help="Serve the merged model also where vLLM could take base + adapter.")
 @click.option("--allow-template-drift", is_flag=True, help="Serve although prompts differ from training's.")
+@TRUST
 def serve(
     arguments: tuple[str, ...],
     host: str,
     port: int,
-    api_key: str | None,
+    key: str | None,
+    allow_host: tuple[str, ...],
+    allow_origin: tuple[str, ...],
     engine: "EngineName",
     program: str | None,
     merged: bool,
     allow_template_drift: bool,
+    trust_remote_code: bool,
 ) -> None:
     """Serve runs by name over the OpenAI API, until Ctrl-C.
 
@@ -483,14 +543,15 @@ def serve(
     """
     from train.core.launch import split_at_flags
     from train.core.runs import open_run
+    from train.serving.guard import Access
     from train.serving.serve import serve as serve_runs
 
     runs, flags = split_at_flags(arguments)
     serve_runs(
-        [open_run(Path(run)) for run in runs],
+        [open_run(Path(run), trust_remote_code=trust_remote_code) for run in runs],
         host=host,
         port=port,
-        key=api_key,
+        access=Access(key, (*allow_host, host.partition("%")[0]), allow_origin),
         engine=engine,
         merged=merged,
         program=program,
@@ -505,16 +566,31 @@ def serve(
 @click.option("--merged", is_flag=True, help="Use the merged model of the run, not base + adapter.")
 @click.option("--system", help="System message.  [default: that of the run's rows, if they share one]")
 @click.option("--model", help="Name of the model at a URL, where several are served.")
-@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key for a URL; also from GOVOR_API_KEY.")
+@KEY
+@TRUST
 def chat(
-    target: str, prompt: str | None, merged: bool, system: str | None, model: str | None, api_key: str | None
+    target: str,
+    prompt: str | None,
+    merged: bool,
+    system: str | None,
+    model: str | None,
+    key: str | None,
+    trust_remote_code: bool,
 ) -> None:
     """Talk to a run, a model folder, or a model that is served at a URL."""
     from train.serving.chat import chat as talk
 
     if prompt is not None and not prompt.strip():
         raise GovorError("--prompt is empty")
-    talk(target, merged=merged, prompt=prompt, system=system, model=model, key=api_key)
+    talk(
+        target,
+        merged=merged,
+        prompt=prompt,
+        system=system,
+        model=model,
+        key=key,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 @main.group()
@@ -523,37 +599,45 @@ def jobs() -> None:
 
 
 @jobs.command(name="serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; beyond loopback a key is needed.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
-@click.option("--api-key", envvar="GOVOR_API_KEY", help="Key that clients must show; better from GOVOR_API_KEY.")
+@_server
 @click.option("--data-dir", type=PATH, default=Path("runs/jobs"), show_default=True, help="Files, jobs, models.")
 @click.option("--catalogue", type=PATH, help="YAML of the bases that clients may name.  [default: govor's]")
 @click.option("--slots", default=1, show_default=True, type=click.IntRange(1), help="Jobs at once, one a GPU.")
-def jobs_serve(host: str, port: int, api_key: str | None, data_dir: Path, catalogue: Path | None, slots: int) -> None:
+def jobs_serve(
+    host: str,
+    port: int,
+    key: str | None,
+    allow_host: tuple[str, ...],
+    allow_origin: tuple[str, ...],
+    data_dir: Path,
+    catalogue: Path | None,
+    slots: int,
+) -> None:
     """Take files and fine-tuning jobs from the openai SDK, train them in turn, answer chats with the result."""
     from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
     from train.jobs.server import serve
+    from train.serving.guard import Access
 
     bases = load_catalogue(catalogue or DEFAULT_CATALOGUE)
-    serve(data_dir, bases, host=host, port=port, key=api_key or None, slots=slots)
+    access = Access(key, (*allow_host, host.partition("%")[0]), allow_origin)
+    serve(data_dir, bases, host=host, port=port, access=access, slots=slots)
 
 
 def _to_server(command: Any) -> Any:
     """Options that name the server."""
     url = click.option("--url", default="http://127.0.0.1:8000/v1", show_default=True, help="The server's base URL.")
-    key = click.option("--api-key", envvar="GOVOR_API_KEY", help="The server's key; also from GOVOR_API_KEY.")
-    return url(key(command))
+    return url(KEY(command))
 
 
 @jobs.command(name="list")
 @_to_server
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many, newest first.")
 @click.option("--json", "as_json", is_flag=True, help="The jobs as JSON.")
-def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
+def jobs_list(url: str, key: str | None, limit: int, as_json: bool) -> None:
     """The newest jobs: id, status, base, model."""
     from train.jobs.client import Client, list_jobs
 
-    list_jobs(Client(url, api_key), limit, as_json=as_json)
+    list_jobs(Client(url, key), limit, as_json=as_json)
 
 
 @jobs.command(name="show")
@@ -561,21 +645,21 @@ def jobs_list(url: str, api_key: str | None, limit: int, as_json: bool) -> None:
 @_to_server
 @click.option("--events", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many of the last.")
 @click.option("--json", "as_json", is_flag=True, help="The job as JSON, without events.")
-def jobs_show(job: str, url: str, api_key: str | None, events: int, as_json: bool) -> None:
+def jobs_show(job: str, url: str, key: str | None, events: int, as_json: bool) -> None:
     """One job and its last events."""
     from train.jobs.client import Client, show_job
 
-    show_job(Client(url, api_key), job, events, as_json=as_json)
+    show_job(Client(url, key), job, events, as_json=as_json)
 
 
 @jobs.command(name="cancel")
 @click.argument("job")
 @_to_server
-def jobs_cancel(job: str, url: str, api_key: str | None) -> None:
+def jobs_cancel(job: str, url: str, key: str | None) -> None:
     """End a job; what it has learned so far stays in its run folder."""
     from train.jobs.client import Client, job_line
 
-    print(job_line(Client(url, api_key).cancel(job)))
+    print(job_line(Client(url, key).cancel(job)))
 
 
 if __name__ == "__main__":

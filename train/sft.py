@@ -56,7 +56,9 @@ def train(config: Config, *, resume: bool = False) -> Run:
     fit this training. Stopped: a signal came, and what was learned is saved.
     """
     config = as_begun(config) if resume else config
-    run = resumable_run(config) if resume else require_free(config.name)
+    run = (
+        resumable_run(config) if resume else require_free(config.name, trust_remote_code=config.model.trust_remote_code)
+    )
     with hold_folder(run.path, "training"):
         return _train(config, run, resume=resume)
 

@@ -825,6 +825,14 @@ def test_people_of_one_name_are_told_apart(taken):
 # Files
 
 
+def test_no_message_is_a_formula_in_the_table(taken, working_folder):
+    formula = '=HYPERLINK("http://evil.example";"x")'
+    collected = taken(full(chat(say(1, IVAN, formula), say(2, NATASHA, "-1"))))
+    written = write_collected(collected, working_folder / "out", "наташа", force=False)
+    with written[2].open(encoding="utf-8-sig", newline="") as file:
+        assert [line["text"] for line in csv.DictReader(file)] == [f"'{formula}", "'-1"]
+
+
 def test_three_files_are_written_and_not_over_others(taken, working_folder):
     quoted = 'Раз;\n«два», "три"'
     one = chat(say(1, IVAN, quoted), say(2, NATASHA, "А"))

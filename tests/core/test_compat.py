@@ -414,9 +414,14 @@ def test_variables_of_the_launcher(name, monkeypatch):
 
 
 def test_serve_program():
-    program = compat.SERVE_PROGRAM.split(";")[0]
     module = importlib.import_module("transformers.cli.transformers")
-    contract("transformers.cli.transformers.app", program.endswith(" app") and callable(getattr(module, "app", None)))
+    contract("transformers.cli.transformers.app", callable(getattr(module, "app", None)))
+    assert "transformers.cli.transformers import app" in compat.SERVE_PROGRAM
+    server = importlib.import_module("transformers.cli.serving.server")
+    serve = inspect.getsource(importlib.import_module("transformers.cli.serve"))
+    called = serve.index("self.server = uvicorn.Server")
+    late = serve.index("def ") < serve.index("from .serving.server import build_server") < called
+    contract("transformers.cli.serving.server.build_server", late and callable(getattr(server, "build_server", None)))
 
 
 def test_hub_http_logger():
@@ -450,11 +455,19 @@ def test_convert_to_gguf(monkeypatch):
 
     monkeypatch.setattr(base.TextModel, "get_vocab_base_pre", unknown)
     monkeypatch.setattr(main, "main", lambda: answers.append(base.TextModel.get_vocab_base_pre(None, None)))
-    compat.convert_to_gguf("qwen2")
+    from transformers import AutoConfig, AutoTokenizer
+
+    told = []
+    for kind in (AutoConfig, AutoTokenizer):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *more, **named: told.append(named))
+    compat.convert_to_gguf("qwen2", trust_remote_code=False)
+    AutoConfig.from_pretrained("x", trust_remote_code=True)
+    AutoTokenizer.from_pretrained("x")
+    assert told == [{"trust_remote_code": False}] * 2
     assert answers == ["qwen2"]
     monkeypatch.setattr(base.TextModel, "get_vocab_base_pre", unknown)
     with pytest.raises(NotImplementedError):
-        compat.convert_to_gguf(None)
+        compat.convert_to_gguf(None, trust_remote_code=False)
 
 
 # Nothing else uses such parts

@@ -25,6 +25,7 @@ from train.core.files import (
     note_files,
     remove_noted,
     require_new,
+    table_cell,
     write_whole,
 )
 from train.core.locks import LOCK, hold_folder
@@ -502,3 +503,11 @@ def test_a_run_that_is_alive_is_not_resumed(write_config):
     assert first.returncode == 0
     steps_logged = [entry["step"] for entry in Run(Path("runs/x")).metrics() if "loss" in entry]
     assert steps_logged == [*range(1, 31)]
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+7 916", "-1", "@SUM(1)", "\t=1", "\r=1", '=HYPERLINK("http://evil.example")']
+)
+def test_no_cell_of_a_table_is_a_formula(text):
+    assert table_cell(text) == f"'{text}"
+    assert [table_cell(plain) for plain in ("Привет =", "1-2", "", 5, -5, None)] == ["Привет =", "1-2", "", 5, -5, None]

@@ -24,7 +24,10 @@ from train.core.files import NOTE, note_files
 from train.core.runs import Run
 from train.evaluation.report import Sample
 from train.exports.hub.card_samples import languages_of, without_quotations
+from train.exports.hub.card_usage import as_text
+from train.exports.hub.files import with_public_base
 from train.exports.hub.licences import Licence, licence_beside
+from train.exports.hub.objections import file_objections
 from train.exports.hub.upload import LONGEST_PAUSE
 
 TOKEN = "hf_" + "Qz7" * 12
@@ -618,3 +621,63 @@ class TestHub:
         hub.fail("PUT", "/store/", times=99, status=503)
         done = push()
         assert done.exit_code == 2 and "X-Amz-Signature" not in done.stderr
+
+
+class TestNothingComesToLifeInTheCard:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("![x](https://evil.example/t.png)", r"!\[x\](https\://evil.example/t.png)"),
+            ("[вход](javascript:alert)", r"\[вход\](javascript:alert)"),
+            ("<img src=x onerror=y>", "&lt;img src=x onerror=y&gt;"),
+            ("&#60;script&#62;", "&amp;#60;script&amp;#62;"),
+            ("# голова", r"\# голова"),
+            ("1. раз", r"1\. раз"),
+            ("--- ", r"\--- "),
+            ("=== ", r"\=== "),
+            ("```", r"\`\`\`"),
+            ("**да** _нет_ ~~нет~~", r"\*\*да\*\* \_нет\_ \~\~нет\~\~"),
+            ("$$x$$ | a", r"\$\$x\$\$ \| a"),
+            ("www.evil.example a@b.ru", r"www\.evil.example a\@b.ru"),
+            ("\\<b>", r"\\&lt;b&gt;"),
+            ("Привет! Как дела — хорошо?", "Привет! Как дела — хорошо?"),
+        ],
+    )
+    def test_texts(self, text, shown):
+        assert as_text(text) == shown
+
+    def test_sample_answers(self, run):
+        """Behind a line break they would begin a heading, a table or the metadata of the card."""
+        evil = "Да.\n\n---\nlicense: mit\n---\n\n## Licence\n\n![x](https://evil.example/x.png)<script>"
+        page = f"# done\n\n## Кто я?\n\n**Base**\n\n{evil}\n\n**Tuned**\n\n{evil}\n"
+        run.samples_file.write_text(page, encoding="utf-8")
+        card = push("--dry-run", "--samples").stdout
+        assert card.count("## Licence") - card.count("\\## Licence") - card.count(" ## Licence") == 1
+        assert "https\\://evil.example" in card and "![x]" not in card and "<script>" not in card
+        assert card.count("\n---\n") <= 2
+
+    def test_an_eval_without_prompts(self, run):
+        config = run.config_file.read_text(encoding="utf-8")
+        run.config_file.write_text(config[: config.index("prompts:")], encoding="utf-8")
+        run.samples_file.write_text("# done: answers before and after training\n\nSampled now.\n", encoding="utf-8")
+        done = push("--dry-run")
+        assert done.exit_code == 0, done.stderr
+
+
+class TestTheBaseThatAnAdapterNames:
+    @pytest.mark.parametrize(
+        "named", ["/home/ivan/models/base", "C:\\Users\\ivan\\base", "../base", "hf_" + "A1b2" * 9]
+    )
+    def test_it_is_rewritten(self, run, named):
+        file = run.adapter / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": named}))
+        contents = {"adapter_config.json": with_public_base("adapter_config.json", file, run, BASE)}
+        assert json.loads(contents["adapter_config.json"])["base_model_name_or_path"] == BASE
+        assert file_objections(run, contents, None) == []
+
+    def test_it_is_checked_where_it_cannot_be(self, run):
+        file = run.adapter / "adapter_config.json"
+        secret = "hf_" + "A1b2" * 9
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": secret}))
+        [found] = [one for one in file_objections(run, {file.name: file}, None) if one.kind == "secret"]
+        assert "base_model_name_or_path" in found.text and secret not in found.text

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import openai
 import psutil
+import pytest
 
 from tests.jobs.jobs_server import ENDED, Server, check_events, rows
 from train.jobs import training_process
@@ -28,7 +29,7 @@ EPOCHS, ROWS = 2, 12
 def trainers(server: Server) -> dict[str, list[psutil.Process]]:
     """Job → the processes that run its sft.py."""
     running_by_job: dict[str, list[psutil.Process]] = {}
-    for mark in training_process.live_marks(f"{server.data}:"):
+    for mark in training_process.live_marks(training_process.mark_of(server.data, "")):
         running = [process for process in training_process.find(mark) if training_process._is_trainer(process)]
         running_by_job[mark.rpartition(":")[2]] = running
     return running_by_job
@@ -73,6 +74,33 @@ class Client(threading.Thread):
                 time.sleep(0.2)
 
 
+class Reader(threading.Thread):
+    """Reads every job's events as they come, each from where it has got to, across all restarts, to their end."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(daemon=True)
+        self.client = client
+        self.seen: dict[str, list[str]] = {}
+        """Job → ids of its events in the order in which they were read."""
+        self.ended: set[str] = set()
+
+    def run(self) -> None:
+        while not (self.client.enough.is_set() and self.ended >= set(self.client.acknowledged.values())):
+            for job in set(self.client.acknowledged.values()) - self.ended:
+                self.read(job)
+            time.sleep(0.2)
+
+    def read(self, job: str) -> None:
+        status = self.client.insist(lambda c: c.fine_tuning.jobs.retrieve(job).status)
+        seen = self.seen.setdefault(job, [])
+        page = self.client.insist(lambda c: c.fine_tuning.jobs.list_events(job, limit=1000).data)
+        ids = [event.id for event in reversed(page)]
+        assert ids[: len(seen)] == seen, "an event that was read is gone, or another has come before it"
+        seen += ids[len(seen) :]
+        if status in ENDED:
+            self.ended.add(job)
+
+
 class Guard(threading.Thread):
     """Looks all the time whether a job is trained by two at once."""
 
@@ -96,7 +124,7 @@ def kill_something(server: Server, what: str) -> bool:
                 process.kill()
                 hit = True
     if what == "launcher":
-        for mark in training_process.live_marks(f"{server.data}:"):
+        for mark in training_process.live_marks(training_process.mark_of(server.data, "")):
             for process in training_process.find(mark):
                 if not training_process._is_trainer(process):
                     process.kill()
@@ -126,8 +154,9 @@ def test_nothing_is_lost_doubled_or_stuck(tmp_path, base):
 
 def stream_under_fire(server: Server, dice: random.Random) -> None:
     client, guard, longest = Client(server), Guard(server), 1.5 * start_up()
-    client.start()
-    guard.start()
+    reader = Reader(client)
+    for thread in (client, guard, reader):
+        thread.start()
     hits: Counter[str] = Counter()
     began = time.monotonic()
     while hits.total() < KILLS:
@@ -140,6 +169,8 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
     jobs = [server.wait(id_, seconds=120 + 10 * longest) for id_ in client.acknowledged.values()]
     guard.done.set()
     guard.join()
+    reader.join(120)
+    assert not reader.is_alive() and reader.ended == set(client.acknowledged.values())
     print(f"{hits.total()} kills {dict(hits)} over {len(jobs)} jobs in {time.monotonic() - began:.0f} s")
 
     assert {job["status"] for job in jobs} == {"succeeded"}, [job["error"] for job in jobs]
@@ -151,6 +182,7 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
     for job in jobs:
         events = server.events(job["id"])
         check_events(events, job)
+        assert [event["id"] for event in events] == reader.seen[job["id"]], "read once each, across the restarts"
         assert sum(event["type"] == "metrics" for event in events) == total
         assert len(job["result_files"]) == 1
         table = server.ask("GET", f"/files/{job['result_files'][0]}/content").text
@@ -162,9 +194,45 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
     assert len(models) == len(set(models)) == 1 + 3 * len(jobs)
     for id_, content in client.uploaded.items():
         assert server.ask("GET", f"/files/{id_}/content").content == content
-    assert training_process.live_marks(f"{server.data}:") == set(), "no training is left over"
+    assert training_process.live_marks(training_process.mark_of(server.data, "")) == set(), "no training is left over"
     log = server.log()
     assert server.key not in log and "Сколько" not in log, "no keys and no rows in the log"
+
+
+@pytest.mark.parametrize("name", ["link", "dots", "mount"])
+def test_a_data_folder_under_another_name_is_the_same(tmp_path, base, name):
+    """The next server finds the training that the one before has started, whatever the folder is called now."""
+    with Server(tmp_path, base) as server:
+        real, other = server.data, tmp_path / "other"
+        client = server.client()
+        file = client.files.create(file=rows(12), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(
+            model="acme/tiny", training_file=file.id, hyperparameters={"n_epochs": 6}
+        ).id
+        server.wait_steps(job, 1)
+        server.kill()
+        if name == "link":
+            other.symlink_to(real)
+        elif name == "dots":
+            other = tmp_path / "data" / "runs" / ".." / ".." / "data"
+        else:
+            other.mkdir()
+            if subprocess.run(["mount", "--bind", str(real), str(other)], capture_output=True).returncode:
+                pytest.skip("mounting is not allowed here")
+        try:
+            server.data = other
+            server.start()
+            most = 0
+            while server.wait(job, "succeeded", "running", seconds=1)["status"] == "running":
+                most = max(most, *map(len, trainers(server).values()), 0)
+                time.sleep(0.2)
+            assert server.wait(job)["status"] == "succeeded" and most == 1
+            assert "its training still runs, taken over" in server.log()
+            check_events(server.events(job), server.get(f"/fine_tuning/jobs/{job}"))
+            server.stop()
+        finally:
+            if name == "mount":
+                subprocess.run(["umount", str(other)], check=True)
 
 
 def test_an_upload_that_the_server_died_in_is_absent(tmp_path, base):

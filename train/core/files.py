@@ -350,6 +350,14 @@ def settle_folder(aside: Path, path: Path, *, replace: bool = False) -> None:
     sync_folder(path.parent)
 
 
+def table_cell(text: object) -> object:
+    """A value for a CSV table; a text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Such a text begins with =, +, -, @, a tab or a carriage return (OWASP, CSV Injection).
+    """
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def require_disk_space(folder: Path, needed: int, what: str) -> None:
     """MachineError unless the disk under `folder` has `needed` bytes left."""
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())

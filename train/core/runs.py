@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from train.core.config import Config, dump_config, load_config
 from train.core.errors import RunError
@@ -39,6 +40,7 @@ from train.core.files import (
     write_atomically,
 )
 from train.core.locks import LOCK
+from train.core.manifest import MANIFEST
 
 RUNS = Path("runs")
 TOKEN_CACHE = RUNS / ".tokens"
@@ -53,6 +55,7 @@ UNNOTED = re.compile(
 """Files of adapters, models and checkpoints of the last version, which left no note of what it wrote."""
 UNNOTED_IN_CHECKPOINT = re.compile(f"{UNNOTED.pattern}|README\\.md")
 """In a checkpoint README.md is PEFT's card, which training removes from the adapter."""
+MEND = "put it back from a copy of the run, or train again"
 PARTIAL = ".partial"
 """Name of the folder in checkpoints/ in which a checkpoint is being written."""
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
@@ -63,6 +66,8 @@ class Run:
     """A run folder. Its attributes are the paths inside it."""
 
     path: Path
+    trust_remote_code: bool = False
+    """Whether the user has said that Python code of its base may run; what its own config.yaml says does not count."""
 
     @property
     def config_file(self) -> Path:
@@ -106,13 +111,18 @@ class Run:
         return self.path / "report.html"
 
     def config(self) -> Config:
-        return load_config(self.config_file)
+        return load_config(self.config_file, ["model.trust_remote_code=true"] if self.trust_remote_code else [])
 
     def manifest(self) -> dict[str, Any]:
         try:
             manifest: dict[str, Any] = json.loads(self.manifest_file.read_bytes())
-        except ValueError as error:
-            raise RunError(f"{self.manifest_file}: damaged, not valid JSON: {error}") from None
+            MANIFEST.validate_python(manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            at = ".".join(map(str, first["loc"])) or "the whole"
+            raise RunError(f"{self.manifest_file}: damaged, {at}: {first['msg']}: {MEND}") from None
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{self.manifest_file}: damaged, not valid JSON: {error}: {MEND}") from None
         return manifest
 
     def end_of_turn(self) -> list[int]:
@@ -123,7 +133,10 @@ class Run:
     def template_date(self) -> datetime | None:
         """The date under which the chat template rendered the rows; None where it writes no date."""
         date: str | None = self.manifest()["template"].get("date")
-        return datetime.fromisoformat(date) if date else None
+        try:
+            return datetime.fromisoformat(date) if date else None
+        except ValueError:
+            raise RunError(f"{self.manifest_file}: damaged, template.date is no date: {MEND}") from None
 
     def update_manifest(self, **entries: Any) -> None:
         write_atomically(self.manifest_file, _json({**self.manifest(), **entries}))
@@ -132,8 +145,18 @@ class Run:
         """The lines of metrics.jsonl; empty before the first."""
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # behind the last line break a crash may have left half a line
+        lines = self.metrics_file.read_bytes().split(b"\n")
+        entries = []
+        for number, line in enumerate(lines[:-1], 1):  # behind the last line break a crash may have left half a line
+            try:
+                entry = json.loads(line)
+                numbers = all(isinstance(value, int | float) for value in entry.values())
+                if not numbers or not isinstance(entry["step"], int):
+                    raise ValueError("expected numbers, among them a step")
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise RunError(f"{self.metrics_file}:{number}: damaged: {error}: {MEND}") from None
+            entries.append(entry)
+        return entries
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines of steps that will be taken again."""
@@ -147,9 +170,9 @@ class Run:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
 
 
-def require_free(name: str) -> Run:
+def require_free(name: str, *, trust_remote_code: bool = False) -> Run:
     """The folder that a new run would get, or a RunError where it holds another run."""
-    run = Run(RUNS / name)
+    run = Run(RUNS / name, trust_remote_code)
     logs = run.checkpoints / "runs"  # TensorBoard's, of a run that never came to a checkpoint
     others = (path for path in run.path.rglob("*") if logs not in path.parents and path != run.path / LOCK)
     if run.path.is_file() or any(path.is_symlink() or not path.is_dir() for path in others):
@@ -162,7 +185,7 @@ def require_free(name: str) -> Run:
 
 def resumable_run(config: Config) -> Run:
     """The unfinished run of that name, or a RunError that says why it cannot go on with this config."""
-    run = Run(RUNS / config.name)
+    run = Run(RUNS / config.name, config.model.trust_remote_code)
     if not run.manifest_file.exists():
         raise RunError(f"{run.path} holds no run to resume: start it without --resume")
     if run.adapter.exists() or run.merged.exists():
@@ -255,7 +278,7 @@ def forget_tokens() -> None:
 
 def create_run(config: Config, manifest: dict[str, Any]) -> Run:
     """Make the folder with its config and manifest; RunError where it holds another run already."""
-    run = require_free(config.name)
+    run = require_free(config.name, trust_remote_code=config.model.trust_remote_code)
     run.path.mkdir(parents=True, exist_ok=True)
     write_atomically(run.config_file, dump_config(config))
     started = {"status": "running", "started": now(), "versions": _versions(), "git_commit": _git_commit()}
@@ -263,9 +286,12 @@ def create_run(config: Config, manifest: dict[str, Any]) -> Run:
     return run
 
 
-def open_run(path: Path) -> Run:
-    """The finished run in a folder, or a RunError that says what is missing."""
-    run = Run(path)
+def open_run(path: Path, *, trust_remote_code: bool = False) -> Run:
+    """The finished run in a folder, or a RunError that says what is missing.
+
+    `trust_remote_code`: the user's own word that code of its base may run.
+    """
+    run = Run(path, trust_remote_code)
     if not path.exists():
         known = ", ".join(str(p.parent) for p in sorted(RUNS.glob("*/config.yaml"))) or "none here yet"
         raise RunError(f"{path}: no such run folder (runs: {known})")

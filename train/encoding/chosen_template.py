@@ -26,7 +26,7 @@ def load_base_tokenizer(model: Model, base: Path) -> Any:
     BaseError where the base lacks a special token that the template writes for dialogues or calls of tools, or where
     it ends an answer with none.
     """
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, trust_remote_code=model.trust_remote_code)
     chosen = chosen_template(model)
     if chosen is not None:
         tokenizer.chat_template = chosen

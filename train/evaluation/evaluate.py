@@ -41,7 +41,7 @@ from train.models.base import language_config, run_base, weights_fingerprint
 from train.models.load import (
     load_base,
     load_merged,
-    load_tokenizer,
+    load_run_tokenizer,
     load_tuned,
     quiet_libraries,
     resolve_precision,
@@ -209,7 +209,7 @@ def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Eva
     dialogue by itself. The base's answers are sampled unless they are there.
     """
     quiet_libraries()
-    meter = _meter(run, None, load_tokenizer(run.adapter if run.adapter.exists() else run.merged), samples)
+    meter = _meter(run, None, load_run_tokenizer(run), samples)
     base = run_base(run)
     prompts = meter.held_out_prompts(int(language_config(base)["max_position_embeddings"]))
     dialogues = {_spoken(prompt.messages): prompt.real for prompt in prompts}

@@ -61,7 +61,7 @@ class AnswerFile:
     def read(self, model: str, settings: str) -> dict[tuple[str, int], str]:
         """(key of a prompt, number of the sample) → answer. What a kill has left of a last line is passed over."""
         found = {}
-        lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n") if self.path.exists() else []
         for line in lines:
             try:
                 record = json.loads(line)

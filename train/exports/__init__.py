@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from train.core.config import load_config
+from train.core.config import Config, load_config
 from train.core.errors import GovorError
-from train.core.runs import open_run
+from train.core.runs import Run, open_run
 
 ExportTarget = Literal["llamafactory", "gguf", "ollama"]
 
@@ -22,6 +22,7 @@ def export(
     *,
     quantization: str | None,
     force: bool,
+    trust_remote_code: bool = False,
 ) -> bool:
     """Write the run folder `source`, or for LLaMA-Factory a config file, for another tool; print what was written.
 
@@ -33,8 +34,9 @@ def export(
         from train.exports.gguf.export import export_gguf
         from train.exports.ollama import export_ollama
 
+        opened = open_run(source, trust_remote_code=trust_remote_code)
         to_file = export_gguf if target == "gguf" else export_ollama
-        lines, passed = to_file(open_run(source), output, quantization=quantization, force=force)
+        lines, passed = to_file(opened, output, quantization=quantization, force=force)
     else:
         from train.exports.llamafactory.export import export_llamafactory
 
@@ -42,7 +44,11 @@ def export(
             raise GovorError("--quantization is for gguf and ollama")
         if overrides and not source.is_file():
             raise GovorError(f"{source} is no config file: overrides go with a config, a run is exported as it was")
-        run_or_config = load_config(source, overrides) if source.is_file() else open_run(source)
+        trusted = ["model.trust_remote_code=true"] if trust_remote_code else []
+        if source.is_file():
+            run_or_config: Config | Run = load_config(source, [*overrides, *trusted])
+        else:
+            run_or_config = open_run(source, trust_remote_code=trust_remote_code)
         lines, passed = export_llamafactory(run_or_config, output, force=force), True
     print("\n".join(lines))
     return passed

@@ -19,7 +19,7 @@ from train.exports.gguf.export import GGUF_TYPES, resolve_type, write_gguf
 from train.exports.gguf.prompts import comparison_prompts, prompt_of
 from train.exports.llamafactory.settings import top_k_of
 from train.models.base import language_config
-from train.models.load import load_tokenizer
+from train.models.load import load_run_tokenizer
 from train.models.save import GENERATION_FILE
 
 MARKS = ("Modelfile",)
@@ -53,7 +53,7 @@ def export_ollama(
     gguf_type = resolve_type(run, quantization)
     folder = folder or run.path / "exports" / "ollama"
     require_replaceable(folder, MARKS, force=force)
-    tokenizer = load_tokenizer(run.merged)
+    tokenizer = load_run_tokenizer(run, run.merged)
     pieces = find_pieces(tokenizer)
     prompts = comparison_prompts(run, CHECKED_PROMPTS)
     equal = sum(render_prompt(pieces, messages) == prompt_of(tokenizer, messages) for messages in prompts)

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from train.core.bounded_yaml import BoundedLoader
 from train.core.config import config_class, dump_config, load_config
 from train.core.errors import ConfigError
 
@@ -52,15 +53,15 @@ class Catalogue:
 def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
     """Read the catalogue of a YAML file; ConfigError names what is wrong in it."""
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.load(file.read_text(encoding="utf-8"), BoundedLoader)  # a SafeLoader
         entries = TypeAdapter(dict[str, BaseEntry | None]).validate_python(tree or {})
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such catalogue") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{file}: {'; '.join(problems)}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     bases, aliases, missing = {}, {}, {}
     for name, entry in entries.items():
         entry = entry or BaseEntry()

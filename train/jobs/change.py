@@ -136,8 +136,13 @@ class Change:
         self._connection.executemany(query, [(id_,) for id_ in ids])
 
     def add_event(self, job: str, key: str, message: str, **fields: Any) -> None:
-        """Add an event, once: another one with the same key of the same job changes nothing."""
-        event = Event(id=new_id("ftevent-"), created_at=int(time.time()), message=message, **fields)
+        """Add an event, once: another one with the same key of the same job changes nothing.
+
+        Its time is never before that of the last one, though the clock may be set back.
+        """
+        last = "SELECT json_extract(object, '$.created_at') FROM events WHERE job = ? ORDER BY seq DESC LIMIT 1"
+        [before] = self._connection.execute(last, (job,)).fetchone() or (0,)
+        event = Event(id=new_id("ftevent-"), created_at=max(int(time.time()), before), message=message, **fields)
         query = "INSERT OR IGNORE INTO events (id, object, job, key) VALUES (?, ?, ?, ?)"
         self._connection.execute(query, (event.id, event.model_dump_json(), job, key))
 

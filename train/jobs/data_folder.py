@@ -25,6 +25,8 @@ DATA_MARKER = "govor-jobs.json"
 DATABASE = "jobs.sqlite3"
 LOCK = "server.lock"
 FOLDERS = ("files", "jobs", "runs")
+VERSION = 1
+"""The version of the database that this govor writes."""
 MISSING, EMPTY = "is not there", "is empty"
 """The problems that the database of a folder may have in which nothing was stored yet."""
 TABLES = {"files", "jobs", "events", "checkpoints", "models"}
@@ -124,6 +126,11 @@ def read_database(path: Path) -> DatabaseReport:
                 return DatabaseReport(EMPTY)
             if not tables >= TABLES:
                 return DatabaseReport("is not govor's")
+            [version] = connection.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                return DatabaseReport(
+                    f"is of a newer govor (version {version}, this one knows {VERSION}): update govor"
+                )
             [(first,), *_] = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if first != "ok":
                 return DatabaseReport(f"is damaged ({' '.join(str(first).split())})")

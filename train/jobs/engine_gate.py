@@ -161,16 +161,26 @@ class EngineGate(GpuLease):
         """The run folder to serve; the run is merged first where the engine cannot take an adapter."""
         job, step = origin
         run = self.store.run(job) if step is None else self._checkpoint_run(job, step)
+        trust_code = self._trusts_code(job)
         if find_vllm(os.environ.get("GOVOR_VLLM")) is None and not run.merged.exists():
-            self._merge(run, self.store.job_folder(job) / "merge.log")
-        return open_run(run.path)
+            self._merge(run, self.store.job_folder(job) / "merge.log", trust_code)
+        return open_run(run.path, trust_remote_code=trust_code)
 
-    def _merge(self, run: Run, log: Path) -> None:
+    def _trusts_code(self, job: str) -> bool:
+        """Whether the catalogue, which is the user's own, lets the job's base run code; the run folder has no say."""
+        entry = self.store.entry(job)
+        base = self.catalogue.find(entry.job.model) if entry else None
+        return bool(base and base.tree["model"].get("trust_remote_code"))
+
+    def _merge(self, run: Run, log: Path, trust_code: bool) -> None:
         """Merge in a process that ends with us: the next server, which would merge too, must not meet it at work."""
         command = [sys.executable, "-I", "-S", str(SUPERVISOR), sys.executable, "-P", "-m", "train.cli", "merge"]
         with log.open("wb") as output:
             self._merging = subprocess.Popen(
-                [*command, "--no-drift", str(run.path)], stdin=subprocess.PIPE, stdout=output, stderr=output
+                [*command, "--no-drift", *["--trust-remote-code"] * trust_code, str(run.path)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
             )
         try:
             if self._merging.wait() != 0:

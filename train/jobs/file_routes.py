@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import Field, TypeAdapter, ValidationError
 
 from train.jobs import wire
 from train.jobs.change import new_id
@@ -28,6 +29,8 @@ from train.jobs.wire import File
 from train.serving.api_errors import ApiError
 
 PURPOSES = get_args(wire.Purpose)
+Lifetime = Annotated[int, Field(ge=3600, le=2_592_000)]
+"""Seconds after which a file is deleted."""
 
 
 def add_file_routes(routes: APIRouter, store: Store) -> None:
@@ -55,7 +58,7 @@ def add_file_routes(routes: APIRouter, store: Store) -> None:
         after: After = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
         order: Order = "desc",
-        purpose: Annotated[str | None, Query()] = None,
+        purpose: Annotated[str | None, Query(max_length=64)] = None,
     ) -> Response:
         where: list[tuple[str, Any]] = [("(expires_at IS NULL OR expires_at > ?)", int(time.time()))]
         if purpose is not None:
@@ -91,10 +94,13 @@ def _file_object(id_: str, fields: dict[str, str], filename: str, size: int) -> 
     seconds = fields.get("expires_after[seconds]")
     if fields.get("expires_after[anchor]", "created_at") != "created_at":
         raise ApiError(400, "expires_after[anchor] can only be 'created_at'.", param="expires_after[anchor]")
-    if seconds is not None and not (seconds.isascii() and seconds.isdigit() and 3600 <= int(seconds[:9]) <= 2_592_000):
-        message = "expires_after[seconds] must be a number from 3600 to 2592000."
-        raise ApiError(400, message, param="expires_after[seconds]")
-    lifetime = int(seconds) if seconds else 2_592_000 if purpose == "batch" else None
+    lifetime = 2_592_000 if purpose == "batch" else None
+    if seconds is not None:
+        try:
+            lifetime = TypeAdapter(Lifetime).validate_python(seconds)
+        except ValidationError:
+            message = "expires_after[seconds] must be a number from 3600 to 2592000."
+            raise ApiError(400, message, param="expires_after[seconds]") from None
     expires_at = now + lifetime if lifetime else None
     return File(id=id_, purpose=purpose, filename=filename, bytes=size, created_at=now, expires_at=expires_at)
 

@@ -18,6 +18,8 @@ from train.serving.api_errors import ApiError, model_not_found, read_request
 from train.serving.routes import read_body
 
 Action = Literal["cancel", "pause", "resume"]
+MAX_JOB_BYTES = 2**18
+"""Most bytes that the request for a job may have."""
 
 
 def add_job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Callable[[], None]) -> None:
@@ -25,9 +27,11 @@ def add_job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: 
 
     @routes.post("/fine_tuning/jobs", response_model=wire.Job, openapi_extra=_request_body(JobRequest))
     async def create(request: Request) -> Response:
-        raw = await read_body(request)
-        job_request = read_request(JobRequest, raw)
+        raw = await read_body(request, MAX_JOB_BYTES)
+        job_request = await asyncio.to_thread(read_request, JobRequest, raw)
         key = request.headers.get("idempotency-key")
+        if key is not None and len(key) > 255:
+            raise ApiError(400, "An Idempotency-Key has at most 255 characters.", param="idempotency-key")
         retried = is_retry(request)
         text = await asyncio.to_thread(create_job, store, catalogue, job_request, raw, key=key, retried=retried)
         wake()
@@ -116,7 +120,7 @@ def _act(change: Change, job_id: str, action: Action) -> str:
         raise ApiError(400, reason, param="fine_tuning_job_id")
     number = change.count_events(job_id, action) + 1
     if action == "cancel":
-        job.status, job.finished_at = "cancelled", int(time.time())
+        job.status, job.finished_at = "cancelled", max(int(time.time()), job.created_at)
     elif action == "pause":
         job.status = "paused"
     else:
@@ -132,8 +136,11 @@ def _metadata_filter(request: Request) -> list[tuple[str, Any]]:
     where: list[tuple[str, Any]] = []
     for name, value in request.query_params.multi_items():
         if name == "metadata" and value == "null":
-            where.append(("json_type(object, '$.metadata') = ?", "null"))
+            where = [("json_type(object, '$.metadata') = ?", "null")]
         elif name.startswith("metadata[") and name.endswith("]"):
+            if len(where) == 16 or len(name) > len("metadata[]") + 64 or len(value) > 512:
+                message = "A filter has at most 16 pairs, with keys of 64 and values of 512 characters: 'metadata'."
+                raise ApiError(400, message, param="metadata")
             pairs = "json_each(object, '$.metadata') AS pair WHERE pair.key = ? AND pair.value = ?"
             where.append((f"EXISTS (SELECT 1 FROM {pairs})", (name[len("metadata[") : -1], value)))
     return where

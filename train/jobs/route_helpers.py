@@ -14,10 +14,10 @@ from train.serving.api_errors import ApiError
 RETRY_WINDOW = 15 * 60
 """Seconds in which a repeated request counts as the same one: the SDKs' timeout is ten minutes."""
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": wire.ErrorEnvelope} for status in (400, 401, 403, 404, 409, 413, 503)
+    status: {"model": wire.ErrorEnvelope} for status in (400, 401, 403, 404, 409, 413, 500, 503, 507)
 }
 T = TypeVar("T")
-After = Annotated[str | None, Query()]
+After = Annotated[str | None, Query(max_length=128)]
 Order = Annotated[Literal["asc", "desc"], Query()]
 
 

@@ -1,6 +1,7 @@
 """A job's request → the config of its run, and what `auto` means."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,27 @@ CLIENT_KEYS = {
     "generation": {"max_new_tokens", "do_sample", "temperature", "top_p", "repetition_penalty"},
 }
 """What a client may set, by section of a config. All else is the server's: paths, code to run, networks, devices."""
+LARGEST: dict[str, float] = {
+    "lora.r": 4096,
+    "lora.lora_alpha": 2**16,
+    "data.eval_fraction": 0.99,
+    "training.learning_rate": 10,
+    "training.max_steps": 10**7,
+    "training.max_length": 2**20,
+    "training.warmup_steps": 10**7,
+    "training.weight_decay": 100,
+    "training.max_grad_norm": 10**6,
+    "training.per_device_train_batch_size": 4096,
+    "training.per_device_eval_batch_size": 4096,
+    "training.gradient_accumulation_steps": 4096,
+    "training.neftune_noise_alpha": 1000,
+    "generation.max_new_tokens": 2**20,
+    "generation.temperature": 100,
+    "generation.repetition_penalty": 100,
+}
+"""The largest number that a client may set; 1 for all others. Beyond these no training or answer comes to an end."""
+MOST_MODULES = 256
+"""Names that a client's target_modules may have, of at most 200 characters each."""
 REQUEST_FIELDS = {
     "num_train_epochs": "hyperparameters.n_epochs",
     "seed": "seed",
@@ -48,6 +70,28 @@ def check_client_config(sections: dict[str, Any]) -> None:
             if key not in CLIENT_KEYS[section]:
                 allowed = ", ".join(sorted(CLIENT_KEYS[section]))
                 raise ConfigError(f"govor.{section}.{key}: not a client's to set; a job may set {allowed}")
+            _check_size(f"{section}.{key}", values[key])
+
+
+def _check_size(option: str, value: Any) -> None:
+    """ConfigError where a value is too large to be meant, or would keep a slot busy for good."""
+    if option == "lora.target_modules":
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or len(names) > MOST_MODULES or not all(map(_is_module_name, names)):
+            raise ConfigError(
+                f"govor.{option}: a job may give all-linear or at most {MOST_MODULES} names of layers in a list, and "
+                "no regular expression"
+            )
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        largest = LARGEST.get(option, 1)
+        if not abs(value) <= largest:  # true of NaN too
+            raise ConfigError(f"govor.{option}: expected a number up to {largest:g}")
+    elif not isinstance(value, str | bool | None) or len(str(value)) > 64:
+        raise ConfigError(f"govor.{option}: expected one value")
+
+
+def _is_module_name(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]{1,200}", name) is not None
 
 
 def resolve_hyperparameters(requested: Hyperparameters, config: Config, rows: int) -> Hyperparameters:

@@ -1,19 +1,19 @@
 """`govor jobs serve`: one server for a data folder."""
 
 import asyncio
+import errno
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from train.core.errors import DISK_FULL, MachineError
 from train.core.files import listed
 from train.jobs.bases import Catalogue
-from train.jobs.data_folder import claim_data_folder
+from train.jobs.data_folder import DATABASE, claim_data_folder
 from train.jobs.engine_gate import EngineGate
 from train.jobs.file_routes import add_file_routes
 from train.jobs.job_errors import log_line
@@ -22,11 +22,12 @@ from train.jobs.route_helpers import ERRORS
 from train.jobs.store import Store
 from train.jobs.worker import Worker, cards_of_slots
 from train.serving.api_errors import ApiError, install_error_handlers
-from train.serving.routes import chat_routes, require_key
+from train.serving.guard import Access, guard
+from train.serving.routes import chat_routes
 from train.serving.serve import listen
 
 
-def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str | None, slots: int) -> None:
+def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, access: Access, slots: int) -> None:
     """Serve until SIGINT or SIGTERM; GovorError where that would not be safe, or the folder is in use or somebody's.
 
     MachineError where there are fewer cards than slots.
@@ -34,17 +35,22 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str 
     import uvicorn
 
     cards = cards_of_slots(slots)
-    listener = listen(host, port, key)
+    listener = listen(host, port, access.key)
     with listener, claim_data_folder(folder) as foreign:
         if foreign:
             log_line(f"{folder}: not the server's, left as they are: {listed(foreign)}")
-        store = Store(folder)
-        store.sweep()
+        try:
+            store = Store(folder)
+            store.sweep()
+        except sqlite3.Error as error:
+            raise MachineError(
+                f"{folder / DATABASE}: {error}: another program may hold it, or it is read-only"
+            ) from None
         for name, base in catalogue.missing.items():
             log_line(f"{name}: {base} is not there, so no job can name it")
         address = listener.getsockname()
         config = uvicorn.Config(
-            make_app(store, catalogue, key, slots, cards),
+            make_app(store, catalogue, access, slots, cards),
             log_level="error",
             access_log=False,  # paths may hold what clients have made up
             server_header=False,
@@ -52,7 +58,7 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str 
             timeout_graceful_shutdown=5,
         )
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        required = ", key required" if key else ""
+        required = ", key required" if access.key else ""
         print(f"fine-tuning API on http://{host}:{address[1]}/v1{required}; Ctrl-C ends it", flush=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
@@ -60,7 +66,7 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, key: str 
             log_line("ended; jobs that were training go on with the next start")
 
 
-def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int, cards: Sequence[str] = ()) -> FastAPI:
+def make_app(store: Store, catalogue: Catalogue, access: Access, slots: int, cards: Sequence[str] = ()) -> FastAPI:
     """The app; its worker runs as long as it does. `cards`: one for each slot, see `cards_of_slots`."""
     gate = EngineGate(store, catalogue)
     worker = Worker(store, slots, gate, cards)
@@ -84,10 +90,10 @@ def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int, ca
     app.include_router(routes)
     app.include_router(chat_routes(gate.resolve))
     app.add_middleware(gate.count_chats)
-    require_key(app, key)
-    if key is None:
-        app.add_middleware(LoopbackOnly)
+    guard(app, access)
     install_error_handlers(app)
+    app.add_exception_handler(sqlite3.Error, storage_failed)
+    app.add_exception_handler(OSError, storage_failed)
 
     @app.get("/health", include_in_schema=False)
     async def health() -> JSONResponse:
@@ -97,40 +103,24 @@ def make_app(store: Store, catalogue: Catalogue, key: str | None, slots: int, ca
     return app
 
 
-class LoopbackOnly:
-    """Middleware that refuses what a web page in a browser here could send: such a request names an origin or host."""
+async def storage_failed(_: Request, error: Exception) -> Response:
+    """The answer where the data folder takes or gives nothing: nothing of the request was stored.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            names = [headers.get("host"), _authority(headers.get("origin"))]
-            if not all(name is None or is_loopback(_hostname(name)) for name in names):
-                error = ApiError(403, "Without an API key this server answers programs on its own machine alone.")
-                await error.response()(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name means this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _authority(origin: str | None) -> str | None:
-    """Host and port of an Origin header."""
-    return None if origin is None else origin.partition("://")[2] or origin
-
-
-def _hostname(authority: str) -> str:
-    """The host of HOST:PORT, without an IPv6 address's brackets."""
-    if authority.startswith("["):
-        return authority[1:].partition("]")[0]
-    return authority.partition(":")[0]
+    The SDKs ask again by themselves only where another program may soon let go of the database.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    never = {"x-should-retry": "false"}
+    if number in (errno.ENOSPC, errno.EDQUOT) or DISK_FULL.search(str(error)):
+        text = "The server's disk is full: nothing of this request was stored. Make room, then send it again."
+        answer = ApiError(507, text, code="insufficient_storage", headers=never)
+    elif "locked" in str(error) or "busy" in str(error):
+        text = "Another program has locked the server's database: nothing of this request was stored."
+        answer = ApiError(503, text, code="database_locked", headers={"retry-after": "5"})
+    elif number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in str(error):
+        text = "The server cannot write its data folder: nothing of this request was stored."
+        answer = ApiError(500, text, code="read_only", headers=never)
+    else:
+        text = "The server cannot read its database or a file in its data folder; its log says more."
+        answer = ApiError(500, text, code="storage_failed", headers=never)
+    log_line(f"storage: {type(error).__name__}: {' '.join(str(error).split())}")
+    return answer.response()

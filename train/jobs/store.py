@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from train.core.files import listed, remove_leftovers
 from train.core.runs import Run, discard_run
 from train.jobs.change import Change, JobEntry, read_entry
-from train.jobs.data_folder import DATABASE, FOLDERS, SERVER_NAME, is_removable
+from train.jobs.data_folder import DATABASE, FOLDERS, SERVER_NAME, VERSION, is_removable
 from train.jobs.job_errors import log_line
 from train.jobs.wire import Checkpoint
 
@@ -57,6 +57,16 @@ CREATE TABLE IF NOT EXISTS unreferenced (id TEXT PRIMARY KEY, deleted INTEGER NO
 Of the first, what is half written is ours to remove, but not what is complete: this database may be older than that."""
 
 
+MIGRATIONS = (SCHEMA,)
+"""What makes each version of the database out of the one before; its `user_version` is their number.
+
+Databases of before 2026-11-29 have the version 0 and, but for what is new, these tables.
+"""
+assert len(MIGRATIONS) == VERSION
+LOCK_WAIT = 15.0
+"""Seconds that a change waits for another program that has locked the database."""
+
+
 class Page(NamedTuple):
     """One page of a list."""
 
@@ -87,13 +97,20 @@ class Store:
         for name in FOLDERS:
             (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / DATABASE).touch(mode=0o600)
-        self._connection.executescript(SCHEMA)
+        self._migrate()
+
+    def _migrate(self) -> None:
+        """Bring the database to the newest version, a step in one transaction each."""
+        connection = self._connection
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
     @property
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self.folder / DATABASE, timeout=30, isolation_level=None)
+            connection = sqlite3.connect(self.folder / DATABASE, timeout=LOCK_WAIT, isolation_level=None)
             connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             self._local.connection = connection
         return connection

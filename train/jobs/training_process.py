@@ -32,9 +32,11 @@ class TrainingProcesses:
         self._mark = mark
         self._leader = leader
         self._processes = [] if leader else find(mark)
-        self._signalled: dict[int, float] = {}
+        self._signalled: set[int] = set()
         self.stop_requested_at: float | None = None
         """When it was first asked to stop (unix time); None before."""
+        self._stopping_since = 0.0
+        """The same by a clock that nobody sets."""
 
     def runs(self) -> bool:
         """Whether any of its processes is alive."""
@@ -57,16 +59,17 @@ class TrainingProcesses:
 
         `saved`: its checkpoint is there, so it gets less time.
         """
-        now = time.time()
-        self.stop_requested_at = self.stop_requested_at or now
+        now = time.monotonic()
+        if self.stop_requested_at is None:
+            self.stop_requested_at, self._stopping_since = time.time(), now
         processes = find(self._mark)
         trainers = [process for process in processes if _is_trainer(process)]
         for process in trainers or processes:
             if process.pid not in self._signalled:
-                self._signalled[process.pid] = now
+                self._signalled.add(process.pid)
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGTERM)
-        if now - self.stop_requested_at > (SAVED_GRACE if saved else STEP_GRACE):
+        if now - self._stopping_since > (SAVED_GRACE if saved else STEP_GRACE):
             for process in processes:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -90,6 +93,15 @@ def start(
             start_new_session=True,
         )
     return TrainingProcesses(mark, leader)
+
+
+def mark_of(folder: Path, job: str) -> str:
+    """The mark of a job's processes: the data folder by what it is, not by one of its names, and the job's id.
+
+    Links, `..` and bind mounts give a folder many names; all of them have its device and inode.
+    """
+    found = folder.stat()
+    return f"{found.st_dev}-{found.st_ino}:{job}"
 
 
 def find(mark: str) -> list[psutil.Process]:

@@ -9,7 +9,7 @@ from typing import IO, Any
 from train.core.errors import ConfigError
 from train.jobs import run_config, training_process
 from train.jobs.change import JobEntry
-from train.jobs.finish import count_death, fail_job
+from train.jobs.finish import Deaths, fail_job
 from train.jobs.job_errors import FileReport, file_problem, log_line, without_paths
 from train.jobs.store import Store
 from train.jobs.wire import Hyperparameters, JobError, JobMethod, SupervisedMethod
@@ -29,8 +29,9 @@ class FileCheck:
 class FileChecker:
     """Checks the files of one job after the other; what a dead server left unfinished is checked again."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, deaths: Deaths) -> None:
         self.store = store
+        self.deaths = deaths
         self._current: FileCheck | None = None
 
     def advance(self) -> None:
@@ -69,7 +70,7 @@ class FileChecker:
         try:
             reports = [*check.reports, json.loads(text)]
         except ValueError:  # it was killed
-            count_death(self.store, check.job, "check")
+            self.deaths.note(check.job, "check")
             return
         if len(reports) == 1 and entry.job.validation_file:
             self._current = self._start_check(check.job, "valid.jsonl", reports)

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
+from train.serving.api_errors import bounded_json
+
 Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ENDED_STATUSES = ("succeeded", "failed", "cancelled")
@@ -14,6 +16,9 @@ Multiplier = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=1e6,
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[StrictStr, Field(max_length=512)]], Field(max_length=16)
 ]
+
+
+SmallJson = Annotated[dict[str, Any], bounded_json(2**16)]
 
 
 class RequestModel(BaseModel):
@@ -35,8 +40,8 @@ class SupervisedRequest(RequestModel):
 class MethodRequest(RequestModel):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedRequest | None = None
-    dpo: dict[str, Any] | None = None
-    reinforcement: dict[str, Any] | None = None
+    dpo: SmallJson | None = None
+    reinforcement: SmallJson | None = None
 
 
 class JobRequest(RequestModel):
@@ -51,9 +56,9 @@ class JobRequest(RequestModel):
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] | None = None
     method: MethodRequest | None = None
     hyperparameters: Hyperparameters | None = None
-    integrations: Annotated[list[dict[str, Any]], Field(max_length=5)] | None = None
+    integrations: Annotated[list[SmallJson], Field(max_length=5)] | None = None
     metadata: Metadata | None = None
-    govor: dict[str, Any] | None = None
+    govor: SmallJson | None = None
     """govor's own field, sent in `extra_body`: sections of a config, such as {"lora": {"r": 8}}."""
 
 

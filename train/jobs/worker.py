@@ -17,7 +17,7 @@ from train.core.launch import launch_command
 from train.core.runs import last_checkpoint
 from train.jobs import training_process
 from train.jobs.change import JobEntry
-from train.jobs.finish import fail_job, finish_attempt, has_result
+from train.jobs.finish import Attempt, Deaths, fail_job, finish_attempt, has_result
 from train.jobs.job_errors import log_line
 from train.jobs.metrics_to_events import MetricsFollower, WatchedTraining, follow
 from train.jobs.step_metrics import Tail
@@ -27,6 +27,8 @@ from train.jobs.wire import JobError
 
 LOOK_EVERY = 0.25
 """Seconds between two looks."""
+TRY_AGAIN = 30.0
+"""Seconds until a training is tried again for which there was no room, or whose run another process held."""
 TRANSIENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 """Errors of the machine, not of a job: the next look may succeed."""
 
@@ -72,10 +74,13 @@ class Worker(threading.Thread):
         self.lease = lease
         self.cards = cards
         self.wake = threading.Event()
-        self.checker = FileChecker(store)
+        self.deaths = Deaths(store)
+        self.checker = FileChecker(store, self.deaths)
         self._stopping = threading.Event()
         self._watched: dict[str, WatchedTraining] = {}
         self._last_expiry = time.monotonic()
+        self._not_before: dict[str, float] = {}
+        """Job → when it may be tried again, where the disk was full or another process was at work on its run."""
 
     def run(self) -> None:
         self._adopt()
@@ -106,10 +111,12 @@ class Worker(threading.Thread):
     def _look(self) -> None:
         for job in list(self._watched):
             self._attempt(job, self._tend)
+        self.deaths.count()
         self.checker.advance()
         for status in ("running", "queued"):  # first what ran before a crash
             for entry in self.store.jobs_with_status(status, self.slots):
-                if entry.job.id not in self._watched and len(self._watched) < self.slots:
+                waits = self._not_before.get(entry.job.id, 0) > time.monotonic()
+                if entry.job.id not in self._watched and len(self._watched) < self.slots and not waits:
                     self._attempt(entry.job.id, self._start)
         if not self._watched:
             self.lease.release()
@@ -144,7 +151,8 @@ class Worker(threading.Thread):
             watched.training.request_stop(bool(saved and since and saved.stat().st_mtime > since))
         if not running:
             del self._watched[job]
-            finish_attempt(self.store, job)
+            if finish_attempt(self.store, job, self.deaths) is Attempt.LATER:
+                self._not_before[job] = time.monotonic() + TRY_AGAIN
 
     def _start(self, job: str) -> None:
         """Start or resume the training of a job, unless it has ended or runs already."""
@@ -153,7 +161,7 @@ class Worker(threading.Thread):
         run, mark = self.store.run(job), self._mark(job)
         if has_result(run):  # it ended while nobody looked
             self._set_running(job)
-            finish_attempt(self.store, job)
+            finish_attempt(self.store, job, self.deaths)
             return
         self.lease.acquire()
         if training_process.find(mark):
@@ -214,4 +222,4 @@ class Worker(threading.Thread):
 
     def _mark(self, job: str) -> str:
         """The mark by which the job's processes are found."""
-        return f"{self.store.folder}:{job}"
+        return training_process.mark_of(self.store.folder, job)

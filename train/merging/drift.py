@@ -16,7 +16,7 @@ from train.core.progress import track
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
-from train.models.load import bring_home, load_merged, load_tokenizer, load_tuned, model_device, unwrap
+from train.models.load import bring_home, load_merged, load_run_tokenizer, load_tuned, model_device, unwrap
 
 Target = Literal["16bit", "nf4"]
 """The base that takes the adapter: the base's own weights, or what NF4 left of them in training."""
@@ -112,7 +112,7 @@ def measure_drift(run: Run, merged: Iterable[tuple[Target, Path]], *, use_cpu: b
     device = model_device(use_cpu=use_cpu)
     encoded: list[Encoded] = []
     labels: list[int] = []
-    for row in encode_held_out(run, load_tokenizer(run.adapter), rows):
+    for row in encode_held_out(run, load_run_tokenizer(run, run.adapter), rows):
         encoded.append(row)
         labels += [label for label in row.labels[1:] if label != IGNORE_INDEX]
         if len(labels) >= LEAST_TOKENS["cpu" if device == "cpu" else "cuda"]:

@@ -11,7 +11,7 @@ from typing import Any
 from train.core import compat
 from train.core.config import Model
 from train.core.errors import BaseError, RunError
-from train.models.load import Precision, nf4_config
+from train.models.load import Precision, adapter_settings, nf4_config
 from train.models.safetensors_files import StoredTensor
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
@@ -147,9 +147,9 @@ def nf4_round_trip(weight: Any) -> Any:
 
 
 def _require_plain(adapter: Path) -> None:
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
-    config = PeftConfig.from_pretrained(adapter)
+    config = adapter_settings(adapter)
     if not isinstance(config, LoraConfig):
         raise NeedsWholeModelError(f"the adapter is of the kind {config.peft_type}")
     for option in ("trainable_token_indices", "layer_replication", "target_parameters"):
@@ -197,12 +197,12 @@ def _nf4_layers(skeleton: Any, precision: Precision) -> frozenset[str]:
 
 def _add_adapter(skeleton: Any, adapter: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(adapted layers, parameters trained whole) by name, with PEFT's adapter on the skeleton."""
-    from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
     from peft.utils import ModulesToSaveWrapper
 
     nothing, own = next(skeleton.parameters()).data_ptr(), set(skeleton.state_dict())
     try:
-        model = PeftModel(skeleton, PeftConfig.from_pretrained(adapter))
+        model = PeftModel(skeleton, adapter_settings(adapter))
         weights = load_peft_weights(str(adapter), device="cpu")
         result = set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)  # assigns: placeholders take no data
     except Exception as error:  # other shapes, no such layers, damaged files

@@ -16,7 +16,7 @@ from train.core.progress import track
 from train.core.runs import Run
 from train.merging.drift import Target
 from train.merging.merge_tensors import NeedsWholeModelError, TensorMerger, to_tensor
-from train.models.load import load_base, load_tokenizer, resolve_precision
+from train.models.load import load_base, load_run_tokenizer, require_safe_adapter, resolve_precision
 from train.models.safetensors_files import (
     BYTES,
     INDEX_FILE,
@@ -36,7 +36,7 @@ COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
 def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path) -> str:
     """Write every file of the merged model; returns the type of its weights."""
-    config, tokenizer = run.config(), load_tokenizer(run.adapter)
+    config, tokenizer = run.config(), load_run_tokenizer(run, run.adapter)
     values = json.loads((base / "config.json").read_bytes())
     if values.get("quantization_config"):
         kind = values["quantization_config"].get("quant_method", "quantised")
@@ -161,6 +161,7 @@ def write_whole_model(run: Run, base: Path, config: Config, folder: Path) -> str
     whole = config.model.model_copy(update={"load_in_4bit": False})
     loaded = load_base(whole, base, precision, use_cpu=True)
     try:
+        require_safe_adapter(run.adapter)
         merged = PeftModel.from_pretrained(loaded, run.adapter).merge_and_unload(safe_merge=True)
     except Exception as error:  # a kind of adapter that has nothing to merge, another base's, …
         reason = str(error).strip().split("\n", 1)[0]

@@ -19,7 +19,10 @@ def stop_ids(base: Path) -> frozenset[int]:
     for name in ("generation_config.json", "config.json"):
         found = read_json(base / name).get("eos_token_id")
         if found is not None:
-            return frozenset(found if isinstance(found, list) else [found])
+            ids = found if isinstance(found, list) else [found]
+            if not all(isinstance(one, int) for one in ids):
+                raise BaseError(f"{base / name}: damaged: eos_token_id is no id of a token")
+            return frozenset(ids)
     return frozenset()
 
 
@@ -27,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from one of the base's files; empty where there is no such file, BaseError where it is damaged."""
     try:
         content = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BaseError(f"{path}: not valid JSON: {error}") from None
     return content if isinstance(content, dict) else {}
 
@@ -40,7 +43,8 @@ def language_config(base: Path) -> dict[str, Any]:
 def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a config.json, over them those of its `text_config`; but the whole says whether the head is tied."""
     tied = {name: config[name] for name in ("tie_word_embeddings",) if name in config}
-    return {**config, **(config.get("text_config") or {}), **tied, "text_config": None}
+    inner = config.get("text_config")
+    return {**config, **(inner if isinstance(inner, dict) else {}), **tied, "text_config": None}
 
 
 def chosen_template(model: Model) -> str | None:
@@ -81,7 +85,10 @@ def chat_template_source(base: Path) -> str | None:
     """The base's default chat template as Jinja text, from its own file or tokenizer_config.json; None without one."""
     file = base / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BaseError(f"{file}: damaged, not UTF-8: {error.reason}") from None
     source = read_json(base / "tokenizer_config.json").get("chat_template")
     if isinstance(source, list):
         source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)

@@ -104,14 +104,45 @@ def resolve_precision(config: Config) -> Precision:
     return Precision(weights, "bf16" if weights == torch.bfloat16 or (weights == torch.float32 and bf16) else "fp16")
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a base or adapter folder."""
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a base or adapter folder. `trust_remote_code`: run code that lies there, where it needs any."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise BaseError(f"{folder}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+        reason = _needs_code(error) or _first_line(error)
+        raise BaseError(f"{folder}: its tokenizer cannot be loaded: {reason}") from None
+
+
+def _needs_code(error: Exception) -> str | None:
+    """What to do where transformers does not load what it would have to run code for; None for other errors."""
+    if "trust_remote_code" not in str(error):
+        return None
+    return (
+        "it brings Python code that would have to run: read it, then say model.trust_remote_code=true in your config, "
+        "or --trust-remote-code with a run"
+    )
+
+
+def require_safe_adapter(adapter: Path) -> dict[str, Any]:
+    """The adapter's config; RunError where loading the adapter could run code, or where it is damaged.
+
+    Pickled weights are code, PEFT imports the module that `megatron_core` names, and reads pickles that some kinds of
+    `init_lora_weights` name.
+    """
+    file = adapter / "adapter_config.json"
+    settings = read_json(file)
+    if not settings:
+        raise RunError(f"{file}: it is not there, or not a JSON object: the adapter is damaged")
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise RunError(f"{adapter} has no adapter_model.safetensors; pickled weights (.bin) are never read")
+    core = settings.get("megatron_core")
+    named = [name for name in ("megatron_config", "corda_config", "eva_config") if settings.get(name)]
+    named += ["megatron_core"] * (core not in (None, "megatron.core"))
+    if named:
+        raise RunError(f"{file}: {named[0]} names code or files to load, which govor does not do: it never wrote that")
+    return settings
 
 
 def load_base(
@@ -149,6 +180,7 @@ def load_base(
                 **quantization,
                 attn_implementation=model.attn_implementation,
                 trust_remote_code=model.trust_remote_code,
+                use_safetensors=True,  # the others are pickles, which run code
                 **placement,
             )
         compat.forbid_cpu_repacking(loaded)
@@ -160,7 +192,8 @@ def load_base(
         in_nf4 = " even in NF4" * model.load_in_4bit
         raise MachineError(f"{model.name_or_path} does not fit the GPU{in_nf4}: {advice}") from None
     except Exception as error:  # not a causal language model, damaged files, an attention that is not installed
-        raise BaseError(f"{model.name_or_path} cannot be loaded: {_first_line(error)}") from None
+        reason = _needs_code(error) or _first_line(error)
+        raise BaseError(f"{model.name_or_path} cannot be loaded: {reason}") from None
 
 
 def model_device(*, use_cpu: bool) -> int | str:
@@ -247,6 +280,12 @@ def unwrap(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def load_run_tokenizer(run: Run, folder: Path | None = None) -> Any:
+    """The tokenizer of a finished run. `folder`: where it lies, if not beside what training left."""
+    folder = folder or (run.adapter if run.adapter.exists() else run.merged)
+    return load_tokenizer(folder, trust_remote_code=run.trust_remote_code)
+
+
 def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) of a finished run for inference: base + adapter as trained, or the fully tuned model.
 
@@ -255,10 +294,11 @@ def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload
     config = _on_cpu(run.config()) if use_cpu else run.config()
     precision = resolve_precision(config)
     if not run.adapter.exists():
-        return load_merged(run, use_cpu=use_cpu), load_tokenizer(run.merged)
+        return load_merged(run, use_cpu=use_cpu), load_run_tokenizer(run, run.merged)
     import torch
     from peft import PeftModel
 
+    require_safe_adapter(run.adapter)
     model = config.model if in_4bit else config.model.model_copy(update={"load_in_4bit": False})
     use_cpu = config.training.use_cpu
     offload = offload and _is_plain_lora(run.adapter)
@@ -277,14 +317,29 @@ def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload
             return torch.nn.Parameter(here, requires_grad=False) if weight.device.type == "meta" else weight
 
         compat.replace_parameters(base, placed)
-    return PeftModel.from_pretrained(base, run.adapter).eval(), load_tokenizer(run.adapter)
+    try:
+        tuned = PeftModel.from_pretrained(base, run.adapter).eval()
+    except Exception as error:  # damaged weights or settings, or those of another base
+        raise RunError(f"{run.adapter} cannot be loaded over its base: {_first_line(error)}") from None
+    return tuned, load_run_tokenizer(run, run.adapter)
+
+
+def adapter_settings(adapter: Path) -> Any:
+    """The adapter's config as PEFT reads it; RunError where it is damaged or names code."""
+    from peft import PeftConfig
+
+    require_safe_adapter(adapter)
+    try:
+        return PeftConfig.from_pretrained(adapter)
+    except Exception as error:
+        raise RunError(f"{adapter / 'adapter_config.json'}: damaged: {_first_line(error)}") from None
 
 
 def _is_plain_lora(adapter: Path) -> bool:
     """Whether the adapter only adds to what its layers give, and so works on layers whose weights come and go."""
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
-    config = PeftConfig.from_pretrained(adapter)
+    config = adapter_settings(adapter)
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication")
     return (
         isinstance(config, LoraConfig) and config.bias == "none" and not any(getattr(config, o, None) for o in others)
@@ -332,4 +387,4 @@ def import_peft(config: Config) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -58,9 +58,12 @@ def put_over_unchanged_base(folder: Path, initial: dict[str, Any]) -> None:
 
 def copy_tokenizer(base: Path, tokenizer: Any, target: Path) -> None:
     """The base's tokenizer files verbatim, and its chat template frozen beside them."""
-    for name in TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, target / name)
+    files = [base / name for name in TOKENIZER_FILES]
+    if tokenizer.__class__.__module__.startswith("transformers_modules."):  # of code in the base's folder: trusted
+        files += base.glob("*.py")
+    for file in files:
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
     settings = read_json(target / "tokenizer_config.json")
     if settings.get("chat_template") and chat_template_source(target) != tokenizer.chat_template:
         del settings["chat_template"]  # model.chat_template replaces it, and llama.cpp's converter would prefer it

@@ -8,7 +8,10 @@
     vllm.py           of vLLM's
     transformers_serve.py   of `transformers serve`'s
 
-    routes.py         the routes, and the key that clients must show
+    in_engine/        what runs in an engine's own process: the key that it asks for
+
+    routes.py         the routes
+    guard.py          who may talk to a server: the key, or this machine's programs and no web page
     api_errors.py     OpenAI's error envelope; requests read so that an error names the field
     chat_request.py   chat requests: their fields, and how the answer is sampled
     stream.py         an engine's stream → OpenAI's
@@ -30,7 +33,8 @@ For a service of its own (`govor jobs serve`):
     app = FastAPI()
     app.include_router(chat_routes(resolve))                       # POST /v1/chat/completions
     app.include_router(model_routes(lambda: served_now))           # GET /v1/models, /v1/models/{id}
-    install_error_handlers(app)                                    # every 4xx and 5xx in OpenAI's envelope
+    guard(app, Access(key))                                        # who may ask
+    install_error_handlers(app)                                    # last: every 4xx and 5xx in OpenAI's envelope
 
 While `state` is not "ready" the chat route answers 503 with retry-after by itself. `not_ready(seconds)` is that error.
 The engine's life is in threads, not in the event loop: from async code call `await asyncio.to_thread(engine.stop)`.

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from train.core.errors import GovorError
 from train.core.runs import Run, open_run
 from train.evaluation.generate import answer
 from train.models.base import stop_ids
-from train.models.load import Precision, load_base, load_merged, load_tokenizer, load_tuned, quiet_libraries
+from train.models.load import (
+    Precision,
+    load_base,
+    load_merged,
+    load_run_tokenizer,
+    load_tokenizer,
+    load_tuned,
+    quiet_libraries,
+)
 from train.models.save import GENERATION_FILE
 
 HELP = """/reset        begin a new conversation
@@ -37,24 +46,26 @@ def chat(
     system: str | None = None,
     model: str | None = None,
     key: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Print one answer to `prompt`, or without it hold a conversation until the end of input.
 
     `target`: a run folder, a model folder or the URL of an OpenAI API. `system`: instead of the run's own system
-    message. `model`, `key`: for a URL.
+    message. `model`, `key`: for a URL. `trust_remote_code`: the user's word that code of the model may run.
     """
     folder = Path(target)
     own_system = None
+    opened = partial(open_run, trust_remote_code=trust_remote_code)
     if target.startswith(("http://", "https://")):
         with _client(target, key) as client:
             talk(_served_reply(client, target, model), system, prompt)
         return
     if folder.name == "merged" and (folder.parent / "manifest.json").is_file():
-        own_system, reply = _run_reply(open_run(folder.parent), merged=True, repeatable=prompt is not None)
+        own_system, reply = _run_reply(opened(folder.parent), merged=True, repeatable=prompt is not None)
     elif (folder / "config.json").is_file():
-        reply = _folder_reply(folder)
+        reply = _folder_reply(folder, trust_remote_code)
     else:
-        own_system, reply = _run_reply(open_run(folder), merged=merged, repeatable=prompt is not None)
+        own_system, reply = _run_reply(opened(folder), merged=merged, repeatable=prompt is not None)
     talk(reply, own_system if system is None else system, prompt)
 
 
@@ -72,7 +83,9 @@ def _run_reply(run: Run, *, merged: bool, repeatable: bool) -> tuple[str | None,
     """The run's system message and its model's replies. `repeatable`: the same question gets the same answer."""
     quiet_libraries()
     config, manifest = run.config(), run.manifest()
-    loaded, tokenizer = (load_merged(run, offload=True), load_tokenizer(run.merged)) if merged else load_tuned(run)
+    loaded, tokenizer = (
+        (load_merged(run, offload=True), load_run_tokenizer(run, run.merged)) if merged else load_tuned(run)
+    )
     stop = run.end_of_turn()
     seed = config.training.seed if repeatable else None
 
@@ -82,15 +95,16 @@ def _run_reply(run: Run, *, merged: bool, repeatable: bool) -> tuple[str | None,
     return manifest["data"]["system_message"], reply
 
 
-def _folder_reply(folder: Path) -> Reply:
+def _folder_reply(folder: Path, trust_remote_code: bool) -> Reply:
     """The replies of a model folder away from its run, sampled as its generation_config.json says."""
     import torch
 
     quiet_libraries()
     use_cpu = not torch.accelerator.is_available()
     precision = Precision(torch.float32 if use_cpu else "auto", None)
-    model = load_base(Model(name_or_path=str(folder)), folder, precision, use_cpu=use_cpu, offload=True).eval()
-    tokenizer = load_tokenizer(folder)
+    named = Model(name_or_path=str(folder), trust_remote_code=trust_remote_code)
+    model = load_base(named, folder, precision, use_cpu=use_cpu, offload=True).eval()
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     file = folder / GENERATION_FILE
     saved: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
     settings = {key: value for key, value in saved.items() if key in Generation.model_fields and value is not None}

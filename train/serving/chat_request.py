@@ -1,22 +1,86 @@
-"""A chat request: its fields, its messages as templates take them, and how the answer is sampled."""
+"""A chat request: its fields with their bounds, its messages as templates take them, and how the answer is sampled."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypedDict, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from train.chats.rows import Message, text_of
 from train.core.config import Generation
-from train.serving.api_errors import ApiError
+from train.serving.api_errors import bounded_json
 
 IGNORED_FIELDS = (
     "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options",
     "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store", "user", "verbosity",
 )  # fmt: skip
 """OpenAI's fields that clients send along and that change nothing here."""
-SERVED_ROLES = {"system", "developer", "user", "assistant", "tool"}
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+Name = Annotated[str, Field(max_length=256)]
+Text = Annotated[str, Field(max_length=4 * 2**20)]
+Stop = Annotated[str, Field(max_length=64)]
+"""A stop sequence. OpenAI has at most four and says nothing of their length; an engine compares each with every token
+of its vocabulary, so a long one would keep all other clients waiting."""
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+LEAST_TEMPERATURE = 1e-6
+"""Below it, but for 0, scores divided by the temperature leave the numbers that an engine can hold."""
+
+
+def _temperature(value: float) -> float:
+    if 0 < value < LEAST_TEMPERATURE:
+        raise ValueError(f"expected 0, or {LEAST_TEMPERATURE} and more")
+    return value
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """A function call of an earlier answer, as it came."""
+    function = call.get("function")
+    try:
+        arguments = json.loads(function["arguments"] or "{}")  # type: ignore[index]
+        if not isinstance(function["name"], str) or not isinstance(arguments, dict):  # type: ignore[index]
+            raise TypeError
+    except (TypeError, KeyError, ValueError, RecursionError):
+        raise ValueError("expected a function with a name and arguments as JSON text") from None
+    if not isinstance(call.get("id"), str | None) or call.get("type") not in (None, "function"):
+        raise ValueError("expected a text as id, and the type function")
+    return call
+
+
+class ChatMessage(BaseModel):
+    """One message of the conversation; what clients send back with an answer of ours is ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: Role
+    name: Name | None = None
+    tool_call_id: Name | None = None
+    refusal: Text | None = None
+    tool_calls: (
+        Annotated[list[Annotated[dict[str, Any], AfterValidator(_call), bounded_json(2**20)]], Field(max_length=128)]
+        | None
+    ) = None
+    content: Any = Field(default=None, validate_default=True)
+    """Text, or a list of text parts; nothing beside function calls."""
+
+    @field_validator("content")
+    @classmethod
+    def _readable(cls, content: Any, info: ValidationInfo) -> Any:
+        if isinstance(content, list):
+            texts: list[Any] = [
+                part.get("text") or part.get("refusal") if isinstance(part, dict) else None for part in content
+            ]
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("the model reads text parts only")
+            if len(content) > 1024 or sum(map(len, texts)) > 4 * 2**20:
+                raise ValueError("expected at most 1024 parts and 4194304 characters")
+        elif content is None:
+            if not info.data.get("tool_calls") and info.data.get("refusal") is None:
+                raise ValueError("expected text")
+        elif not isinstance(content, str):
+            raise ValueError("expected text")
+        elif len(content) > 4 * 2**20:
+            raise ValueError("expected at most 4194304 characters")
+        return content
 
 
 class StreamOptions(BaseModel):
@@ -26,34 +90,74 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        raise ValueError("expected functions, each with a name")
+    if tool.get("type") != "function" or not isinstance(function.get("name"), str) or not function["name"]:
+        raise ValueError("expected functions, each with a name")
+    if not isinstance(function.get("parameters", {}), dict) or not isinstance(function.get("description"), str | None):
+        raise ValueError("expected a text as description and an object as parameters of a function")
+    return tool
+
+
+def _tool_choice(choice: Any) -> Any:
+    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    named = isinstance(function, dict) and isinstance(function.get("name"), str)
+    if not named and choice not in ("none", "auto", "required"):
+        raise ValueError("expected none, auto, required or a function by its name")
+    return choice
+
+
+def _response_format(form: dict[str, Any]) -> dict[str, Any]:
+    if form.get("type") not in ("text", "json_object", "json_schema"):
+        raise ValueError("expected the type text, json_object or json_schema")
+    schema = form.get("json_schema")
+    if form["type"] == "json_schema" and not (isinstance(schema, dict) and isinstance(schema.get("schema", {}), dict)):
+        raise ValueError("expected an object as json_schema")
+    return form
+
+
 class ChatRequest(BaseModel):
-    """POST /v1/chat/completions: OpenAI's fields and, under vLLM's names, a few samplers that OpenAI lacks."""
+    """POST /v1/chat/completions: OpenAI's fields and, under vLLM's names, a few samplers that OpenAI lacks.
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    Every field has a bound: what one client sends must not keep the others waiting.
+    """
 
-    model: str
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    model: Annotated[str, Field(max_length=512)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(_temperature)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | list[str] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    logit_bias: dict[str, float] | None = None
-    modalities: list[Literal["text"]] | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=4096),
+        ]
+        | None
+    ) = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    response_format: Annotated[dict[str, Any], AfterValidator(_response_format), bounded_json(2**16)] | None = None
+    tools: (
+        Annotated[list[Annotated[dict[str, Any], AfterValidator(_tool)]], Field(max_length=128), bounded_json(2**18)]
+        | None
+    ) = None
+    tool_choice: Annotated[Any, AfterValidator(_tool_choice), bounded_json(2**12)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +170,10 @@ class ChatRequest(BaseModel):
         """The stop sequences, without empty ones, which stop nothing."""
         return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
 
+    def plain_messages(self) -> list[Message]:
+        """The messages as training hands them to a template."""
+        return plain_messages([cast(Message, message.model_dump(exclude_none=True)) for message in self.messages])
+
 
 class Sampling(TypedDict):
     """How to sample one answer, in the names of transformers' GenerationConfig."""
@@ -77,42 +185,15 @@ class Sampling(TypedDict):
 
 
 def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """The messages as training hands them to a template: text alone, and no role that templates do not know.
-
-    ApiError 400 where a message cannot be read so.
-    """
-    return [_plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    """The messages as training hands them to a template: text alone, and no role that templates do not know."""
+    return [_plain(message) for message in messages]
 
 
-def _plain(message: Mapping[str, Any], path: str) -> Message:
-    content_path = f"{path}.content"
-    role, content = message.get("role"), message.get("content")
-    if role not in SERVED_ROLES:
-        roles = ", ".join(sorted(SERVED_ROLES))
-        raise ApiError(400, f"Invalid '{path}.role': {role!r}; known are {roles}.", param=f"{path}.role")
-    calls = message.get("tool_calls")
-    if isinstance(content, list):
-        for part in content:
-            if not isinstance(part, dict) or not isinstance(part.get("text") or part.get("refusal"), str):
-                raise ApiError(400, f"Invalid '{content_path}': the model reads text parts only.", param=content_path)
-    elif not isinstance(content, str) and not (content is None and (calls or isinstance(message.get("refusal"), str))):
-        raise ApiError(400, f"Invalid '{content_path}': expected text.", param=content_path)
-    text = text_of(cast(Message, message))
+def _plain(message: Mapping[str, Any]) -> Message:
+    role, text = message["role"], text_of(cast(Message, message))
     plain: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": text}
-    if calls:
-        plain["tool_calls"] = [_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(calls)]
-    plain |= {key: message[key] for key in ("name", "tool_call_id") if isinstance(message.get(key), str)}
+    plain |= {key: message[key] for key in ("tool_calls", "name", "tool_call_id") if message.get(key)}
     return cast(Message, plain)
-
-
-def _call(call: Any, path: str) -> Any:
-    try:
-        if isinstance(call["function"]["name"], str):
-            json.loads(call["function"]["arguments"] or "{}")
-            return call
-    except (TypeError, KeyError, ValueError):
-        pass
-    raise ApiError(400, f"Invalid '{path}': expected a function with a name and arguments as JSON text.", param=path)
 
 
 def sampling_of(request: ChatRequest, generation: Generation, tokens_left: int) -> Sampling:

@@ -12,7 +12,14 @@ from train.core.errors import MachineError, RunError
 from train.core.runs import Run
 from train.encoding.loss_mask import template_hash
 from train.models.base import run_base, stop_ids
-from train.models.load import free_memory, load_tokenizer, model_device, quiet_libraries, resolve_precision
+from train.models.load import (
+    free_memory,
+    load_run_tokenizer,
+    model_device,
+    quiet_libraries,
+    require_safe_adapter,
+    resolve_precision,
+)
 from train.models.safetensors_files import weight_files
 from train.models.save import TEMPLATE_FILE
 from train.serving import transformers_serve, vllm
@@ -137,7 +144,6 @@ def _by_vllm(runs: Sequence[Run], program: str, merged: bool, flags: Sequence[st
             f"vLLM ({', '.join(names)})",
             lambda port, command_line=command_line: [*command_line, "--port", str(port)],  # type: ignore[misc]
             environment=vllm.ENVIRONMENT,
-            key_variable="VLLM_API_KEY",
         )
         splits_thoughts = any(flag.startswith("--reasoning-parser") for flag in flags)
         for run in members:
@@ -167,9 +173,9 @@ def _memory_share(engines: int, flags: Sequence[str]) -> list[str]:
 
 
 def _weights_of(run: Run, merged: bool) -> Weights:
-    adapter = run.adapter.exists() and not merged and vllm.supports_adapter(run.adapter)
+    adapter = run.adapter.exists() and not merged and vllm.supports_adapter(require_safe_adapter(run.adapter))
     folder = run_base(run) if adapter else _merged_folder(run)
-    template = template_hash(load_tokenizer(tokenizer_folder(run)))
+    template = template_hash(load_run_tokenizer(run))
     config = run.config()
     trained_so = config.model.load_in_4bit and not config.training.use_cpu
     in_4bit = trained_so if adapter else _only_fits_in_4bit(run, folder)
@@ -236,7 +242,7 @@ def _served(
     base = Path(base).name if Path(base).exists() else base
     tuned = f"merged from {base}" if run.adapter.exists() else f"tuned {base}"
     description = f"adapter over {base}" if adapter else tuned
-    tokenizer = load_tokenizer(tokenizer_folder(run))
+    tokenizer = load_run_tokenizer(run)
     if isinstance(engine_api, transformers_serve.TransformersServeApi):
         splits_thoughts = transformers_serve.splits_thoughts(tokenizer, config)
     return Served(

@@ -17,9 +17,12 @@ from typing import Any, Literal
 import httpx2
 
 from train.core.errors import MachineError
+from train.serving.in_engine.govor_engine_key import KEY_VARIABLE
 
 HOST = "127.0.0.1"
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
+IN_ENGINE = Path(__file__).with_name("in_engine")
+"""The folder whose modules engines import: nothing else of ours is on their path."""
 BACK_OFF = (1, 2, 4, 8, 16, 30)
 """Seconds before the next start, by the number of failures in a row; the last holds for all that follow."""
 CALM_SECONDS = 60
@@ -32,8 +35,8 @@ State = Literal["stopped", "starting", "ready"]
 class Engine:
     """A server on this machine's loopback that speaks HTTP and has /health.
 
-    `command` gives its command line for a port. `key_variable` names the environment variable in which the engine is
-    told the key that its clients must show, where it can ask for one: other users can read command lines.
+    `command` gives its command line for a port. It has a key of its own, which only this process can show: the engine
+    learns it from its environment, since other users can read command lines, and asks for it by `EngineKey`.
     """
 
     def __init__(
@@ -42,14 +45,13 @@ class Engine:
         command: Callable[[int], Sequence[str]],
         *,
         environment: Mapping[str, str] | None = None,
-        key_variable: str | None = None,
         folder: Path | None = None,
     ) -> None:
         self.name = name
         self.command = command
         self.key = secrets.token_urlsafe(24)
-        self.environment = {**os.environ, **(environment or {})} | ({key_variable: self.key} if key_variable else {})
-        for variable in ("PYTHONPATH", "PYTHONHOME"):  # ours; the engine's environment may be another
+        self.environment = {**os.environ, **(environment or {}), KEY_VARIABLE: self.key, "PYTHONPATH": str(IN_ENGINE)}
+        for variable in ("PYTHONHOME", "GOVOR_API_KEY"):  # ours; the engine's environment may be another
             self.environment.pop(variable, None)
         self.folder = folder
         self.port = 0

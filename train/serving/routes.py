@@ -1,7 +1,6 @@
-"""The thin app in front of the engines: names, keys, requests in, answers out."""
+"""The thin app in front of the engines: names, requests in, answers out."""
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -15,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from train.core.errors import DataError, MachineError
 from train.serving.api_errors import ApiError, install_error_handlers, model_not_found, not_ready, read_request
-from train.serving.chat_request import ChatRequest, plain_messages, sampling_of
+from train.serving.chat_request import ChatRequest, sampling_of
 from train.serving.engine_api import Served
+from train.serving.guard import Access, guard
 from train.serving.stream import THINK_START, join_chunks, open_stream, openai_chunks, read_chunks, sse_events
 
 MAX_BODY_BYTES = 16 * 2**20
@@ -24,8 +24,8 @@ MAX_BODY_BYTES = 16 * 2**20
 T = TypeVar("T")
 
 
-def make_app(served: Iterable[Served], key: str | None) -> FastAPI:
-    """The app of `govor serve`. `key`: what clients must show; None lets everyone in."""
+def make_app(served: Iterable[Served], access: Access) -> FastAPI:
+    """The app of `govor serve`."""
     by_name = {model.name: model for model in served}
 
     async def resolve(model_id: str) -> Served:
@@ -36,7 +36,7 @@ def make_app(served: Iterable[Served], key: str | None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(chat_routes(resolve))
     app.include_router(model_routes(by_name.values))
-    require_key(app, key)
+    guard(app, access)
     install_error_handlers(app)
 
     @app.get("/health")
@@ -45,28 +45,6 @@ def make_app(served: Iterable[Served], key: str | None) -> FastAPI:
         return JSONResponse(states, 200 if set(states.values()) == {"ready"} else 503)
 
     return app
-
-
-def require_key(app: FastAPI, key: str | None) -> None:
-    """Answer 401 to whatever comes without `Authorization: Bearer KEY`, but for /health."""
-    if key is None:
-        return
-    expected = f"Bearer {key}".encode()
-
-    class RequireKey:
-        def __init__(self, app: Any) -> None:
-            self.app = app
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            authorization = dict(scope.get("headers", ())).get(b"authorization", b"")
-            if scope["type"] != "http" or scope["path"] == "/health" or hmac.compare_digest(authorization, expected):
-                await self.app(scope, receive, send)
-                return
-            message = "Incorrect API key provided." if authorization else "You didn't provide an API key."
-            error = ApiError(401, f"{message} Send it as Authorization: Bearer KEY.", code="invalid_api_key")
-            await error.response()(scope, receive, send)
-
-    app.add_middleware(RequireKey)
 
 
 def model_routes(served: Callable[[], Iterable[Served]]) -> APIRouter:
@@ -105,16 +83,20 @@ def chat_routes(resolve: Callable[[str], Awaitable[Served]]) -> APIRouter:
 
     routes = APIRouter(lifespan=lifespan)
 
-    @routes.post("/v1/chat/completions")
-    async def chat(http: Request) -> Response:
-        request = read_request(ChatRequest, await read_body(http))
+    async def prepare(request: ChatRequest) -> tuple[Served, dict[str, Any], bool | None]:
+        """The model, loaded, with what `engine_request` makes for its engine."""
         served = await resolve(request.model)
         if served.engine.state != "ready":
             raise not_ready()
         try:
-            body, thinking = await asyncio.to_thread(engine_request, served, request)
+            return served, *await asyncio.to_thread(engine_request, served, request)
         except MachineError:  # the engine has just died
             raise not_ready() from None
+
+    @routes.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        request = await asyncio.to_thread(read_request, ChatRequest, await read_body(http))
+        served, body, thinking = await cancel_on_disconnect(http, prepare(request))
         url = f"{served.engine.url}/v1/chat/completions"
         upstream = await cancel_on_disconnect(http, open_stream(clients[0], url, served.engine.key, body))
         stops = [] if served.engine_api.strips_stop else request.stop_sequences()
@@ -135,7 +117,7 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
 
     ApiError where it cannot be answered. Tokenizes the prompt, so not for the event loop.
     """
-    messages = plain_messages(request.messages)
+    messages = request.plain_messages()
     tools = None if request.tool_choice == "none" else request.tools or None
     try:
         prompt = served.prompt(messages, tools)
@@ -156,13 +138,13 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
     return body, True if served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK_START) else None
 
 
-async def read_body(http: Request) -> bytes:
-    """The body of a request; ApiError where it is too large."""
+async def read_body(http: Request, most: int = MAX_BODY_BYTES) -> bytes:
+    """The body of a request; ApiError where it has more than `most` bytes."""
     body = bytearray()
     async for part in http.stream():
         body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(413, f"The request is larger than {MAX_BODY_BYTES // 2**20} MiB.")
+        if len(body) > most:
+            raise ApiError(413, f"The request is larger than {most // 2**10} KiB.")
     return bytes(body)
 
 

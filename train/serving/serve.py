@@ -13,6 +13,7 @@ from train.core.runs import Run
 from train.serving.choose_engine import EngineName, served_models
 from train.serving.engine import Engine
 from train.serving.engine_api import Served
+from train.serving.guard import Access
 from train.serving.prompt_check import PromptCheck, PromptCheckError, check_served_prompts
 from train.serving.routes import make_app
 
@@ -25,7 +26,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    key: str | None = None,
+    access: Access,
     engine: EngineName = "auto",
     merged: bool = False,
     program: str | None = None,
@@ -34,14 +35,14 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; then answers in flight are finished and the engines ended."""
     signal.signal(signal.SIGTERM, _interrupt)
-    with closing(listen(host, port, key)) as listener:
+    with closing(listen(host, port, access.key)) as listener:
         served = served_models(runs, engine=engine, merged=merged, program=program, flags=flags)
         engines = list({id(model.engine): model.engine for model in served}.values())
         try:
             start(engines)
             prompt_checks = [check(model, allow_template_drift) for model in served]
             print(listing(served, prompt_checks))
-            run_app(served, key, listener)
+            run_app(served, access, listener)
         finally:
             for running in engines:
                 running.stop()
@@ -50,13 +51,15 @@ def serve(
 def listen(host: str, port: int, key: str | None) -> socket.socket:
     """A socket that listens at the address; GovorError where it is in use, or lets others in without a key."""
     if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
-        raise GovorError("--api-key: a key has only plain visible characters, and at least one")
+        raise GovorError(
+            "the API key has only plain visible characters, and at least one: mend GOVOR_API_KEY or --api-key-file"
+        )
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise GovorError(f"--host {host}: {error.strerror or error}") from None
     if not ip_address(str(address[0]).partition("%")[0]).is_loopback and key is None:
-        raise GovorError(f"--host {host} lets other machines in: give a key too (--api-key or GOVOR_API_KEY)")
+        raise GovorError(f"--host {host} lets other machines in: give a key too (GOVOR_API_KEY or --api-key-file)")
     listener = socket.socket(family, socket.SOCK_STREAM)
     if sys.platform != "win32":  # there it would let two servers share the port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,15 +108,15 @@ def listing(served: Sequence[Served], prompt_checks: Sequence[PromptCheck]) -> s
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def run_app(served: Sequence[Served], key: str | None, listener: socket.socket) -> None:
+def run_app(served: Sequence[Served], access: Access, listener: socket.socket) -> None:
     """Answer requests until a signal comes."""
     import uvicorn
 
     host, port = listener.getsockname()[:2]
     base = f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
-    print(f"OpenAI API on {base}" + (", key required" if key else "") + "; Ctrl-C ends it", flush=True)
+    print(f"OpenAI API on {base}" + (", key required" if access.key else "") + "; Ctrl-C ends it", flush=True)
     config = uvicorn.Config(
-        make_app(served, key),
+        make_app(served, access),
         log_level="error",
         access_log=False,
         timeout_graceful_shutdown=ANSWER_GRACE,

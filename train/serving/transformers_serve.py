@@ -53,7 +53,7 @@ class TransformersServeApi(EngineApi):
 
     def prompt_ids(self, served: Served, messages: Sequence[Message], tools: Any) -> list[int]:
         """By the code that the engine runs, in the environment that it runs in; it tells only the length itself."""
-        processor = _processor(served.run.merged)
+        processor = _processor(served.run.merged, served.run.trust_remote_code)
         architecture = json.loads((served.run.merged / "config.json").read_bytes())["architectures"][0]
         inputs = compat.serve_inputs(processor, architecture, list(messages))
         rendered = processor.apply_chat_template(inputs, add_generation_prompt=True, tokenize=True, return_dict=True)
@@ -78,10 +78,10 @@ def command(
 
 
 @lru_cache(maxsize=8)
-def _processor(folder: Path) -> Any:
+def _processor(folder: Path, trust_code: bool) -> Any:
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(folder)
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_code)
 
 
 def splits_thoughts(tokenizer: Any, config: Any) -> bool:

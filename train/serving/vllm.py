@@ -1,7 +1,7 @@
 """vLLM: base + adapters, or a whole model, in an environment of its own."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def command(
         raise GovorError(f"{own[0]} behind -- goes to vLLM, where govor sets it: put govor's own options before --")
     arguments = [program, "serve", str(folder), "--host", "127.0.0.1", "--served-model-name", BASE_NAME]
     arguments += ["--chat-template", str(template), "--dtype", dtype, "--disable-uvicorn-access-log"]
+    arguments += ["--middleware", "govor_engine_key.EngineKey"]
     if adapters:
         rank = max(rank_of(path) for path in adapters.values())
         modules = [json.dumps({"name": name, "path": str(path)}) for name, path in adapters.items()]
@@ -108,8 +109,7 @@ def rank_of(adapter: Path) -> int:
     return int(json.loads((adapter / "adapter_config.json").read_bytes())["r"])
 
 
-def supports_adapter(adapter: Path) -> bool:
-    """Whether vLLM can serve such an adapter over its base."""
-    config = json.loads((adapter / "adapter_config.json").read_bytes())
+def supports_adapter(config: Mapping[str, Any]) -> bool:
+    """Whether vLLM can serve an adapter with that adapter_config.json over its base."""
     plain = not any(config.get(name) for name in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern"))
     return plain and config["r"] <= LORA_RANKS[-1]

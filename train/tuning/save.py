@@ -11,7 +11,7 @@ from train.core.runs import Run
 from train.encoding.held_out import prompt_differences
 from train.encoding.loss_mask import render
 from train.encoding.rows import Encoding
-from train.models.load import load_tokenizer
+from train.models.load import load_run_tokenizer
 from train.models.save import copy_tokenizer, put_over_unchanged_base, write_generation_config
 
 
@@ -55,7 +55,7 @@ def save_result(trainer: Any, run: Run, base: Path, tokenizer: Any, config: Conf
 
 def check_saved_prompts(run: Run, eval_set: Encoding, today: datetime) -> None:
     """Render the held-out prompts as a server does, from the files just saved; what differs is said and recorded."""
-    served = load_tokenizer(run.adapter if run.adapter.exists() else run.merged)
+    served = load_run_tokenizer(run)
     differing = prompt_differences(
         lambda messages, tools: render(served, messages, tools=tools, today=today),
         eval_set.rows,

@@ -16,7 +16,7 @@ from train.chats.privacy.addresses import find_addresses
 from train.chats.privacy.id_numbers import find_numbers
 from train.chats.privacy.links import find_contacts
 from train.chats.privacy.names import PLACEHOLDER_FILL, NameFinder
-from train.core.files import write_whole
+from train.core.files import table_cell, write_whole
 
 KINDS = {
     "phone": "ТЕЛЕФОН",
@@ -141,7 +141,8 @@ def replacement_table(scrubber: Scrubber, written: Iterable[str]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*Replacement._fields, "lines"))
     for replacement in scrubber.replaced:
-        writer.writerow((*replacement, " ".join(map(str, where.get(replacement.placeholder, ())))))
+        lines = " ".join(map(str, where.get(replacement.placeholder, ())))
+        writer.writerow(map(table_cell, (*replacement, lines)))
     return text.getvalue()
 
 

@@ -16,7 +16,7 @@ from train.chats.rows import row_to_json
 from train.chats.telegram.dialogues import Collected, CollectReport, Dialogue, Selection, Turn, collect_dialogues
 from train.chats.telegram.participants import find_persona, survey_exports
 from train.core.errors import DataError, GovorError
-from train.core.files import require_new, write_whole
+from train.core.files import require_new, table_cell, write_whole
 from train.core.progress import progress
 
 MOST_CHANNELS = 30  # of the table
@@ -128,7 +128,8 @@ def _as_csv(dialogues: Iterable[Dialogue]) -> Iterator[str]:
     table.writerow(("dialogue", "channel", "date", "speaker", "role", "text"))
     for number, dialogue in enumerate(dialogues, 1):
         for turn in dialogue.turns:
-            table.writerow((number, dialogue.channel, turn.time, turn.speaker, turn.role, turn.text))
+            cells = (number, dialogue.channel, turn.time, turn.speaker, turn.role, turn.text)
+            table.writerow(map(table_cell, cells))
         yield line.getvalue()
         line.seek(0)
         line.truncate()

@@ -10,7 +10,7 @@ import psutil
 from train.core.files import format_bytes
 from train.core.runs import Run
 from train.exports.gguf.prompts import comparison_prompts, prompt_of
-from train.models.load import load_merged, load_tokenizer, quiet_libraries
+from train.models.load import load_merged, load_run_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files
 
 COMPARED_PROMPTS = 6
@@ -67,7 +67,7 @@ def compare_with_merged(run: Run, file: Path) -> Comparison:
     import torch
 
     quiet_libraries()
-    tokenizer = load_tokenizer(run.merged)
+    tokenizer = load_run_tokenizer(run, run.merged)
     model = load_merged(run, use_cpu=True)
     texts = [prompt_of(tokenizer, messages) for messages in comparison_prompts(run, COMPARED_PROMPTS)]
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]

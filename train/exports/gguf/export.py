@@ -20,7 +20,7 @@ from train.core.runs import Run
 from train.exports.gguf.check import check_gguf
 from train.exports.gguf.pretokenizer import find_pre_tokenizer
 from train.exports.gguf.prompts import rows_without_tools
-from train.models.load import load_tokenizer
+from train.models.load import load_run_tokenizer
 from train.models.safetensors_files import read_headers, weight_files
 
 CONVERTER_TYPES = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5}
@@ -122,7 +122,7 @@ def _pre_tokenizer(run: Run) -> tuple[str, list[str]]:
     """(llama.cpp's name of the model's pre-tokenizer, or `-` where it matches none; lines for the user)."""
     texts = [text_of(message) for row in rows_without_tools(run) for message in row.messages]
     texts += [message.content for prompt in run.config().prompts for message in prompt]
-    match = find_pre_tokenizer(load_tokenizer(run.merged), texts)
+    match = find_pre_tokenizer(load_run_tokenizer(run, run.merged), texts)
     if match is None:
         return "-", []
     if match.differing_text is None:
@@ -134,7 +134,8 @@ def _pre_tokenizer(run: Run) -> tuple[str, list[str]]:
 
 
 def _convert(run: Run, target: Path, gguf_type: str, pre_tokenizer: str) -> None:
-    command = [sys.executable, "-P", "-m", "train.exports.gguf.run_converter", pre_tokenizer, str(run.merged)]
+    command = [sys.executable, "-P", "-m", "train.exports.gguf.run_converter", pre_tokenizer]
+    command += ["trusted" if run.trust_remote_code else "untrusted", str(run.merged)]
     command += ["--outfile", str(target), "--outtype", gguf_type, "--model-name", run.config().name]
     try:
         _run(command, "llama.cpp's converter")

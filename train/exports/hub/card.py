@@ -7,7 +7,7 @@ import yaml
 
 from train.core.config import Config
 from train.exports.hub.card_facts import CardFacts
-from train.exports.hub.card_usage import quote, usage
+from train.exports.hub.card_usage import as_text, quote, usage
 from train.exports.hub.licences import Licence
 from train.models.base import describe_template
 
@@ -153,9 +153,9 @@ def _samples(facts: CardFacts) -> str:
         lines += [
             quote(sample.prompt),
             "",
-            f"**Base:** {_one_line(sample.before)}",
+            f"**Base:** {as_text(' '.join(sample.before.split()))}",
             "",
-            f"**This model:** {_one_line(sample.after)}",
+            f"**This model:** {as_text(' '.join(sample.after.split()))}",
             "",
         ]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from train.chats.readers import read_rows
 from train.chats.rows import Row, configured_prompts, text_of
 from train.core.config import Config
+from train.core.errors import RunError
 from train.core.files import sha256
 from train.core.runs import Run
 from train.encoding.held_out import held_out_rows
@@ -84,12 +85,17 @@ def read_samples(run: Run, config: Config) -> list[Sample]:
     """The prompts and answers in samples.md; those of other prompts than the config's are left out."""
     if not run.samples_file.exists():
         return []
-    page = run.samples_file.read_text(encoding="utf-8")
+    try:
+        page = run.samples_file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{run.samples_file}: damaged ({error.reason}): govor eval {run.path} writes it again") from None
     heads = []
     for text in map(shown, configured_prompts(config)):
         start = page.find(head := "## " + text.replace("\n", "\n\n") + "\n\n**Base**\n\n")
         if start >= 0:
             heads.append((start, start + len(head), text))
+    if not heads:  # written before the prompts were, or by an eval that had none
+        return []
     samples = []
     heads.sort()
     for (_, start, text), (end, *_) in zip(heads, [*heads[1:], (len(page), 0, "")], strict=True):

@@ -1,5 +1,7 @@
 """The part of the card that says how to load the model: commands and code that run as they stand."""
 
+import re
+
 from train.exports.hub.card_facts import CardFacts
 
 VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
@@ -78,7 +80,19 @@ def _system(facts: CardFacts) -> list[str]:
 
 def quote(text: str) -> str:
     """The text as a block quotation, its markup escaped."""
-    return "\n".join(f"> {line}".rstrip() for line in text.replace("<", "&lt;").split("\n"))
+    return "\n".join(f"> {as_text(line)}".rstrip() for line in text.splitlines())
+
+
+def as_text(line: str) -> str:
+    """A line that shows as it is: no markup, link, picture or formula in it comes to life.
+
+    By CommonMark a backslash takes the meaning from any punctuation; GitHub's and the Hub's dialects make links of bare
+    addresses and formulas of what stands between dollars.
+    """
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", line)
+    line = re.sub(r"(?=://)|(?<=\bwww)(?=\.)|(?<=\w)(?=@\w)", r"\\", line)
+    return re.sub(r"^\s*([0-9]{1,9})?(?=[#+=.)-])", r"\1\\", line)  # no heading, list or rule begins
 
 
 def _code(language: str, text: str) -> str:

@@ -8,6 +8,7 @@ from train.core.errors import ConfigError, RunError
 from train.core.files import read_note, sha256
 from train.core.runs import Run
 from train.exports.hub.card_facts import Artifact
+from train.models.base import read_json
 from train.models.save import GENERATION_FILE, TEMPLATE_FILE, TOKENIZER_FILES
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model*.safetensors", *TOKENIZER_FILES, TEMPLATE_FILE, GENERATION_FILE)
@@ -18,6 +19,7 @@ REQUIRED_FILES = {
     "merged": ("config.json", "*.safetensors", "tokenizer_config.json"),
 }
 """Artifact → patterns of which each must fit a file."""
+BASE_KEY = "base_model_name_or_path"
 BASE_NAMING_FILES = ("adapter_config.json", "config.json", "tokenizer_config.json")
 """Files that may name the base by its folder on this machine."""
 NAME_PART = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -100,10 +102,20 @@ def _is_folder_of(run: Run, name: str) -> bool:
 
 
 def with_public_base(name: str, file: Path | bytes, run: Run, base: str | None) -> Path | bytes:
-    """The file, or its text with the base's public name where it had a folder of this machine."""
+    """The file, or its text with the base's public name where it had a folder of this machine.
+
+    An adapter names its base in a key of its own, whose text is replaced whatever it is.
+    """
     if name not in BASE_NAMING_FILES or base is None or isinstance(file, bytes):
         return file
-    before = after = file.read_text(encoding="utf-8")
+    try:
+        before = after = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{file}: damaged, not UTF-8: {error.reason}") from None
+    if name == "adapter_config.json":
+        settings = read_json(file)
+        if settings.get(BASE_KEY) != base:
+            after = json.dumps({**settings, BASE_KEY: base}, ensure_ascii=False, indent=2)
     for folder in {run.config().model.name_or_path, run.manifest()["base"].get("path")} - {None, base}:
         for ascii_only in (True, False):
             after = after.replace(json.dumps(folder, ensure_ascii=ascii_only), json.dumps(base))

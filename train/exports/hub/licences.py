@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from train.core.bounded_yaml import BoundedLoader
+
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 """Files of the base's folder that whoever passes its weights on must pass on too."""
 FREE_LICENCES = re.compile(
@@ -96,7 +98,7 @@ def front_matter(text: str) -> dict[str, Any]:
     """The metadata at the head of a model card; empty where there is none that can be read."""
     match = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.DOTALL)
     try:
-        metadata = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        metadata = yaml.load(match[1], BoundedLoader) if match else None
+    except (yaml.YAMLError, ValueError):
         return {}
     return metadata if isinstance(metadata, dict) else {}

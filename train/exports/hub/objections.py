@@ -8,11 +8,10 @@ from train.chats.privacy.secret_scan import local_secrets, scan_file
 from train.core.errors import GovorError
 from train.core.runs import Run
 from train.exports.hub.card_facts import Artifact, CardFacts
-from train.exports.hub.files import same_content
+from train.exports.hub.files import BASE_KEY, same_content
 
 ObjectionKind = Literal["secret", "personal-data", "path", "license", "gates"]
 SHOWN_OF_A_KIND = 5
-BASE_KEY = "base_model_name_or_path"
 
 
 class Objection(NamedTuple):
@@ -97,9 +96,5 @@ def file_objections(run: Run, contents: Mapping[str, Path | bytes], base: Path |
     for name, content in contents.items():
         published = of_hub and base is not None and same_content(content, base / name)
         findings = scan_file(name, content, guarded, published=published)
-        objections += [
-            Objection(finding.kind, f"{name}: {finding}")
-            for finding in findings
-            if finding.location != BASE_KEY  # base_objections() tells of that
-        ]
+        objections += [Objection(finding.kind, f"{name}: {finding}") for finding in findings]
     return objections

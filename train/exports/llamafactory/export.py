@@ -40,7 +40,7 @@ from train.exports.llamafactory.settings import (
 )
 from train.exports.llamafactory.templates import TemplateChoice, choose_template
 from train.models.base import find_base, read_json, run_base
-from train.models.load import load_tokenizer, quiet_libraries
+from train.models.load import load_run_tokenizer, quiet_libraries
 from train.models.safetensors_files import read_headers, weight_files
 from train.models.save import GENERATION_FILE
 from train.plan.shapes import read_shapes
@@ -126,10 +126,8 @@ def _config_source(config: Config) -> ExportSource:
 
 
 def _source(config: Config, run: Run | None, base: Path, today: datetime) -> ExportSource:
-    if run:  # with the template frozen in it
-        tokenizer = load_tokenizer(run.adapter if run.adapter.exists() else run.merged)
-    else:
-        tokenizer = load_base_tokenizer(config.model, base)
+    # a run's has the template frozen in it
+    tokenizer = load_run_tokenizer(run) if run else load_base_tokenizer(config.model, base)
     split = read_split(config)
     rows, held_out = split.train, split.held_out
     encode = encoder(config, tokenizer, base, today)

@@ -1,0 +1,187 @@
+"""What one request may ask of the jobs server: a bound for every field of every route, and 400 or 413 beyond it."""
+
+import json
+import re
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from tests.jobs.jobs_server import envelope, rows
+from train.jobs.bases import load_catalogue
+from train.jobs.run_config import CLIENT_KEYS, LARGEST
+from train.jobs.server import make_app
+from train.jobs.store import Store
+from train.jobs.wire import JobRequest
+from train.serving.guard import Access
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture
+def client(tmp_path, base):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base)}}))
+    app = make_app(Store(tmp_path / "data"), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
+    return TestClient(app, base_url="http://localhost")  # without its worker
+
+
+@pytest.fixture
+def ask(client):
+    file = client.post("/v1/files", files={"file": ("a.jsonl", rows(12))}, data={"purpose": "fine-tune"}).json()["id"]
+
+    def ask(**fields):
+        body = json.dumps({"model": "acme/tiny", "training_file": file, **fields}).encode()
+        response = client.post("/v1/fine_tuning/jobs", content=body)
+        assert response.headers["x-request-id"]
+        return response
+
+    return ask
+
+
+def nested(depth: int):
+    return json.loads('{"a":' * depth + "1" + "}" * depth)
+
+
+BAD = [
+    *({"govor": {"training": {"learning_rate": value}}} for value in (NAN, INF, -INF, 1e300, 10**400, -1e9)),
+    *({"govor": {"lora": {"r": value}}} for value in (10**9, 2**63, 10**400, NAN, INF)),
+    *({"govor": {"training": {"max_length": value}}} for value in (10**12, INF)),
+    *({"govor": {"training": {"per_device_train_batch_size": value}}} for value in (10**9, INF)),
+    *({"govor": {"training": {"gradient_accumulation_steps": value}}} for value in (10**9, NAN)),
+    *({"govor": {"training": {"max_steps": value}}} for value in (10**12, INF)),
+    *({"govor": {"generation": {"max_new_tokens": value}}} for value in (10**12, NAN)),
+    *({"govor": {"generation": {"temperature": value}}} for value in (1e300, NAN)),
+    *({"govor": {"data": {"eval_fraction": value}}} for value in (1, NAN, INF)),
+    {"govor": {"lora": {"target_modules": "(a+)+$"}}},
+    {"govor": {"lora": {"target_modules": ["x"] * 257}}},
+    {"govor": {"lora": {"target_modules": ["x" * 201]}}},
+    {"govor": {"lora": {"target_modules": nested(20)}}},
+    {"govor": {"lora": {"r": [1] * 100}}},
+    {"govor": {"training": {"lr_scheduler_type": "x" * 65}}},
+    {"govor": nested(40)},
+    {"govor": {"lora": {"r": 8, "x": "x" * 70_000}}},
+    {"hyperparameters": {"learning_rate_multiplier": NAN}},
+    {"hyperparameters": {"learning_rate_multiplier": INF}},
+    {"hyperparameters": {"n_epochs": 51}},
+    {"hyperparameters": {"batch_size": 257}},
+    {"model": "x" * 513},
+    {"training_file": "x" * 513},
+    {"validation_file": "x" * 513},
+    {"suffix": "x" * 65},
+    {"seed": 2**31},
+    {"method": {"type": "dpo", "dpo": nested(40)}},
+    {"integrations": [{"type": "wandb"}] * 6},
+    {"integrations": [nested(40)]},
+    {"metadata": {"x" * 65: "a"}},
+    {"metadata": {"a": "x" * 513}},
+    {"metadata": {str(n): "a" for n in range(17)}},
+    {"metadata": {"a": "\ud83d"}},
+    {"model": "\ud83d"},
+    {"govor": {"lora": {"target_modules": ["\ud83d"]}}},
+]
+
+
+def test_job_requests(ask):
+    for fields in BAD:
+        response = ask(**fields)
+        assert response.status_code == 400, (fields, response.text)
+        assert envelope(response.json())["param"].split(".")[0] in fields
+    assert ask(metadata={"a": "x" * 300_000}).status_code == 413
+    assert set(JobRequest.model_fields) <= {name for fields in BAD for name in fields} | {"method"}
+    assert ask(govor={"lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}}).status_code == 200
+    assert ask(govor={"lora": {"target_modules": "all-linear"}, "training": {"max_grad_norm": 5}}).status_code == 200
+
+
+def test_every_number_that_a_client_may_set_has_a_largest(ask):
+    for section, keys in CLIENT_KEYS.items():
+        for key in keys:
+            response = ask(govor={section: {key: 10**8}})
+            assert response.status_code == 400, (section, key)
+    assert set(LARGEST) <= {f"{section}.{key}" for section, keys in CLIENT_KEYS.items() for key in keys}
+
+
+def test_uploads(client):
+    def upload(**form):
+        return client.post("/v1/files", files={"file": ("a", b"x")}, data={"purpose": "batch", **form})
+
+    for seconds in ("3600", "0003600", "2592000"):
+        file = upload(**{"expires_after[anchor]": "created_at", "expires_after[seconds]": seconds}).json()
+        assert file["expires_at"] - file["created_at"] == int(seconds)
+    for seconds in (
+        "3599",
+        "2592001",
+        "000003600999999",
+        "1e4",
+        "3600.5",
+        "-3600",
+        "NaN",
+        "",
+        "x",
+        "9" * 4000,
+        "٣٦٠٠٠",
+    ):
+        response = upload(**{"expires_after[anchor]": "created_at", "expires_after[seconds]": seconds})
+        assert response.status_code == 400, seconds
+        assert envelope(response.json())["param"] == "expires_after[seconds]"
+    assert upload(purpose="x" * 5000).status_code == 400
+    assert upload(**{f"more{n}": "x" for n in range(20)}).status_code == 400
+
+
+QUERIES = [
+    ("fine_tuning/jobs", [(f"metadata[{n}]", "v") for n in range(16)], 200),
+    ("fine_tuning/jobs", [(f"metadata[{n}]", "v") for n in range(17)], 400),
+    ("fine_tuning/jobs", [("metadata[" + "k" * 64 + "]", "v" * 512)], 200),
+    ("fine_tuning/jobs", [("metadata[" + "k" * 65 + "]", "v")], 400),
+    ("fine_tuning/jobs", [("metadata[k]", "v" * 513)], 400),
+    ("fine_tuning/jobs", [("metadata", "null")] * 17, 200),
+    ("fine_tuning/jobs", [("metadata[\x00']", "\x00\ud83d'")], 200),
+    ("fine_tuning/jobs", [("limit", "1000")], 200),
+    ("fine_tuning/jobs", [("limit", "1001")], 400),
+    ("fine_tuning/jobs", [("limit", "9" * 5000)], 400),
+    ("fine_tuning/jobs", [("after", "x" * 129)], 400),
+    ("files", [("limit", "10001")], 400),
+    ("files", [("after", "x" * 129)], 400),
+    ("files", [("purpose", "x" * 65)], 400),
+    ("files", [("order", "up")], 400),
+    ("files/" + "x" * 5000, [], 404),
+    ("models/" + "x" * 5000, [], 404),
+    ("fine_tuning/jobs/" + "x" * 5000, [], 404),
+]
+
+
+@pytest.mark.parametrize(("path", "query", "status"), QUERIES)
+def test_queries(client, path, query, status):
+    query = [(name.encode(errors="replace"), value.encode(errors="replace")) for name, value in query]
+    text = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in query)
+    response = client.get(f"/v1/{path}?{text}")
+    assert response.status_code == status, response.text
+    assert response.headers["x-request-id"]
+
+
+def _quoted(raw: bytes) -> str:
+    return "".join(f"%{byte:02x}" for byte in raw)
+
+
+def test_an_idempotency_key_has_a_bound(client):
+    response = client.post("/v1/fine_tuning/jobs", content=b'{"model": "x", "training_file": "y"}',
+                           headers={"idempotency-key": "x" * 256})  # fmt: skip
+    assert envelope(response.json())["param"] == "idempotency-key"
+
+
+def test_every_route_has_been_thought_of(client):
+    """A new route has to be written here, with the test that knows its bounds."""
+    known = {
+        "POST /v1/files": "test_uploads", "GET /v1/files": "QUERIES", "GET /v1/files/{}": "QUERIES",
+        "DELETE /v1/files/{}": "an id alone", "GET /v1/files/{}/content": "an id alone",
+        "POST /v1/fine_tuning/jobs": "BAD", "GET /v1/fine_tuning/jobs": "QUERIES",
+        "GET /v1/fine_tuning/jobs/{}": "QUERIES", "POST /v1/fine_tuning/jobs/{}/cancel": "an id alone",
+        "POST /v1/fine_tuning/jobs/{}/pause": "an id alone", "POST /v1/fine_tuning/jobs/{}/resume": "an id alone",
+        "GET /v1/fine_tuning/jobs/{}/events": "as GET jobs", "GET /v1/fine_tuning/jobs/{}/checkpoints": "as GET jobs",
+        "GET /v1/models": "nothing", "GET /v1/models/{}": "QUERIES", "DELETE /v1/models/{}": "an id alone",
+        "POST /v1/chat/completions": "tests/serving/test_chat_request.py", "GET /health": "nothing",
+    }  # fmt: skip
+    paths = client.get("/openapi.json").json()["paths"]
+    described = {
+        f"{method.upper()} {re.sub(r'{[^}]*}', '{}', path)}" for path, methods in paths.items() for method in methods
+    }
+    assert described <= set(known) and len(described) >= 16
