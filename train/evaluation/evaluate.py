@@ -44,6 +44,7 @@ from train.models.load import (
     load_run_tokenizer,
     load_tuned,
     quiet_libraries,
+    require_safe_adapter,
     resolve_precision,
     unwrap,
 )
@@ -279,6 +280,7 @@ def _at_checkpoint(tuned: Any, run: Run, checkpoint: Path) -> Iterator[Any]:
     if not run.adapter.exists():
         yield load_merged(run, checkpoint)
         return
+    require_safe_adapter(checkpoint)
     tuned.load_adapter(str(checkpoint), "checkpoint")
     tuned.set_adapter("checkpoint")
     try:
