@@ -81,13 +81,14 @@ class Meter:
         self.file = AnswerFile(self.run.evaluation / "answers.jsonl")
 
     def losses(self, model: Any, when: str) -> Losses | None:
-        """Over the held-out rows, and over as many training rows."""
+        """Over the held-out rows, and over as many training rows where those are at hand."""
         if not self.rows:
             return None
         found = score(model, track(self.encode(self.rows), f"held-out loss {when} training", len(self.rows)))
-        some = self.some_trained()
+        if not (some := self.some_trained()):
+            return Losses(found.loss, found.accuracy, None)
         seen = score(model, track(self.encode(some), f"loss of training rows {when} training", len(some)))
-        return Losses(found.loss, found.accuracy, seen.loss if some else None)
+        return Losses(found.loss, found.accuracy, seen.loss)
 
     def configured(self, model: Any, when: str) -> list[str]:
         """Answers to the config's prompts."""
@@ -128,7 +129,7 @@ def evaluate(run: Run, generation: Generation | None = None) -> Comparison:
     """Losses, and answers to the configured prompts, before and after; written to samples.md, report.html, manifest."""
     quiet_libraries()
     tuned, tokenizer = load_tuned(run)
-    meter = _meter(run, generation, tokenizer, None)
+    meter = Meter(run, run.config(), generation or run.config().generation, tokenizer, held_out_rows(run), None, None)
     after = meter.losses(tuned, "after"), meter.configured(tuned, "after")
     with untuned(tuned, run, meter.config) as base:
         comparison = _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
