@@ -10,14 +10,14 @@ class Part(BaseModel):
 
 
 class Base(Part):
-    name_or_path: str
+    name_or_path: str = ""
     path: str
     revision: str | None = None
     weights: dict[str, str]
 
 
 class Rows(Part):
-    sha256: str
+    sha256: str = ""
     rows: int
     tokens: int = 0
     trained_tokens: int = 0
@@ -27,13 +27,13 @@ class Rows(Part):
 
 
 class Data(Part):
-    train: Rows
-    held_out: Rows
+    train: Rows | None = None
+    held_out: Rows | None = None
     system_message: str | None = None
 
 
 class Template(Part):
-    sha256: str
+    sha256: str = ""
     end_of_turn: list[int]
     date: str | None = None
     name: str | None = None

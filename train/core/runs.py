@@ -20,6 +20,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,17 @@ MEND = "put it back from a copy of the run, or train again"
 PARTIAL = ".partial"
 """Name of the folder in checkpoints/ in which a checkpoint is being written."""
 LIBRARIES = ("govor", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes")
+
+
+class Entries(dict[str, Any]):
+    """An object of a file that we read back: an entry that is missing is a RunError which names it."""
+
+    def __init__(self, file: Path, entries: dict[str, Any]) -> None:
+        super().__init__(entries)
+        self.file = file
+
+    def __missing__(self, key: str) -> Any:
+        raise RunError(f"{self.file}: damaged, {key} is missing: {MEND}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,9 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         try:
-            manifest: dict[str, Any] = json.loads(self.manifest_file.read_bytes())
+            manifest: dict[str, Any] = json.loads(
+                self.manifest_file.read_bytes(), object_hook=partial(Entries, self.manifest_file)
+            )
             MANIFEST.validate_python(manifest)
         except ValidationError as error:
             first = error.errors()[0]
@@ -153,7 +167,7 @@ class Run:
                 numbers = all(isinstance(value, int | float) for value in entry.values())
                 if not numbers or not isinstance(entry["step"], int):
                     raise ValueError("expected numbers, among them a step")
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise RunError(f"{self.metrics_file}:{number}: damaged: {error}: {MEND}") from None
             entries.append(entry)
         return entries

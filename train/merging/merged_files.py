@@ -46,7 +46,7 @@ def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path
     files = weight_files(base)
     try:
         stored = read_headers(files)
-    except ValueError as error:
+    except BaseError as error:
         raise BaseError(f"{error}: fetch the base again") from None
     try:
         merger = TensorMerger(base, run.adapter, config.model, stored, device)

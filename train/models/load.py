@@ -135,7 +135,7 @@ def require_safe_adapter(adapter: Path) -> dict[str, Any]:
     settings = read_json(file)
     if not settings:
         raise RunError(f"{file}: it is not there, or not a JSON object: the adapter is damaged")
-    if not (adapter / "adapter_model.safetensors").is_file():
+    if (adapter / "adapter_model.bin").exists() and not (adapter / "adapter_model.safetensors").is_file():
         raise RunError(f"{adapter} has no adapter_model.safetensors; pickled weights (.bin) are never read")
     core = settings.get("megatron_core")
     named = [name for name in ("megatron_config", "corda_config", "eva_config") if settings.get(name)]

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from train.core.errors import BaseError
+
 INDEX_FILE = "model.safetensors.index.json"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes of one number, in the types that weights are computed in."""
@@ -33,7 +35,7 @@ class StoredTensor(NamedTuple):
             while view:  # Linux reads at most 2 GiB at once
                 count = file.readinto(view)
                 if not count:
-                    raise ValueError(f"{self.file} ends in the middle of a tensor")
+                    raise BaseError(f"{self.file} ends in the middle of a tensor")
                 view = view[count:]
         return data
 
@@ -45,19 +47,25 @@ def weight_files(folder: Path) -> list[Path]:
         return [single]
     if not index.is_file():
         return []
-    return [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseError(f"{index} is damaged: {error}") from None
 
 
 def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
-    """Every tensor of the files by name, in the order of their bytes; ValueError for what is no safetensors file."""
+    """Every tensor of the files by name, in the order of their bytes; BaseError for what is no safetensors file."""
     found = {}
     for path in files:
         length, header = _header(path)
-        tensors = {name: value for name, value in header.items() if name != "__metadata__"}
-        for name in sorted(tensors, key=lambda name: tensors[name]["data_offsets"]):
-            start, end = tensors[name]["data_offsets"]
-            shape = tuple(tensors[name]["shape"])
-            found[name] = StoredTensor(path, tensors[name]["dtype"], shape, 8 + length + start, end - start)
+        try:
+            tensors = {name: value for name, value in header.items() if name != "__metadata__"}
+            for name in sorted(tensors, key=lambda name: tensors[name]["data_offsets"]):
+                start, end = tensors[name]["data_offsets"]
+                shape = tuple(tensors[name]["shape"])
+                found[name] = StoredTensor(path, tensors[name]["dtype"], shape, 8 + length + start, end - start)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BaseError(f"{path} has a damaged header: {type(error).__name__} {error}") from None
     return found
 
 
@@ -99,7 +107,7 @@ def _write(file: BinaryIO, data: bytes | bytearray | StoredTensor) -> None:
         while left:
             block = source.read(min(left, 2**24))
             if not block:
-                raise ValueError(f"{data.file} ends in the middle of a tensor")
+                raise BaseError(f"{data.file} ends in the middle of a tensor")
             file.write(block)
             left -= len(block)
 
@@ -112,4 +120,4 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
             header: dict[str, Any] = json.loads(file.read(length) if length < path.stat().st_size else b"")
             return length, header
     except (ValueError, RecursionError):
-        raise ValueError(f"{path} is not a whole safetensors file") from None
+        raise BaseError(f"{path} is not a whole safetensors file") from None
