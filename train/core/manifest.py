@@ -61,9 +61,10 @@ class Parity(Part):
 
 
 class Evaluation(Part):
-    base_loss: float | None
-    tuned_loss: float | None
-    rows: int
+    base_loss: float | None = None
+    tuned_loss: float | None = None
+    rows: int = 0
+    verdict: dict[str, str] | None = None
 
 
 class Push(Part):
