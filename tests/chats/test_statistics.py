@@ -270,7 +270,7 @@ def test_min_hits_and_shares():
         ("topics:\n", "t.yaml:1: topics: expected topic names"),
         ("topics:\n  a: [b\n", "t.yaml:3: not valid YAML"),
         ("topics: \x00", "t.yaml: not valid YAML"),
-        ("[" * 5000, "t.yaml: not valid YAML"),
+        ("[" * 5000, "t.yaml:1: not valid YAML"),
         ("topics:\n  a: слово\n", "t.yaml:2: topic 'a': expected a list of words"),
         ("topics:\n  a: []\n", "t.yaml:2: topic 'a': expected a list of words"),
         ("topics:\n  a:\n    - слово\n    - '?!'\n", "t.yaml:4: topic 'a': expected a word"),

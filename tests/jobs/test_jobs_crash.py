@@ -207,7 +207,7 @@ def test_a_data_folder_under_another_name_is_the_same(tmp_path, base, name):
         client = server.client()
         file = client.files.create(file=rows(12), purpose="fine-tune")
         job = client.fine_tuning.jobs.create(
-            model="acme/tiny", training_file=file.id, hyperparameters={"n_epochs": 6}
+            model="acme/tiny", training_file=file.id, hyperparameters={"n_epochs": 40}
         ).id
         server.wait_steps(job, 1)
         server.kill()

@@ -87,7 +87,7 @@ SIMULATED = [
 """The whole models: those up to the 8B's were at hand when the plan was fitted, the others came after."""
 SMALL = [
     Case("Qwen/Qwen3-0.6B", "4x256", True, True, "off", 0.3906),
-    Case("Qwen/Qwen3-0.6B", "4x256", False, False, f"{ON},norm", 0.6166),
+    Case("Qwen/Qwen3-0.6B", "4x256", False, False, f"{ON},norm", 0.6030),
 ]
 
 
