@@ -232,7 +232,7 @@ def test_a_data_folder_under_another_name_is_the_same(tmp_path, base, name):
             server.stop()
         finally:
             if name == "mount":
-                subprocess.run(["umount", str(other)], check=True)
+                subprocess.run(["umount", "--lazy", str(other)], check=True)
 
 
 def test_an_upload_that_the_server_died_in_is_absent(tmp_path, base):
