@@ -34,6 +34,7 @@ from train.evaluation.sampling import (
     collect_answers,
     held_out_prompts,
     samples_needed,
+    spread,
     that_fit,
 )
 from train.evaluation.style import Answer
@@ -121,8 +122,7 @@ class Meter:
 
     def some_trained(self) -> list[Row]:
         """As many training rows as are held out, spread over all."""
-        rows, count = self.trained or [], min(len(self.rows), len(self.trained or []))
-        return [rows[at * len(rows) // count] for at in range(count)]
+        return spread(self.trained or [], len(self.rows))
 
 
 def evaluate(run: Run, generation: Generation | None = None) -> Comparison:
@@ -193,13 +193,11 @@ def evaluate_whole(
     )
     evaluation = evaluation._replace(not_measured=_not_measured(meter, evaluation))
     run.evaluation.mkdir(exist_ok=True)
-    write_atomically(
-        run.evaluation / "evaluation.json", json.dumps(to_json(evaluation), ensure_ascii=False, indent=1) + "\n"
-    )
+    told = to_json(evaluation)
+    write_atomically(run.evaluation / "evaluation.json", json.dumps(told, ensure_ascii=False, indent=1) + "\n")
     write_page(run, evaluation)
     if via is None:
-        told = {"verdict": {language: verdict(evaluation, language) for language in ("ru", "en")}}
-        run.update_manifest(evaluation={**run.manifest().get("evaluation", {}), **told})
+        run.update_manifest(evaluation={**run.manifest().get("evaluation", {}), "verdict": told["verdict"]})
     write_report(run, comparison.samples)
     return comparison, evaluation
 

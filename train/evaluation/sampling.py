@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from train.chats.rows import Message, Row, text_of, trained_answers, without_weight
 from train.core.config import Generation
@@ -16,6 +16,7 @@ from train.encoding.loss_mask import render
 from train.evaluation.generate import answer_batch
 from train.evaluation.style import Answer
 
+Item = TypeVar("Item")
 ENOUGH = 128
 """Answers a side, for which the position has an interval of about 0.2."""
 MOST_PROMPTS = 256
@@ -42,9 +43,13 @@ def held_out_prompts(rows: Sequence[Row]) -> list[Prompt]:
             if text := text_of(row.messages[at]).strip():
                 messages = [without_weight(message) for message in row.messages[:at]]
                 prompts.append(Prompt(messages, row.tools, Answer(number, text, turn)))
-    if len(prompts) > MOST_PROMPTS:
-        prompts = [prompts[at * len(prompts) // MOST_PROMPTS] for at in range(MOST_PROMPTS)]
-    return prompts
+    return spread(prompts, MOST_PROMPTS)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, at equal distances."""
+    count = min(most, len(items))
+    return [items[at * len(items) // count] for at in range(count)]
 
 
 def samples_needed(prompts: int) -> int:
