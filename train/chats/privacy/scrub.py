@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from train.chats.privacy.addresses import find_addresses
 from train.chats.privacy.id_numbers import find_numbers
+from train.chats.privacy.labelled import find_labelled, find_short_addresses
 from train.chats.privacy.links import find_contacts
 from train.chats.privacy.names import PLACEHOLDER_FILL, NameFinder
 from train.core.files import table_cell, write_whole
@@ -33,7 +34,20 @@ KINDS = {
     "name": "ИМЯ",
 }
 """Kind of personal data → the word of its placeholders."""
-PLACEHOLDER = re.compile(f"<(?:{'|'.join(KINDS.values())})_[0-9]+>")
+LABELLED_KINDS = {
+    "document": "ДОКУМЕНТ",
+    "number": "НОМЕР",
+    "policy": "ПОЛИС",
+    "date": "ДАТА",
+    "plate": "АВТО",
+    "wallet": "КОШЕЛЁК",
+    "secret": "КОД",
+    "place": "МЕСТО",
+    "ip": "IP",
+}
+"""The same for what has no fixed form; `number`: one that a word names and its check digit denies."""
+PLACEHOLDER_WORDS = {**KINDS, **LABELLED_KINDS}
+PLACEHOLDER = re.compile(f"<(?:{'|'.join(PLACEHOLDER_WORDS.values())})_[0-9]+>")
 
 
 class PersonalSpan(NamedTuple):
@@ -99,9 +113,11 @@ class Scrubber:
             len(text),
             [
                 *((0, *candidate) for candidate in find_contacts(text)),
-                *((1, *candidate) for candidate in find_numbers(text)),
-                *((2, 0, start, end, "address") for start, end in find_addresses(text)),
-                *((3, 0, start, end, "name") for start, end in persons),
+                *((1, *candidate) for candidate in find_labelled(text)),
+                *((2, *candidate) for candidate in find_numbers(text)),
+                *((3, 0, start, end, "address") for start, end in find_addresses(text)),
+                *((3, 1, start, end, "address") for start, end in find_short_addresses(text)),
+                *((4, 0, start, end, "name") for start, end in persons),
             ],
         )
         return [(span, persons[span.start, span.end] if span.kind == "name" else None) for span in spans]
@@ -111,7 +127,7 @@ class Scrubber:
         placeholder = self._placeholders.get(identity)
         if placeholder is None:
             self._values[kind] += 1
-            placeholder = self._placeholders[identity] = f"<{KINDS[kind]}_{self._values[kind]}>"
+            placeholder = self._placeholders[identity] = f"<{PLACEHOLDER_WORDS[kind]}_{self._values[kind]}>"
             self._originals[placeholder] = (kind, value if person is None else self._names.persons[person])
         self._counts[placeholder] += 1
         return placeholder
@@ -163,11 +179,13 @@ def _identity(kind: str, value: str) -> str:
     """The value in a form that is equal for two spellings of it."""
     if kind in ("email", "nick"):
         return value.lower()
-    if kind == "link":
+    if kind in ("link", "document"):
         return re.sub(r"^(?:https?://)?(?:www\.|m\.)?|/$", "", value.lower())
     if kind == "address":
         return re.sub(r"\W", "", value.lower())
+    if kind in ("secret", "wallet", "plate", "ip"):
+        return value
     digits = re.sub("[^0-9]", "", value)
     if kind == "phone" and len(digits) in (10, 11) and not (value.startswith("+") and digits[0] != "7"):
         return "7" + digits[-10:]
-    return digits
+    return digits or value.lower()
