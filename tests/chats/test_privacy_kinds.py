@@ -66,8 +66,9 @@ def test_what_people_type_is_found():
     figures, wrong = measured(FILE)
     report = "\n".join(["", table(figures), *wrong])
     print(report)
+    assert all(recall >= 0.9 for kind, (_, _, recall) in figures.items() if kind != "look_alike"), report
     _, precision, recall = figures["all"]
-    assert precision >= 0.97 and recall >= 0.85, report
+    assert precision >= 0.97 and recall >= 0.98, report
 
 
 def test_the_lines_are_broad():
