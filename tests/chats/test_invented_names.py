@@ -16,7 +16,7 @@ from train.chats.telegram.dialogues import Selection
     ("name", "text", "expected"),
     [
         ("Елена Викторовна Крылова", "с Еленой Викторовной Крыловой", "с Ириной Андреевной Соколовой"),
-        ("Елена Крылова", "Лене, Леночке и Ленке", "Ире, Ирочке и Ирке"),
+        ("Елена Крылова", "а Лена, Леночке и Ленке", "а Ира, Ирочке и Ирке"),
         ("Елена Крылова", "елену крылову, Лен!", "ирину соколову, Ир!"),
         ("Елена Крылова", "Крыловы приехали", "Соколовы приехали"),
         ("Елена Крылова", "lena, LENOCHKA", "ira, IROCHKA"),
@@ -46,6 +46,13 @@ def test_two_people_get_two_names_and_none_of_anybody_there():
     names = {word.strip(",") for word in replaced if len(word) > 1}
     assert len(names) == 4 and not names & {"Елена", "Ирина", "Марина", "Ольга"}
     assert scrubber.scrub("Елена и Ирина, Марина и Оля").split() == replaced
+
+
+def test_a_chat_of_more_people_than_invented_names():
+    names = ["Ирина", "Ольга", "Татьяна", "Людмила", "Екатерина", "Галина", "Анна", "Зинаида", "Елена", "Светлана"]
+    scrubber = Scrubber(names, invent=True)
+    for name in names:
+        assert scrubber.scrub(name) != name
 
 
 def test_the_personas_diminutives_stay():
@@ -78,7 +85,7 @@ def collected(export: Path, **options) -> str:
     collect_exports(
         [export], ["Катя Лис"], Path("out"), Selection(), slug="k", system=None, scrub=True, force=True, **options
     )
-    return next(Path("out").glob("k_finetuning_*")).read_text(encoding="utf-8")
+    return next(Path("out").glob("k_finetuning_*.jsonl")).read_text(encoding="utf-8")
 
 
 def test_who_is_mentioned_by_name_is_replaced(shared, working_folder):

@@ -110,10 +110,10 @@ class InventedNames:
             used = {person.given for person in self._persons.values()}
             group = NAMES[_group(name)]
             free = [given for given in group if not any(map(self._is_taken, given))]
-            chosen = next(
-                (given for given in free if given not in used), (free or group)[len(used) % len(free or group)]
-            )
-            self._persons[name] = Person(chosen, len(self._persons))
+            unused = [given for given in free if given not in used]
+            others = [given for given in group if given.full not in name.lower()]
+            known = unused or free or others  # in a chat of many people several get one name
+            self._persons[name] = Person(known[0 if unused else len(used) % len(known)], len(self._persons))
         return self._persons[name]
 
     def replace(self, name: str, written: str, form_of: Callable[[str], NameForm | None]) -> str:
@@ -157,8 +157,9 @@ class InventedNames:
             return self._free(UNCHANGING, person)
         return self._free(CONSONANTS, person) + (original[len(base) :] if original.startswith(base) else "")
 
-    def _free(self, words: tuple[str, ...], person: Person) -> str:
-        free = [word for word in words if not self._is_taken(word)] or words
+    def _free(self, stems: tuple[str, ...], person: Person) -> str:
+        endings = ("", "а", "ий", "ая", "ич", "на")
+        free = [stem for stem in stems if not any(self._is_taken(stem + ending) for ending in endings)] or stems
         return free[person.number % len(free)]
 
 

@@ -110,12 +110,16 @@ class Scrubber:
 
     def scrub(self, text: str) -> str:
         """The text without personal data; once more over the result would change nothing."""
-        while spans := self._find(text):
+        spans = self._find(text)
+        while spans:
             parts, end = [], 0
             for (kind, start, stop), person in spans:
                 parts += [text[end:start], self._replacement(kind, text[start:stop], person)]
                 end = stop
             text = "".join([*parts, text[end:]])
+            spans = self._find(text)
+            if self._invent:  # in a chat of many people an invented name may be somebody's
+                spans = [found for found in spans if found[1] is None]
         return text
 
     def _find(self, text: str) -> list[tuple[PersonalSpan, int | None]]:
