@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -293,7 +293,18 @@ def scrub(
     "--chat-template", metavar="NAME|FILE", help="Template for a --base without one; see model.chat_template."
 )
 @click.option("--max-length", type=int, help="Count rows longer than this, in tokens; needs --base.")
-@click.option("--topics", type=PATH, help="Topics as lists of words, in YAML like train/chats/topics.yaml.")
+@click.option(
+    "--topics",
+    type=PATH,
+    help="Topics as lists of words, in YAML like train/chats/topics.yaml.  [default: from the rows themselves]",
+)
+@click.option(
+    "--good",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What a good row is: min_answer, max_answer, min_letters or similar; may be repeated.",
+)
+@click.option("--lang", type=click.Choice(["ru", "en"]), help="Language of the page.  [default: by locale]")
 @click.option("-o", "--output", type=PATH, default=Path(), help="Folder for dataset_stats.json and dataset_stats.html.")
 @click.option("--force", is_flag=True, help="Replace the files.")
 def analyze(
@@ -302,17 +313,29 @@ def analyze(
     chat_template: str | None,
     max_length: int | None,
     topics: Path | None,
+    good: tuple[str, ...],
+    lang: Literal["ru", "en"] | None,
     output: Path,
     force: bool,
 ) -> None:
     """Lengths, topics, duplicates, personal data left and quality of training rows."""
+    from train.chats.statistics import good_of
     from train.chats.statistics_page import analyze as analyze_file
     from train.encoding.token_counter import token_counter
 
     if base is None and (max_length is not None or chat_template):
         raise GovorError("--max-length and --chat-template are for counting tokens: give --base too")
     load_counter = partial(token_counter, base, chat_template) if base else None
-    analyze_file(file, output, topics_file=topics, load_counter=load_counter, max_length=max_length, force=force)
+    analyze_file(
+        file,
+        output,
+        topics_file=topics,
+        load_counter=load_counter,
+        max_length=max_length,
+        good=good_of(good),
+        lang=lang,
+        force=force,
+    )
 
 
 @main.command(name="inspect")
