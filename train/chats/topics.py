@@ -24,6 +24,8 @@ NO_TOPIC = "без темы"
 CONTENT_PARTS = {"NOUN", "VERB", "INFN", "ADJF", "ADJS", "PRTF", "PRTS", "GRND"}
 AUXILIARY_VERBS = {"быть", "есть", "мочь", "стать"}  # content by their form, grammar by their use
 RUSSIAN = re.compile("[а-яё-]{1,40}")
+WORD = re.compile(r"(?=[\d_]*[^\W\d_])\w+(?:[-’']\w+)*")
+"""A word, its hyphens included, without numbers: razdel, which finds the same, takes ten times as long."""
 RATIO_WORDS = 10_000  # the type/token ratio falls as a text grows, so that only equal lengths compare
 TOP_LEMMAS = 50  # content lemmas listed
 
@@ -88,10 +90,7 @@ class Topics:
 
 def split_words(text: str) -> list[Word]:
     """The text's words, without numbers, punctuation and emoji."""
-    from razdel import tokenize
-
-    tokens = tokenize(normalize("NFC", text))  # else й may be и and a mark
-    return [_word(token.text.lower()) for token in tokens if any(map(str.isalpha, token.text))]
+    return list(map(_word, WORD.findall(normalize("NFC", text).lower())))  # else й may be и and a mark
 
 
 @lru_cache(maxsize=100_000)  # words come back: 17 of 18 in plays of 1.7 million words

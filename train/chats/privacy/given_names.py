@@ -1,7 +1,7 @@
 """Given names and what people make of them: which words name one person, in Cyrillic and in Latin letters."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,7 @@ TO_LATIN = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=50_000)
 def sounds(word: str) -> str:
     """A key that is equal for a name in Cyrillic and in any usual spelling with Latin letters: юлия, Julia, yuliya."""
     word = LATIN.sub(lambda match: LETTERS[match[0]], word.lower()) if word.isascii() else normalize_word(word)

@@ -53,6 +53,7 @@ def normalize_word(word: str) -> str:
     return word.lower().replace("ё", "е")
 
 
+@lru_cache(maxsize=5_000)
 def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
     """Every form of one word of a display name → whether it is an ordinary word too, and the cases it can be.
 

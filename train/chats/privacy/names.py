@@ -100,9 +100,10 @@ class NameFinder:
         self.forms: dict[str, list[NameForm]] = {}
         self.by_sound: dict[str, list[NameForm]] = {}
         """The same, by the sound of the forms that are long enough to be known in Latin letters."""
-        self.kept = {form for name in keep for form, _ in _forms_of_name(name, 0)}
+        self.kept = {form for name in keep for form, _ in _forms_of_name(name)}
         for person, name in enumerate(self.persons):
-            for form, found in _forms_of_name(name, person):
+            for form, found in _forms_of_name(name):
+                found = found._replace(person=person)
                 if form not in self.kept and (others or found.part != "other"):
                     self._add(self.forms, form, found)
                     if len(form) > 3 and not form.isascii() and not found.cases <= {"voct", "None"}:
@@ -156,8 +157,8 @@ class NameFinder:
 
 
 @lru_cache(maxsize=10_000)
-def _forms_of_name(name: str, person: int) -> list[tuple[str, NameForm]]:
-    """Every form of a display name's words, and of the diminutives that its given name has."""
+def _forms_of_name(name: str) -> list[tuple[str, NameForm]]:
+    """Every form of a display name's words, and of the diminutives that its given name has; `person` is left at 0."""
     forms = []
     words = WORD.findall(name)
     for position, written in enumerate(words):
@@ -170,7 +171,7 @@ def _forms_of_name(name: str, person: int) -> list[tuple[str, NameForm]]:
         for each in dict.fromkeys(names):
             inflected = inflect(each, first=position == 0 or each != word)
             forms += [
-                (form, NameForm(person, common, cases, each, part))
+                (form, NameForm(0, common, cases, each, part))
                 for form, (common, cases) in inflected.items()
                 if form not in FAMOUS
                 if form not in FAMOUS
