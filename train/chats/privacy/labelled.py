@@ -19,21 +19,21 @@ def _any_case(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-TOKEN = r"(?=[^\s,;]*[0-9_])(?!802\.)[A-Za-zА-Яа-яЁё0-9_!#$%&*+.@^~-]{4,40}"
+TOKEN = r"(?=[^\s,;]{0,60}[0-9_])(?!802\.)[A-Za-zА-Яа-яЁё0-9_!#$%&*+.@^~-]{4,40}"
 """What a password looks like: no spaces, and a digit or a low line."""
 WORDS_BETWEEN = r"(?:[\s(—–:=-]{1,3}(?:[а-яё]{1,14}|wi-?fi|[a-z]{3,8}(?=\s))){0,4}?"
 IS = r"\s{0,2}(?:[:=—–-]|это|такой)?\s{0,2}"
 PASSWORDS = [
     _any_case(
         rf"(?<!\w)(?:парол[ьяеюи]м?|пасс(?:ворд)?|password|passwd|pwd|pass|пин(?:-?\s?код\w{{0,2}})?){WORDS_BETWEEN}{IS}"
-        rf"(?<![\w-])(?P<value>(?=[^\s,;]*(?:[^\W\d]|[0-9]{{4}})){TOKEN})(?!\s?(?:год|раз|руб|дн|мин))"
+        rf"(?<![\w-])(?P<value>(?=[^\s,;]{{0,60}}(?:[^\W\d]|[0-9]{{4}})){TOKEN})(?!\s?(?:год|раз|руб|дн|мин))"
     ),
     _any_case(
-        r"(?<!\w)(?:пароль|пасс|password|pass)\s?[:=]\s?(?P<value>(?=[^\s]*[A-Za-z])[A-Za-z0-9_!#$%&*+.@^~-]{5,40})"
+        r"(?<!\w)(?:пароль|пасс|password|pass)\s?[:=]\s?(?P<value>(?=[^\s]{0,60}[A-Za-z])[A-Za-z0-9_!#$%&*+.@^~-]{5,40})"
     ),
     _any_case(
         rf"(?<!\w)(?:вай[\s-]?фа[йяе]\w?|wi-?fi|вифи|вафл[ия]|роутер\w{{0,2}}){WORDS_BETWEEN}{IS}(?<![\w-])"
-        rf"(?P<value>(?=[^\s,;]{{6}})(?:(?=[^\s,;]*[^\W\d]){TOKEN}|[0-9]{{8,20}}))"
+        rf"(?P<value>(?=[^\s,;]{{6}})(?:(?=[^\s,;]{{0,60}}[^\W\d]){TOKEN}|[0-9]{{8,20}}))"
     ),
 ]
 DOOR = r"(?:домофон|калитк|подъезд|двер[ьие]|ворот|шлагбаум)\w{0,3}"
@@ -46,11 +46,12 @@ DOOR_CODES = [
     ),
     _any_case(rf"(?<!\w)код\w{{0,2}}{IS}(?P<value>[0-9]{{3,6}})(?=\s(?:от|на|в|для)?\s?{DOOR})"),
     _any_case(r"(?<![\w-])(?P<value>[0-9]{1,3}[кk][0-9]{4})(?![\w-])"),
+    _any_case(r"(?<!\w)домофон\W{1,3}[0-9]{1,4}\W{1,3}(?:ключ|код|вызов|потом)\W{1,3}(?P<value>[0-9]{3,6})(?![\w-])"),
 ]
 ONE_TIME = _any_case(
     r"смс|sms|подтвержд|вход|приш[её]?л|прислал|сообщ|телеграм|банк|госуслуг|никому|ваш код|продикту|авториз"
 )
-CODE = r"(?P<value>[0-9]{4,8}|[0-9]{3}[\s-][0-9]{3}|[0-9]{2}-[0-9]{2}-[0-9]{2})(?![\w-])(?!\s?(?:руб|₽|шт|год))"
+CODE = r"(?P<value>[0-9]{4,8}|[0-9]{3}[\s-][0-9]{3}|[0-9]{2}-[0-9]{2}(?:-[0-9]{2})?)(?![\w-])(?!\s?(?:руб|₽|шт|год))"
 ONE_TIME_CODES = [
     _any_case(
         rf"(?<!\w)код(?:а|ом|у|ы|ик)?(?!\w)(?!\s(?:товар|ошибк|город|стран|регион))[^0-9\n]{{0,28}}(?<![\w.-]){CODE}"
@@ -89,8 +90,8 @@ IBAN_LENGTHS = {
 """Country → characters of its account numbers (ISO 13616 registry)."""
 BASE58 = "[1-9A-HJ-NP-Za-km-z]"
 WALLET = re.compile(
-    rf"(?<![\w/=-])(?:(?=\S*[a-z])(?=\S*[A-Z])(?=\S*[0-9])[13]{BASE58}{{25,34}}|(?:bc1|ltc1|tb1)[a-z0-9]{{25,87}}|0x[0-9a-fA-F]{{40}}|"
-    rf"(?=\S*[a-z])(?=\S*[0-9])T{BASE58}{{33}}|(?=\S*[a-z])(?=\S*[A-Z])[EU]Q[A-Za-z0-9_-]{{46}}|4[0-9AB]{BASE58}{{93}})(?![\w-])"
+    rf"(?<![\w/=-])(?:(?=\S{{0,100}}[a-z])(?=\S{{0,100}}[A-Z])(?=\S{{0,100}}[0-9])[13]{BASE58}{{25,34}}|(?:bc1|ltc1|tb1)[a-z0-9]{{25,87}}|0x[0-9a-fA-F]{{40}}|"
+    rf"(?=\S{{0,100}}[a-z])(?=\S{{0,100}}[0-9])T{BASE58}{{33}}|(?=\S{{0,100}}[a-z])(?=\S{{0,100}}[A-Z])[EU]Q[A-Za-z0-9_-]{{46}}|4[0-9AB]{BASE58}{{93}})(?![\w-])"
 )
 TOKENS = re.compile(
     r"(?<![\w-])(?:[0-9]{8,10}:[A-Za-z0-9_-]{30,}|sk-[A-Za-z0-9_-]{20,}|vk1\.a\.[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|"
@@ -103,6 +104,12 @@ PLACES = [
         r"(?<!\w)ш(?:ир(?:ота)?\.?)?\W{0,3}(?P<lat>[0-9]{1,2}\.[0-9]{3,})\W{1,3}д(?:олг(?:ота)?\.?)?\W{0,3}(?P<lon>[0-9]{1,3}\.[0-9]{3,})"
     ),
 ]
+PLACES.append(
+    _any_case(
+        r"(?<![\w.])(?P<lat>[0-9]{1,2}\.[0-9]{3,})\s?°?\s?с\.?\s?ш\.?[\s,;]{0,3}"
+        r"(?P<lon>[0-9]{1,3}\.[0-9]{3,})\s?°?\s?в\.?\s?д(?!\w)"
+    )
+)
 ARC = r"[0-9]{1,3}°\s?[0-9]{1,2}['′’]\s?[0-9]{1,2}(?:[.,][0-9]+)?(?:[\"″”]|'')?\s?"
 ARCS = _any_case(rf"(?<!\w){ARC}[NSСЮ][\s.,сш]{{0,6}}{ARC}[EWВЗ]")
 OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
@@ -111,16 +118,22 @@ IP6 = _any_case(
     r"(?<![\w:.])(?=[0-9a-f:]*[0-9a-f]{3})(?:(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|(?:[0-9a-f]{1,4}:){1,6}:(?:[0-9a-f]{1,4}:){0,5}[0-9a-f]{1,4})(?![\w:])"
 )
 NO_IP = _any_case(r"(?:верси|python|питон|пункт|п\.|обнов|гост|раздел|глав|v\.?)\w*[\s№:]*(?:до\s)?$")
+IP_WORD = _any_case(r"(?<!\w)(?:ip|айпи\w{0,3}|сервер\w{0,2}|сервак\w{0,2}|хост\w{0,2}|vpn)(?!\w)")
 POLICY = _any_case(
     r"(?<!\w)(?:полис\w{0,2}|омс|енп)(?!\w)[^0-9\n]{0,30}(?P<value>[0-9]{4}(?:[\s-]?[0-9]{4}){3})(?![\w-])"
 )
+PAPERS = _any_case(
+    r"(?<!\w)(?:ву|права|водительск\w{2,3}(?:\sудостоверени\w)?|стс|птс|кпп)\W{1,3}(?:номер\W{1,2})?"
+    r"(?P<value>[0-9]{2}\s?[0-9а-яa-z]{2}\s?[0-9]{6}|[0-9]{9})(?![\w-])"
+)
+"""Driving licence, papers of a car, the tax code of a company's branch."""
 NETWORK = (
     r"(?:телег[аеуи]|телеграмм?[аеу]?|тг|tg|telegram|инст[аеуы]|инстаграмм?[аеу]?|insta(?:gram)?|скайпе?|skype|вк|vk|вконтакте|"
     r"дискорде?|discord|тикток\w?|твиттер\w?|ник|юзернейм)"
 )
 NICKS = [
     _any_case(
-        rf"(?<!\w){NETWORK}(?:\s(?:в|мой|моя|у меня)(?:\s{NETWORK})?)?(?:(?P<sign>\s?[:=—–-]\s?)|\s{{1,2}})"
+        rf"(?<!\w){NETWORK}(?:\s(?:в|мой|моя|у меня|я|это)(?:\s{NETWORK})?)?(?:(?P<sign>\s?[:=—–-]\s?)|\s{{1,2}})"
         r"(?P<value>@?(?=[A-Za-z0-9_.]{4})_*[A-Za-z][A-Za-z0-9_.]*[A-Za-z0-9_])(?![\w@/]|\.[A-Za-z])"
     )
 ]
@@ -149,7 +162,8 @@ SPELLED = _any_case(
     r"(?<![\w-])(?P<sign>\+\s?)?(?P<digits>[789](?:[\s._/-]{1,2}[0-9]{1,4}){3,10})(?![\w-])(?!\s?(?:руб|₽|км|шт|лет|раз))"
 )
 BARE = _any_case(
-    r"(?<!\w)номер\w{0,2}(?!\s(?:заказ|трек|договор|заявк|товар|отправ|посылк|накладн|чек|счет|счёт|брон|билет|дела))"
+    r"(?<!заказ )(?<!заявка )(?<!трек )(?<!\w)номер\w{0,2}"
+    r"(?!\s(?:заказ|трек|договор|заявк|товар|отправ|посылк|накладн|чек|счет|счёт|брон|билет|дела))"
     r"(?:\s[а-яё]{2,14}){0,2}\s?[:=—–-]?\s?(?P<value>9[0-9]{9})(?![\w-])"
 )
 LOCAL = _any_case(
@@ -165,6 +179,8 @@ AT = r"(?:\s?@\s?|\s?[\[(]?\s?собак[аиу]\s?[\])]?\s?|\s?\(?собачк[
 SPOKEN_EMAIL = _any_case(
     rf"(?<![\w.-])\w[\w.+-]*(?:\s(?:тире|дефис|минус|точка|подч[её]ркивание|нижнее\sподч[её]ркивание)\s\w+){{0,3}}{AT}{PROVIDER}"
     rf"{DOT}(?:ru|ру|com|ком|net|нет|org|орг|ua|by|kz|me|рф|su)(?!\w)"
+    rf"|(?<![\w.-])\w[\w.+-]*{AT}(?:mail|yandex|gmail|list|inbox|bk|rambler|яндекс|ме?[ий]л|мэйл|гмейл|джимейл|инбокс|рамблер)"
+    r"\s(?:ru|ру|com|ком)(?!\w)"
 )
 STREETS = word_set(
     """
@@ -180,7 +196,13 @@ HOUSE_AND_FLAT = _any_case(
 EXPIRY = re.compile(
     r"(?<![\w/.])(?P<date>(?:0[1-9]|1[0-2])[/.](?:2[0-9]|3[0-9]))(?![\w/.]*[0-9])(?:[\s,;]{1,3}(?P<code>[0-9]{3})(?![\w-]))?"
 )
-CARD_CODE = _any_case(r"(?<!\w)(?:cvv2?|cvc2?|цвв|цвс|свв|свс|три\sцифры|код)\W{0,3}(?P<code>[0-9]{3})(?![\w-])")
+NAMED_EXPIRY = _any_case(
+    r"(?<!\w)(?:срок\s(?:действия|карты)|(?:действует|действительна|годна)\sдо)\W{1,3}"
+    r"(?P<date>(?:0[1-9]|1[0-2])[/.][23][0-9])(?![\w/.]*[0-9])"
+)
+CARD_CODE = _any_case(
+    r"(?<!\w)(?:(?:cvv2?|cvc2?|цвв|цвс|свв|свс)(?:\s?-?код)?|три\sцифры|код)\W{0,3}(?P<code>[0-9]{3})(?![\w-])"
+)
 CARD_WORD = _any_case(r"(?<!\w)(?:cvv|cvc|цвв|цвс|свв|свс|карт[аыуео])")
 CARD_NUMBER = re.compile(r"(?<![0-9])[0-9]{4}(?:[\s-]?[0-9]{4}){3}(?![0-9])")
 
@@ -199,7 +221,9 @@ def find_labelled(text: str) -> Iterator[Finding]:
         if any(part in lower for part in word):
             for pattern in patterns:
                 for match in pattern.finditer(text):
-                    if kind != "nick" or _is_nick(match):
+                    if kind == "nick" and not _is_nick(match):
+                        continue
+                    if kind != "email" or _is_spoken_email(match[0].lower()):
                         yield 0, *_value(match), kind
     for secret in find_secrets(text) if MAY_BE_SECRET.search(text) else ():
         yield 1, secret.start, secret.end, "secret"
@@ -210,7 +234,7 @@ def find_labelled(text: str) -> Iterator[Finding]:
 def find_short_addresses(text: str) -> Iterator[tuple[int, int]]:
     """Spans of addresses as a taxi gets them: street, house and flat in figures, `ленина 15-42`."""
     for match in HOUSE_AND_FLAT.finditer(text) if DIGIT.search(text) else ():
-        if _is_street(match["street"].lower()):
+        if _is_street(match["street"]):
             yield match.span()
 
 
@@ -240,12 +264,13 @@ def _with_digits(text: str, lower: str) -> Iterator[Finding]:
                 yield 0, *match.span(), "place"
     for match in IP.finditer(text) if text.count(".") >= 3 else ():
         high = any(int(octet) >= 64 for octet in match["ip"].split("."))
-        if high and not NO_IP.search(text[max(0, match.start() - 24) : match.start()]):
+        named = IP_WORD.search(text[max(0, match.start() - 24) : match.start()])
+        if (high or named) and not NO_IP.search(text[max(0, match.start() - 24) : match.start()]):
             yield 0, *match.span(), "ip"
     for match in SPELLED.finditer(text):
         if _is_spelled_phone(match):
             yield 2, *match.span(), "phone"
-    if CARD_WORD.search(text) or CARD_NUMBER.search(text):
+    if CARD_WORD.search(text) or "срок" in lower or "до " in lower or CARD_NUMBER.search(text):
         yield from _card_parts(text)
 
 
@@ -256,6 +281,8 @@ def _card_parts(text: str) -> Iterator[Finding]:
         yield 1, *match.span("date"), "secret"
         if match["code"]:
             yield 1, *match.span("code"), "secret"
+    for match in NAMED_EXPIRY.finditer(text):
+        yield 1, *match.span("date"), "secret"
     for match in CARD_CODE.finditer(text):
         if has_number or match[0][:3].lower() not in ("код",):
             yield 1, *match.span("code"), "secret"
@@ -279,6 +306,11 @@ def _is_nick(match: re.Match[str]) -> bool:
     if NO_NICK.match(nick) or nick.lower() in ("http", "https", "www"):
         return False
     return bool(match["sign"] or nick.startswith("@") or re.search(r"[0-9_.]", nick))
+
+
+def _is_spoken_email(address: str) -> bool:
+    """Whether it is no talk of a dog: `наша собака mail.ru` has neither Latin letters before nor a `точка` after."""
+    return not re.match("[а-яё]+ собак", address) or "точка" in address
 
 
 def _is_spelled_phone(match: re.Match[str]) -> bool:
@@ -326,16 +358,10 @@ def _digits_of(words: list[str]) -> str:
 
 def _is_street(word: str) -> bool:
     """Whether a street can be called so: a surname's genitive (`ленина`), an adjective (`садовая`), a known word."""
-    if word in STREETS:
-        return True
-    return any(
+    cases = {"nomn", "accs", "loct"} if word[0].isupper() else {"nomn", "accs"}
+    return word.lower() in STREETS or any(
         ("Surn" in parse.tag and parse.tag.case == "gent")
-        or (
-            parse.tag.POS == "ADJF"
-            and parse.tag.gender == "femn"
-            and parse.tag.case in ("nomn", "accs")
-            and parse.score > 0.3
-        )
+        or (parse.tag.POS == "ADJF" and parse.tag.gender == "femn" and parse.tag.case in cases and parse.score > 0.1)
         for parse in analyse(word)
     )
 
@@ -348,6 +374,7 @@ WITH_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
     (("рожд", "родил", "р"), BIRTH_DATES, "date"),
     (("полис", "омс", "енп"), [POLICY], "policy"),
     (("номер",), [BARE], "phone"),
+    (("ву", "водит", "прав", "стс", "птс", "кпп"), [PAPERS], "number"),
     ((), [LOCAL], "phone"),
     ((), [WALLET], "wallet"),
     ((), [TOKENS], "secret"),

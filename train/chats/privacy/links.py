@@ -39,6 +39,7 @@ DOCUMENTS = {
     r"docs\.google\.com": "(?:document|spreadsheets|presentation|forms)/",
     r"drive\.google\.com": "(?:file|drive|open)",
     r"meet\.google\.com|(?:[a-z0-9]+\.)?zoom\.us|telemost\.yandex\.ru|teams\.microsoft\.com|join\.skype\.com": r"\w",
+    r"forms\.gle|forms\.yandex\.(?:ru|com)|docs\.yandex\.(?:ru|com)|notion\.so|miro\.com": r"\w",
     r"disk\.yandex\.(?:ru|com)|yadi\.sk|cloud\.mail\.ru|1drv\.ms|(?:www\.)?dropbox\.com|mega\.nz|discord\.gg": r"\w",
 }
 """By site: how a path begins that leads to a document or a call."""
