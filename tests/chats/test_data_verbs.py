@@ -143,7 +143,8 @@ class TestScrub:
 
 class TestAnalyze:
     def test_tables_json_and_page(self, base):
-        result = govor("analyze", ROWS, "-o", "out", "--base", str(base), "--max-length", "600")
+        topics = str(REPOSITORY / "train/chats/topics.yaml")
+        result = govor("analyze", ROWS, "-o", "out", "--base", str(base), "--max-length", "600", "--topics", topics)
         assert result.exit_code == 0, result.output
         assert "вопросы к себе" in result.stdout
         stats = json.loads(Path("out/dataset_stats.json").read_bytes())
