@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -225,7 +225,8 @@ def train(config: Path, arguments: tuple[str, ...], resume: bool) -> None:
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day.")
 @click.option("--most-per-chat", type=click.IntRange(1), help="Take so many exchanges of a chat, the latest.")
 @click.option("--system", help="System message put before every row.")
-@click.option("--scrub/--no-scrub", default=True, show_default=True, help="Replace personal data by placeholders.")
+@click.option("--scrub/--no-scrub", default=True, show_default=True, help="Replace personal data and others' names.")
+@click.option("--placeholders", is_flag=True, help="Names become <ИМЯ_1>, … instead of invented names.")
 @click.option("-o", "--output", type=PATH, default=Path(), help="Folder for the files.")
 @click.option("--force", is_flag=True, help="Replace the files.")
 def collect(
@@ -241,6 +242,7 @@ def collect(
     most_per_chat: int | None,
     system: str | None,
     scrub: bool,
+    placeholders: bool,
     output: Path,
     force: bool,
 ) -> None:
@@ -261,20 +263,27 @@ def collect(
         leave_out=words_filter(leave_out) if leave_out else None,
         most_exchanges=most_per_chat,
     )
-    collect_exports(exports, persona, output, selection, slug=slug, system=system, scrub=scrub, force=force)
+    options = {"scrub": scrub, "placeholders": placeholders, "force": force}
+    collect_exports(exports, persona, output, selection, slug=slug, system=system, **options)
 
 
 @main.command()
 @click.argument("file", type=PATH)
 @click.option("--name", "names", multiple=True, help="A name to replace in all its forms; may be repeated.")
 @click.option("--keep", multiple=True, help="A name that stays, such as the persona's; may be repeated.")
+@click.option("--placeholders", is_flag=True, help="Names become <ИМЯ_1>, … instead of invented names.")
 @click.option("-o", "--output", type=PATH, help="File to write.  [default: FILE_scrubbed.jsonl]")
 @click.option("--force", is_flag=True, help="Replace the file.")
-def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Path | None, force: bool) -> None:
-    """Replace personal data in rows by placeholders; what was replaced goes to a private file beside the rows."""
+def scrub(
+    file: Path, names: tuple[str, ...], keep: tuple[str, ...], placeholders: bool, output: Path | None, force: bool
+) -> None:
+    """Replace personal data in rows by placeholders, names by invented ones of the same gender and form.
+
+    What was replaced goes to a private file beside the rows.
+    """
     from train.chats.scrub_rows import scrub_file
 
-    scrub_file(file, output, names=names, keep=keep, force=force)
+    scrub_file(file, output, names=names, keep=keep, placeholders=placeholders, force=force)
 
 
 @main.command()
@@ -284,7 +293,18 @@ def scrub(file: Path, names: tuple[str, ...], keep: tuple[str, ...], output: Pat
     "--chat-template", metavar="NAME|FILE", help="Template for a --base without one; see model.chat_template."
 )
 @click.option("--max-length", type=int, help="Count rows longer than this, in tokens; needs --base.")
-@click.option("--topics", type=PATH, help="Topics as lists of words, in YAML like train/chats/topics.yaml.")
+@click.option(
+    "--topics",
+    type=PATH,
+    help="Topics as lists of words, in YAML like train/chats/topics.yaml.  [default: from the rows themselves]",
+)
+@click.option(
+    "--good",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What a good row is: min_answer, max_answer, min_letters or similar; may be repeated.",
+)
+@click.option("--lang", type=click.Choice(["ru", "en"]), help="Language of the page.  [default: by locale]")
 @click.option("-o", "--output", type=PATH, default=Path(), help="Folder for dataset_stats.json and dataset_stats.html.")
 @click.option("--force", is_flag=True, help="Replace the files.")
 def analyze(
@@ -293,17 +313,29 @@ def analyze(
     chat_template: str | None,
     max_length: int | None,
     topics: Path | None,
+    good: tuple[str, ...],
+    lang: Literal["ru", "en"] | None,
     output: Path,
     force: bool,
 ) -> None:
     """Lengths, topics, duplicates, personal data left and quality of training rows."""
+    from train.chats.statistics import good_of
     from train.chats.statistics_page import analyze as analyze_file
     from train.encoding.token_counter import token_counter
 
     if base is None and (max_length is not None or chat_template):
         raise GovorError("--max-length and --chat-template are for counting tokens: give --base too")
     load_counter = partial(token_counter, base, chat_template) if base else None
-    analyze_file(file, output, topics_file=topics, load_counter=load_counter, max_length=max_length, force=force)
+    analyze_file(
+        file,
+        output,
+        topics_file=topics,
+        load_counter=load_counter,
+        max_length=max_length,
+        good=good_of(good),
+        lang=lang,
+        force=force,
+    )
 
 
 @main.command(name="inspect")

@@ -18,7 +18,7 @@ NAMES = (
     *("trl", "peft", "transformers", "tokenizers", "huggingface_hub", "accelerate", "datasets", "multiprocess", "dill"),
     *("xxhash", "fsspec", "httpx2", "httpcore2", "truststore", "anyio", "msgspec", "pydantic", "pydantic_core"),
     *("annotated-types", "typing-inspection", "typing_extensions", "pymorphy3", "pymorphy3-dicts-ru", "DAWG2-Python"),
-    *("razdel", "datasketch", "ijson", "fastapi", "starlette", "uvicorn", "python-multipart", "annotated-doc", "click"),
+    *("datasketch", "ijson", "fastapi", "starlette", "uvicorn", "python-multipart", "annotated-doc", "click"),
     *("rich", "zstandard"),
 )
 BITSANDBYTES = "bitsandbytes"

@@ -57,10 +57,11 @@ class TestCollect:
         assert "Ольг" not in text
         assert "916" not in text
         assert "<ТЕЛЕФОН_1>" in text
-        assert "Наташа, это <ИМЯ_1>" in text, "the persona's own name stays"
+        assert "Наташа, это Ирина" in text and "Ответь Ирине" in text, "the persona's own name stays"
+        assert "ИМЯ" not in text
 
     def test_the_table_of_what_was_replaced_is_private_and_beside(self, export):
-        govor("collect", str(export), "--persona", "user1", "-o", "out")
+        govor("collect", str(export), "--persona", "user1", "-o", "out", "--placeholders")
         table = next(Path("out").glob("*_replaced.csv"))
         lines = table.read_text(encoding="utf-8").splitlines()
         rows = {row["placeholder"]: row for row in csv.DictReader(lines)}
@@ -117,13 +118,15 @@ class TestScrub:
         asked = [{"role": "user", "content": f"Пишите Ивану: ivan{n}@mail.ru"} for n in range(10)]
         rows = [{"messages": [question, answer]} for question in asked]
         Path("my.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-        result = govor("scrub", "my.jsonl", "--name", "Иван")
+        result = govor("scrub", "my.jsonl", "--name", "Иван", "--placeholders")
         assert result.exit_code == 0, result.output
         assert "my_scrubbed.jsonl: 10 rows, 20 places replaced" in result.stdout
         text = Path("my_scrubbed.jsonl").read_text(encoding="utf-8")
         assert "Пишите <ИМЯ_1>: <ПОЧТА_10>" in text
         assert stat.S_IMODE(Path("my_scrubbed_replaced.csv").stat().st_mode) == 0o600
         assert govor("scrub", "my.jsonl", "--name", "Иван").exit_code == 2
+        govor("scrub", "my.jsonl", "--name", "Иван", "-o", "invented.jsonl")
+        assert "Пишите Николаю: <ПОЧТА_10>" in Path("invented.jsonl").read_text(encoding="utf-8")
         Path("my_scrubbed.jsonl").unlink()
         Path("my_scrubbed_replaced.csv").write_text("mine")
         result = govor("scrub", "my.jsonl")
@@ -140,7 +143,8 @@ class TestScrub:
 
 class TestAnalyze:
     def test_tables_json_and_page(self, base):
-        result = govor("analyze", ROWS, "-o", "out", "--base", str(base), "--max-length", "600")
+        topics = str(REPOSITORY / "train/chats/topics.yaml")
+        result = govor("analyze", ROWS, "-o", "out", "--base", str(base), "--max-length", "600", "--topics", topics)
         assert result.exit_code == 0, result.output
         assert "вопросы к себе" in result.stdout
         stats = json.loads(Path("out/dataset_stats.json").read_bytes())

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.conftest import REPOSITORY
+from train.chats.learned_topics import learn_topics
 from train.chats.readers import read_rows
 from train.chats.rows import Row, row_to_object, text_of
 from train.chats.rules import row_problems
-from train.chats.statistics import CRITERIA, GOOD_ROW, statistics
+from train.chats.statistics import CRITERIA, GOOD_ROW, good_of, statistics
 from train.chats.statistics_page import to_terminal, write_json, write_page
+from train.chats.statistics_words import ENGLISH, RUSSIAN, language_of_locale
 from train.chats.topics import NO_TOPIC, load_topics, split_words
 from train.core.errors import DataError, GovorError
 
@@ -440,3 +443,106 @@ def test_chat_text_is_on_no_page():
     write_json(stats, Path("stats.json"))
     for path in ("page.html", "stats.json"):
         assert not any(answer[:20] in Path(path).read_text(encoding="utf-8") for answer in [ANSWER, *OTHERS])
+
+
+# Topics from the rows themselves, what is good, languages
+
+PLANTED = {
+    "кредит": "кредит банк платёж процент ипотека долг карта ставка заём вклад деньги рубль",
+    "сад": "грядка рассада теплица помидор огурец дача лопата семена урожай яблоня полив сорняк",
+    "врач": "врач больница таблетка анализ давление температура горло кашель рецепт укол диагноз",
+    "поезд": "поезд вокзал билет вагон отпуск море отель рейс аэропорт чемодан виза пляж",
+}
+COMMON = "день человек дело время вопрос ответ совет дом утро вечер думать знать сказать хотеть понимать Марина Игорь"
+
+
+def planted_rows(count: int, seed: int) -> tuple[list[str], list[Row]]:
+    rng = random.Random(seed)
+    names, rows = [], []
+    for line in range(1, count + 1):
+        name = rng.choice(list(PLANTED))
+        words = rng.choices(PLANTED[name].split(), k=rng.randint(3, 6)) + rng.choices(COMMON.split(), k=7)
+        rng.shuffle(words)
+        names.append(name)
+        rows.append(row(" ".join(words[:6]), " ".join(words[6:]), line=line))
+    return names, rows
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_planted_topics_are_found(seed):
+    names, rows = planted_rows(400, seed)
+    texts = [
+        [word.lemma for text in map(text_of, each.messages) for word in split_words(text) if not word.is_name]
+        for each in rows
+    ]
+    learned = learn_topics(texts)
+    by_topic: dict[str | None, Counter[str]] = {}
+    for name, topic in zip(names, learned, strict=True):
+        by_topic.setdefault(topic, Counter())[name] += 1
+    assert len(by_topic) == 4, "as many as were planted"
+    assert sum(counts.most_common(1)[0][1] for counts in by_topic.values()) >= 0.9 * 400
+    for topic, counts in by_topic.items():
+        planted = {word.lemma for word in split_words(PLANTED[counts.most_common(1)[0][0]])}
+        assert len(topic.split(", ")) == 3 and set(topic.split(", ")) <= planted
+    assert learned == learn_topics(texts)
+
+
+def test_topics_of_the_rows_are_the_default_and_names_are_none():
+    _, rows = planted_rows(400, 1)
+    topics = statistics(rows).topics
+    assert sum(share.rows for share in topics.values()) == 400
+    assert not any(name in topic for topic in topics for name in ("марина", "игорь"))
+
+
+def test_a_handful_of_rows_has_no_topics():
+    assert list(statistics([row("Что?", ANSWER)]).topics) == [NO_TOPIC]
+
+
+def test_what_is_good_is_the_users_to_say():
+    rows = [row("Что делать?", "б" * 30, line=4), row("Как?", "Пиши на a@b.ru, жду. " + ANSWER, line=9)]
+    failed = measure(*rows).quality.rows
+    assert [(each.line, each.reasons) for each in failed] == [
+        (4, {"answer_length": "30"}),
+        (9, {"personal_data": "email"}),
+    ]
+    quality = measure(*rows, good=good_of(["min_answer=20", "max_answer=50"])).quality
+    assert [each.line for each in quality.rows] == [9]
+    assert "each of 20 to 50 characters" in quality.definition
+
+
+@pytest.mark.parametrize("setting", ["shortest=3", "min_answer=viele", "min_letters=3", "min_answer=9000", "x"])
+def test_bad_settings_of_good(setting):
+    with pytest.raises(GovorError, match="--good"):
+        good_of([setting])
+
+
+def test_a_failing_count_leads_to_its_rows():
+    stats = measure(row("Что делать?", "б" * 30, line=4), row("Как?", ANSWER, line=5))
+    write_page(stats, Path("page.html"), title="my.jsonl, 2026-11-29")
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert "<title>my.jsonl, 2026-11-29: 2 rows</title>" in text
+    assert '<a href="#fails-answer_length">1</a>' in text and 'id="fails-answer_length"' in text
+    assert "<td>4</td><td>30</td>" in text
+    assert 'href="#fails-echo"' not in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(to_terminal(stats))
+    assert "Rows with answers too short or too long" in console.export_text()
+
+
+def test_every_text_of_the_page_is_there_in_russian():
+    """A text without Russian wording would be a KeyError; every row fails something, so that all texts are met."""
+    rows = [row("7" * 10, "7" * 5, weight=7), row("Как?", "a@b.ru"), *[row("Что делать?", "б" * 100)] * 300]
+    stats = measure(*rows, channels={"Дача": 3}, count_tokens=lambda row: len(row.messages[0]["content"]), max_length=5)
+    write_page(stats, Path("page.html"), title="x", lang="ru")
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert '<html lang="ru">' in text and "302 строк" in text
+    assert not re.search(r"[A-Z]{3,} [a-z_]+|rows|row is", re.sub("(?s)<svg.*?</svg>|<style.*?</style>", "", text))
+    assert set(ENGLISH) <= set(RUSSIAN)
+
+
+@pytest.mark.parametrize(("value", "lang"), [("ru_RU.UTF-8", "ru"), ("en_US.UTF-8", "en"), ("de_DE", "en")])
+def test_language_by_locale(monkeypatch, value, lang):
+    for name in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", value)
+    assert language_of_locale() == lang

@@ -16,12 +16,14 @@ whatsapp.py         and vk.py, discord.py, instagram.py, chatgpt.py: a reader ea
 html_pages.py       pages as a stream of elements; json_streams.py JSON as one of events
 sources.py          files on the disk or in a zip, and their beginnings
 telegram/           Telegram's readers; govor collect: messages of any chat → one person's rows
-scrub_rows.py       govor scrub: placeholders for personal data in rows
+scrub_rows.py       govor scrub: rows without personal data
 privacy/            finds personal data and secrets in texts
 
 duplicates.py       texts that are equal or nearly so
 split.py            which rows are held out
 statistics.py       govor analyze: what a file of rows is like, in numbers
 statistics_page.py  the same as tables, page and JSON
-topics.py           topics by lists of words, and the vocabulary; topics.yaml are the lists
+statistics_words.py the page's words in English and Russian
+topics.py           topics by lists of words, and the vocabulary; topics.yaml are such lists
+learned_topics.py   topics that come from the rows themselves
 """

@@ -42,6 +42,8 @@ class ChatMessage(NamedTuple):
     """Whether it is the service message that opens a topic of a forum."""
     from_bot: bool = False
     """Whether only a bot can have sent it."""
+    mentions: tuple[str, ...] = ()
+    """Names in the text that lead to a person: what Telegram makes of a mention of somebody without a @name."""
 
     @property
     def spoken(self) -> bool:

@@ -12,15 +12,18 @@ from train.chats.rows import Message, Row, row_to_json
 from train.core.files import require_new, write_whole
 
 
-def scrub_file(file: Path, output: Path | None, *, names: Iterable[str], keep: Iterable[str], force: bool) -> None:
-    """Write the file's rows with placeholders, and beside them the private table of what was replaced.
+def scrub_file(
+    file: Path, output: Path | None, *, names: Iterable[str], keep: Iterable[str], placeholders: bool, force: bool
+) -> None:
+    """Write the file's rows without personal data, and beside them the private table of what was replaced.
 
-    Forms of `names` are replaced, forms of `keep` stay; `output` is by default FILE_scrubbed.jsonl.
+    Forms of `names` become invented names, or with `placeholders` <ИМЯ_1>, …; forms of `keep` stay. `output` is by
+    default FILE_scrubbed.jsonl.
     """
     target = output or file.with_name(f"{file.name.split('.')[0]}_scrubbed.jsonl")
     for path in (target, replacement_table_path(target)):
         require_new(path, force)
-    scrubber = Scrubber(names, keep)
+    scrubber = Scrubber(names, keep, invent=not placeholders)
     rows = [scrub_row(row, scrubber) for row in read_rows(file)]
     write_whole(target, (row_to_json(row) + "\n" for row in rows), replace=force)
     table = write_replacement_table(scrubber, target, force=force)

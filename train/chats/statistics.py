@@ -11,29 +11,62 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 
-from msgspec import Struct
+from msgspec import Struct, ValidationError, convert
 
 from train.chats.duplicates import near_duplicate_groups
 from train.chats.privacy.scrub import find_personal_data
 from train.chats.rows import Message, Row, is_trained, row_to_json, row_to_object, text_of
 from train.chats.rules import row_problems
 from train.chats.topics import Topics, Vocabulary, topics_and_vocabulary
-from train.core.errors import DataError
+from train.core.errors import DataError, GovorError
 
-SIMILAR = 0.6  # Jaccard similarity of two conversations from which they are near-duplicates
-MIN_ANSWER, MAX_ANSWER = 40, 2000  # characters
-MIN_LETTERS = 0.5  # of the characters that are no spaces
 BINS = 40
 
-CRITERIA = {
-    "invalid": "`govor validate` finds no error in it",
-    "personal_data": "no personal data is left in it, apart from names, which are not looked for",
-    "near_duplicate": f"no earlier row is nearly the same (Jaccard similarity from {SIMILAR}, also through others)",
-    "answer_length": f"it has trained answers in words, each of {MIN_ANSWER} to {MAX_ANSWER:,} characters",
-    "not_letters": f"at least {MIN_LETTERS:.0%} of each trained answer, spaces aside, is letters",
-    "echo": "no trained answer merely repeats the user's message before it, or a part of it",
-}
-"""What a good row fulfils, by the name under which the rows that fail it are counted."""
+
+class Good(Struct, frozen=True):
+    """What a good row is; every number is for the user to set."""
+
+    min_answer: int = 40
+    """Characters that a trained answer has at least."""
+    max_answer: int = 2000
+    min_letters: float = 0.5
+    """Share of letters among the characters of an answer that are no spaces."""
+    similar: float = 0.6
+    """Jaccard similarity of two conversations from which they are near-duplicates."""
+
+    def criteria(self) -> dict[str, str]:
+        """What a good row fulfils, by the name under which the rows that fail it are counted."""
+        length = f"each of {self.min_answer} to {self.max_answer:,} characters"
+        return {
+            "invalid": "`govor validate` finds no error in it",
+            "personal_data": "no personal data is left in it, apart from names, which are not looked for",
+            "near_duplicate": f"no earlier row is nearly the same (Jaccard similarity from {self.similar}, "
+            "also through others)",
+            "answer_length": f"it has trained answers in words, {length}",
+            "not_letters": f"at least {self.min_letters:.0%} of each trained answer, spaces aside, is letters",
+            "echo": "no trained answer merely repeats the user's message before it, or a part of it",
+        }
+
+
+def good_of(settings: Iterable[str]) -> Good:
+    """What a good row is by `key=value` settings; GovorError where one is none."""
+    values: dict[str, object] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in Good.__struct_fields__:
+            raise GovorError(f"--good {setting}: expected {', '.join(Good.__struct_fields__)} = a number")
+        values[key] = value
+    try:
+        good = convert(values, Good, strict=False)
+    except ValidationError as error:
+        raise GovorError(f"--good {' '.join(f'{key}={value}' for key, value in values.items())}: {error}") from None
+    if not (0 <= good.min_letters <= 1 and 0 < good.similar <= 1 and 0 <= good.min_answer <= good.max_answer):
+        raise GovorError("--good: shares are between 0 and 1, and min_answer is at most max_answer")
+    return good
+
+
+DEFAULT_GOOD = Good()
+CRITERIA = DEFAULT_GOOD.criteria()
 GOOD_ROW = "A row is good when " + "; ".join(CRITERIA.values()) + "."
 
 QUESTION = re.compile(r"[?？](?!\w)")  # not that of an address: https://site/?page=2
@@ -122,6 +155,18 @@ class Quality(Struct, frozen=True):
     good: RowShare
     failed: dict[str, int]
     """Criterion → rows that fail it; a row may fail several."""
+    settings: Good
+    rows: list["FailedRow"]
+    """The rows that are not good, in the order of the file."""
+
+
+class FailedRow(Struct, frozen=True):
+    """A row that is not good, and why."""
+
+    line: int
+    """Its line in the file, from 1."""
+    reasons: dict[str, str]
+    """Criterion that it fails → what is the matter: kinds of personal data, characters of an answer, the problem."""
 
 
 class Statistics(Struct, frozen=True):
@@ -149,20 +194,25 @@ class Statistics(Struct, frozen=True):
 def statistics(
     rows: Sequence[Row],
     *,
-    topics: Topics,
+    topics: Topics | None = None,
+    good: Good = DEFAULT_GOOD,
     count_tokens: Callable[[Row], int] | None = None,
     max_length: int | None = None,
     channels: Mapping[str, int] | None = None,
 ) -> Statistics:
-    """Measure the rows, in time that grows with their length; `channels` are numbers of rows by channel."""
+    """Measure the rows, in time that grows with their length; `channels` are numbers of rows by channel.
+
+    Without `topics` they come from the rows themselves.
+    """
     if not rows:
         raise DataError("no rows to measure")
     conversations = [
         [message for message in row.messages if message["role"] not in ("system", "developer")] for row in rows
     ]
-    groups = near_duplicate_groups(["\n".join(map(_content, messages)) for messages in conversations], SIMILAR)
-    repeats = {index for group in groups for index in sorted(group)[1:]}
+    groups = near_duplicate_groups(["\n".join(map(_content, messages)) for messages in conversations], good.similar)
+    repeats = {index: min(group) for group in groups for index in sorted(group)[1:]}
     personal = [_personal_data(row) for row in rows]
+    exact = len(rows) - len({_fingerprint(row) for row in rows})
     by_topic, vocabulary = topics_and_vocabulary(conversations, topics)
     return Statistics(
         rows=len(rows),
@@ -176,9 +226,15 @@ def statistics(
         channels=None if channels is None else _shares(channels, sum(channels.values())),
         topics=_shares(by_topic, len(rows)),
         vocabulary=vocabulary,
-        duplicates=Duplicates(len(rows) - len({_fingerprint(row) for row in rows}), len(repeats), len(groups), SIMILAR),
+        duplicates=Duplicates(exact, len(repeats), len(groups), good.similar),
         personal_data=PersonalData(sum(map(bool, personal)), _frequencies(personal)),
-        quality=_quality([_failed(row, bool(personal[at]), at in repeats) for at, row in enumerate(rows)]),
+        quality=_quality(
+            [
+                FailedRow(row.line, _failed(row, good, personal[at], rows[repeats[at]].line if at in repeats else None))
+                for at, row in enumerate(rows)
+            ],
+            good,
+        ),
     )
 
 
@@ -266,18 +322,21 @@ def _tokens(lengths: list[int], max_length: int | None) -> TokenStatistics:
     return TokenStatistics(_distribution(lengths), max_length, over)
 
 
-def _failed(row: Row, has_personal_data: bool, repeats: bool) -> list[str]:
-    """The criteria that a row does not fulfil."""
+def _failed(row: Row, good: Good, personal_data: list[str], repeated_line: int | None) -> dict[str, str]:
+    """The criteria that a row does not fulfil, and what is the matter."""
     pairs = _trained_answers(row)
+    lengths = [len(answer) for _, answer in pairs if not good.min_answer <= len(answer) <= good.max_answer]
+    letters = [share for _, answer in pairs if (share := _letter_share(answer)) < good.min_letters]
+    echoes = any(_letters_and_digits(answer) in question for question, answer in pairs)
     failed = {
-        "invalid": any(row_problems(row.line, row_to_object(row))),
-        "personal_data": has_personal_data,
-        "near_duplicate": repeats,
-        "answer_length": not pairs or any(not MIN_ANSWER <= len(answer) <= MAX_ANSWER for _, answer in pairs),
-        "not_letters": any(_letter_share(answer) < MIN_LETTERS for _, answer in pairs),
-        "echo": any(_letters_and_digits(answer) in question for question, answer in pairs),
+        "invalid": next((problem.message for problem in row_problems(row.line, row_to_object(row))), ""),
+        "personal_data": ", ".join(dict.fromkeys(personal_data)),
+        "near_duplicate": "" if repeated_line is None else f"line {repeated_line}",
+        "answer_length": f"{lengths[0]:,}" if lengths else "" if pairs else "0",
+        "not_letters": f"{letters[0]:.0%}" if letters else "",
+        "echo": "echo" if echoes else "",
     }
-    return [criterion for criterion in CRITERIA if failed[criterion]]
+    return {criterion: detail for criterion, detail in failed.items() if detail}
 
 
 def _trained_answers(row: Row) -> list[tuple[str, str]]:
@@ -302,7 +361,11 @@ def _letters_and_digits(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
-def _quality(failed: Sequence[Sequence[str]]) -> Quality:
-    """`failed` are the criteria that each row does not fulfil."""
-    good = sum(not criteria for criteria in failed)
-    return Quality(GOOD_ROW, RowShare(good, good / len(failed)), dict.fromkeys(CRITERIA, 0) | _frequencies(failed))
+def _quality(rows: Sequence[FailedRow], good: Good) -> Quality:
+    """`rows` are all rows, with the criteria that each does not fulfil."""
+    failed = [row for row in rows if row.reasons]
+    definition = "A row is good when " + "; ".join(good.criteria().values()) + "."
+    whole = len(rows)
+    share = RowShare(whole - len(failed), (whole - len(failed)) / whole)
+    counts = dict.fromkeys(good.criteria(), 0) | _frequencies(row.reasons for row in failed)
+    return Quality(definition, share, counts, good, failed)

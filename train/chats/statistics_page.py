@@ -3,6 +3,8 @@
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -14,24 +16,38 @@ from rich.text import Text
 
 from train.chats.readers import read_rows
 from train.chats.rows import Row
-from train.chats.statistics import CRITERIA, Distribution, RoleStatistics, RowShare, Statistics, statistics
+from train.chats.statistics import (
+    DEFAULT_GOOD,
+    Distribution,
+    Good,
+    RoleStatistics,
+    RowShare,
+    Statistics,
+    statistics,
+)
+from train.chats.statistics_words import Language, Say, language_of_locale, translate
 from train.chats.topics import load_topics
 from train.core.errors import GovorError
 from train.core.files import require_new, write_whole
 
 PAGE = """<!doctype html>
-<html lang="ru"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="{lang}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
  table {{ border-collapse: collapse; width: 100% }} td, th {{ border-top: 1px solid #ddd; padding: .3rem .8rem .3rem 0;
  text-align: left; vertical-align: top; overflow-wrap: anywhere }}
  svg {{ max-width: 100%; height: auto }} .bar {{ background: #1f77b4; height: 1rem }} .wide {{ width: 50% }}
+ p.aid {{ color: #555 }} :target {{ background: #fff3c4 }}
+ @media (max-width: 30rem) {{ body {{ margin: 1rem auto; padding: 0 .6rem; font-size: 15px }} .wide {{ width: 20% }}
+ td, th {{ padding-right: .4rem }} h1 {{ font-size: 1.4rem; overflow-wrap: anywhere }} }}
 </style>
 <h1>{title}</h1>
 {sections}
 </html>
 """
+LISTED = 200  # rows on the page for each criterion; the JSON has them all
+LISTED_IN_TERMINAL = 10
 
 
 class PageSection(NamedTuple):
@@ -41,8 +57,14 @@ class PageSection(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    aid: str = ""
+    """How to read the table; on the page alone."""
     shares: Sequence[float] = ()
     """A share for each row, drawn on the page as a bar beside it."""
+    anchor: str = ""
+    """By which links on the page lead to the table."""
+    links: Sequence[str] = ()
+    """For each row the anchor that its last cell leads to, or nothing."""
 
 
 def analyze(
@@ -52,11 +74,14 @@ def analyze(
     topics_file: Path | None,
     load_counter: Callable[[], Callable[[Row], int]] | None,
     max_length: int | None,
+    good: Good = DEFAULT_GOOD,
+    lang: Language | None = None,
     force: bool,
 ) -> None:
     """Measure the file's rows; print the tables, and write them as JSON and as a page to `folder`.
 
-    `load_counter` loads what counts a row's tokens; without it tokens are not counted.
+    `load_counter` loads what counts a row's tokens; without it tokens are not counted. Without `topics_file`
+    topics come from the rows. `lang` is the page's, by default that of the locale.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"dataset_stats.{ending}" for ending in ("json", "html")]
@@ -65,14 +90,16 @@ def analyze(
     rows = read_rows(file)
     stats = statistics(
         rows,
-        topics=load_topics(topics_file),
+        topics=load_topics(topics_file) if topics_file else None,
+        good=good,
         count_tokens=load_counter() if load_counter else None,
         max_length=max_length,
         channels=channels_of(file),
     )
     Console().print(to_terminal(stats))
     write_json(stats, files[0], force=force)
-    write_page(stats, files[1], force=force)
+    title = f"{file.name}, {date.today().isoformat()}"
+    write_page(stats, files[1], title=title, lang=lang or language_of_locale(), force=force)
     for path in files:
         print(f"wrote {path}")
 
@@ -80,14 +107,13 @@ def analyze(
 def to_terminal(stats: Statistics) -> RenderableType:
     """All tables, one below the other."""
     parts: list[RenderableType] = []
-    for section in _sections(stats):
-        title = Text(section.title, "bold")
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=any(section.header))
+    for section in _sections(stats, "en", LISTED_IN_TERMINAL):
+        table = Table(box=None, pad_edge=False, show_header=any(section.header))
         for number, name in enumerate(section.header):
             table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
         for row in section.rows:
             table.add_row(*map(Text, row))  # Text: square brackets in a topic's name are no markup
-        parts += [table, Text(f"{section.note}\n" if section.note else "")]
+        parts += [Text(section.title, "bold"), table, Text(f"{section.note}\n" if section.note else "")]
     return Group(*parts)
 
 
@@ -109,13 +135,19 @@ def write_json(stats: Statistics, path: Path, *, force: bool = False) -> None:
     _write(path, msgspec.json.format(msgspec.json.encode(stats), indent=2).decode() + "\n", force)
 
 
-def write_page(stats: Statistics, path: Path, *, force: bool = False) -> None:
-    """Write one HTML page with tables and plots that fetches nothing."""
-    parts = list(map(_html, _sections(stats)))
-    plots = [("Turns a row", stats.turns, "rows"), ("Tokens a row", stats.tokens and stats.tokens.rows, "rows")]
-    plots += [(f"Characters a message, {name}", role.characters, "messages") for name, role in _roles(stats)]
-    parts += [_plot(title, distribution, counted) for title, distribution, counted in plots if distribution]
-    _write(path, PAGE.format(title=f"{stats.rows:,} rows", sections="\n".join(parts)), force)
+def write_page(stats: Statistics, path: Path, *, title: str = "", lang: Language = "en", force: bool = False) -> None:
+    """Write one HTML page with tables and plots that fetches nothing; `title` says which file it is of, and when."""
+    parts = [_html(section) for section in _sections(stats, lang, LISTED)]
+    say = partial(translate, lang)
+    rows, messages = say("rows"), say("messages")
+    plots = [
+        (say("Turns a row"), stats.turns, rows),
+        (say("Tokens a row"), stats.tokens and stats.tokens.rows, rows),
+        *((say(f"Characters a message, {name}"), role.characters, messages) for name, role in _roles(stats)),
+    ]
+    parts += [_plot(name, distribution, counted, lang) for name, distribution, counted in plots if distribution]
+    heading = (f"{title}: " if title else "") + say("{n:,} rows", n=stats.rows)
+    _write(path, PAGE.format(title=escape(heading), lang=lang, sections="\n".join(parts)), force)
 
 
 def _write(path: Path, text: str, force: bool) -> None:
@@ -124,57 +156,89 @@ def _write(path: Path, text: str, force: bool) -> None:
     write_whole(path, [text], replace=force)
 
 
-def _sections(stats: Statistics) -> list[PageSection]:
+def _sections(stats: Statistics, lang: Language, listed: int) -> list[PageSection]:
+    """All tables in a language; of rows that fail `listed` for each criterion."""
+    say = partial(translate, lang)
     quality = stats.quality
-    failed = [(CRITERIA[name], f"{rows:,}") for name, rows in quality.failed.items()]
-    good = f"Good, failing nothing: {quality.good.rows:,} of {stats.rows:,} rows ({quality.good.share:.1%})."
+    criteria = quality.settings.criteria()
+    failed = [(_criterion(say, name, quality.settings), f"{rows:,}") for name, rows in quality.failed.items()]
+    links = [f"fails-{name}" if rows else "" for name, rows in quality.failed.items()]
+    good = say(
+        "Good, failing nothing: {n:,} of {whole:,} rows ({share:.1%}).",
+        n=quality.good.rows, whole=stats.rows, share=quality.good.share,
+    )  # fmt: skip
     sections = [
-        PageSection("Rows", ("", ""), _overview(stats)),
-        _lengths(stats),
-        _style(stats),
-        _share_section("Topics", stats.topics, "A row may have several topics."),
+        PageSection(say("Rows"), ("", ""), _overview(stats, say), aid=say("AID rows")),
+        _lengths(stats, say),
+        _style(stats, say),
+        _share_section(say("Topics"), stats.topics, say, say("AID topics")),
     ]
     if stats.channels is not None:
         counted = sum(share.rows for share in stats.channels.values())
-        other = "" if counted == stats.rows else f"These are {counted:,} rows, the file has {stats.rows:,}."
-        sections.append(_share_section("Channels", stats.channels, other))
-    words = ", ".join(f"{lemma} {count:,}" for lemma, count in stats.vocabulary.content_lemmas) or "none"
+        known = say("These are {n:,} rows, the file has {whole:,}.", n=counted, whole=stats.rows)
+        note = known if counted != stats.rows else ""
+        sections.append(_share_section(say("Channels"), stats.channels, say, say("AID channels"), note))
+    words = ", ".join(f"{lemma} {count:,}" for lemma, count in stats.vocabulary.content_lemmas) or say("none")
     return [
         *sections,
         PageSection(
-            "Vocabulary of the assistant", ("", ""), _vocabulary(stats), f"Most frequent: {words}" if words else ""
+            say("Vocabulary of the assistant"), ("", ""), _vocabulary(stats, say),
+            say("Most frequent: {words}", words=words), say("AID vocabulary"),
         ),
-        PageSection("Quality", ("A row is good when", "rows that fail"), failed, good),
-    ]
+        PageSection(
+            say("Quality"), (say("A row is good when"), say("rows that fail")), failed,
+            good, say("AID quality"), links=links,
+        ),
+        *(_failing(stats, name, say, listed) for name in criteria if quality.failed[name]),
+    ]  # fmt: skip
 
 
-def _overview(stats: Statistics) -> list[tuple[str, str]]:
+def _criterion(say: Say, name: str, good: Good) -> str:
+    """What a good row fulfils, in words."""
+    return say(
+        f"CRITERION {name}", en=good.criteria()[name], shortest=good.min_answer, longest=good.max_answer,
+        letters=good.min_letters, similar=good.similar,
+    )  # fmt: skip
+
+
+def _failing(stats: Statistics, criterion: str, say: Say, listed: int) -> PageSection:
+    """The rows that fail a criterion, each with its line in the file and what is the matter."""
+    rows = [row for row in stats.quality.rows if criterion in row.reasons]
+    shown = [(f"{row.line:,}", row.reasons[criterion]) for row in rows[:listed]]
+    more = say("{n:,} more are in dataset_stats.json.", n=len(rows) - listed) if len(rows) > listed else ""
+    header = (say("line"), say(f"REASON {criterion}"))
+    return PageSection(say(f"FAILS {criterion}"), header, shown, more, anchor=f"fails-{criterion}")
+
+
+def _overview(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     duplicates, personal, tokens = stats.duplicates, stats.personal_data, stats.tokens
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in personal.found.items())
+    nearly = say("rows that repeat an earlier one nearly (from {threshold})", threshold=duplicates.threshold)
     facts = [
-        ("rows", f"{stats.rows:,}"),
-        ("messages, system messages aside", f"{stats.messages:,}"),
-        ("rows that repeat an earlier one exactly", f"{duplicates.exact_rows:,}"),
-        (f"rows that repeat an earlier one nearly (from {duplicates.threshold})", f"{duplicates.near_rows:,}"),
-        ("rows with personal data, names not looked for", f"{personal.rows:,}" + (f" ({kinds})" if kinds else "")),
+        (say("rows"), f"{stats.rows:,}"),
+        (say("messages, system messages aside"), f"{stats.messages:,}"),
+        (say("rows that repeat an earlier one exactly"), f"{duplicates.exact_rows:,}"),
+        (nearly, f"{duplicates.near_rows:,}"),
+        (say("rows with personal data, names not looked for"), f"{personal.rows:,}" + (f" ({kinds})" if kinds else "")),
     ]
     if tokens is not None and tokens.max_length is not None:
-        facts.append((f"rows longer than {tokens.max_length:,} tokens", f"{tokens.rows_over_max_length:,}"))
+        facts.append((say("rows longer than {n:,} tokens", n=tokens.max_length), f"{tokens.rows_over_max_length:,}"))
     return facts
 
 
-def _lengths(stats: Statistics) -> PageSection:
+def _lengths(stats: Statistics, say: Say) -> PageSection:
     distributions = [("turns a row", stats.turns), ("tokens a row", stats.tokens and stats.tokens.rows)]
     distributions += [(f"characters a message, {name}", role.characters) for name, role in _roles(stats)]
     rows = [
-        (name, f"{s.mean:,.1f}", f"{s.median:,.0f}", f"{s.p5:,.0f}", f"{s.p95:,.0f}", f"{s.max:,}")
+        (say(name), f"{s.mean:,.1f}", f"{s.median:,.0f}", f"{s.p5:,.0f}", f"{s.p95:,.0f}", f"{s.max:,}")
         for name, s in distributions
         if s
     ]
-    return PageSection("Lengths", ("", "mean", "median", "5 %", "95 %", "longest"), rows)
+    header = ("", *map(say, ("mean", "median", "5 %", "95 %", "longest")))
+    return PageSection(say("Lengths"), header, rows, aid=say("AID lengths"))
 
 
-def _style(stats: Statistics) -> PageSection:
+def _style(stats: Statistics, say: Say) -> PageSection:
     names = {
         "question_share": "hold a question",
         "closing_question_share": "end with a question",
@@ -182,28 +246,32 @@ def _style(stats: Statistics) -> PageSection:
         "bracket_smile_share": "hold a bracket smile",
     }
     roles = [role for _, role in _roles(stats)]
-    rows = [(text, *(_percent(getattr(role, name)) for role in roles)) for name, text in names.items()]
-    counts = [("messages", *(f"{role.messages:,}" for role in roles))]
-    counts.append(("without text, left out", *(f"{role.without_text:,}" for role in roles)))
-    return PageSection("Messages", ("", *(name for name, _ in _roles(stats))), [*counts, *rows])
+    rows = [(say(text), *(_percent(getattr(role, name)) for role in roles)) for name, text in names.items()]
+    counts = [(say("messages"), *(f"{role.messages:,}" for role in roles))]
+    counts.append((say("without text, left out"), *(f"{role.without_text:,}" for role in roles)))
+    return PageSection(
+        say("Messages"), ("", *(name for name, _ in _roles(stats))), [*counts, *rows], aid=say("AID style")
+    )
 
 
 def _roles(stats: Statistics) -> tuple[tuple[str, RoleStatistics], tuple[str, RoleStatistics]]:
     return (("user", stats.user), ("assistant", stats.assistant))
 
 
-def _vocabulary(stats: Statistics) -> list[tuple[str, str]]:
+def _vocabulary(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     words = stats.vocabulary
-    facts = [("words", f"{words.words:,}"), ("different words by dictionary form", f"{words.distinct_lemmas:,}")]
+    facts = [(say("words"), f"{words.words:,}")]
+    facts.append((say("different words by dictionary form"), f"{words.distinct_lemmas:,}"))
     if words.type_token_ratio is not None:
-        name = f"type/token ratio of the first {words.ratio_words:,} words"
+        name = say("type/token ratio of the first {n:,} words", n=words.ratio_words)
         facts.append((name, f"{words.type_token_ratio:.3f}"))
     return facts
 
 
-def _share_section(title: str, shares: Mapping[str, RowShare], note: str) -> PageSection:
+def _share_section(title: str, shares: Mapping[str, RowShare], say: Say, aid: str, note: str = "") -> PageSection:
     rows = [(name, f"{share.rows:,}", _percent(share.share)) for name, share in shares.items()]
-    return PageSection(title, ("", "rows", "share"), rows, note, [share.share for share in shares.values()])
+    header = ("", say("rows"), say("share"))
+    return PageSection(title, header, rows, note, aid, [share.share for share in shares.values()])
 
 
 def _percent(share: float | None) -> str:
@@ -214,15 +282,19 @@ def _html(section: PageSection) -> str:
     header = "".join(f"<th>{escape(name)}</th>" for name in section.header) + ("<th></th>" if section.shares else "")
     rows = [f"<tr>{header}</tr>"] if any(section.header) else []
     for number, cells in enumerate(section.rows):
-        line = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        linked = section.links[number] if section.links else ""
+        line = "".join(f"<td>{escape(cell)}</td>" for cell in cells[:-1])
+        line += f'<td><a href="#{linked}">{escape(cells[-1])}</a></td>' if linked else f"<td>{escape(cells[-1])}</td>"
         if section.shares:
             line += f'<td class="wide"><div class="bar" style="width:{min(section.shares[number], 1):.1%}"></div></td>'
         rows.append(f"<tr>{line}</tr>")
     note = f"<p>{escape(section.note)}</p>" if section.note else ""
-    return f"<h2>{escape(section.title)}</h2><table>{''.join(rows)}</table>{note}"
+    note += f'<p class="aid">{escape(section.aid)}</p>' if section.aid else ""
+    anchor = f' id="{section.anchor}"' if section.anchor else ""
+    return f"<h2{anchor}>{escape(section.title)}</h2><table>{''.join(rows)}</table>{note}"
 
 
-def _plot(title: str, distribution: Distribution, counted: str) -> str:
+def _plot(title: str, distribution: Distribution, counted: str, lang: Language) -> str:
     """A histogram as SVG below its title."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -236,7 +308,9 @@ def _plot(title: str, distribution: Distribution, counted: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()
-    beyond = ""
+    aid = translate(lang, "AID plot", counted=counted)
     if distribution.beyond:
-        beyond = f"<p>{distribution.beyond:,} more, up to {distribution.max:,}, lie to the right of it.</p>"
-    return f"<h2>{escape(title)}</h2>{svg[svg.index('<svg') :]}{beyond}"
+        aid += " " + translate(
+            lang, "{n:,} more, up to {most:,}, lie to the right of it.", n=distribution.beyond, most=distribution.max
+        )
+    return f'<h2>{escape(title)}</h2>{svg[svg.index("<svg") :]}<p class="aid">{escape(aid)}</p>'

@@ -20,7 +20,7 @@ class Sample(NamedTuple):
 
 
 PAGE = """<!doctype html>
-<html lang="ru"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{name}</title>
 <style>
  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
@@ -68,6 +68,8 @@ def _facts(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         ("parameters", f"{manifest['parameters']['trainable']:,} trained of {manifest['parameters']['all']:,}"),
         ("machine", f"{manifest['processes']['device']} × {manifest['processes']['num_processes']}"),
         ("finished", manifest.get("finished", "no")),
+        *((("training took", f"{manifest['seconds']:,.0f} s"),) if "seconds" in manifest else ()),
+        *((("system message", data["system_message"]),) if data.get("system_message") else ()),
         *(("warning", text) for text in manifest.get("warnings", ())),
     ]
     if "verdict" in result:

@@ -79,6 +79,8 @@ INDEX = re.compile(
 
 def find_addresses(text: str) -> Iterator[tuple[int, int]]:
     """Spans of addresses, each with its town and index; they may overlap."""
+    if not re.search("[0-9]", text):
+        return
     for match in STREET.finditer(text):
         span = _street_first(text, match) or _name_first(text, match)
         if span:

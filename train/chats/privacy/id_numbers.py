@@ -227,6 +227,21 @@ def _is_local_phone(number: Number) -> bool:
     return number.label == "phone"
 
 
+def _is_named(*kinds: str) -> Callable[[Number], bool]:
+    """Tells numbers that a word names as one of the kinds; their check digits are wrong, or such a rule had them."""
+    return lambda number: number.label in kinds and not number.has_unit
+
+
+CARD_PARTS = re.compile(
+    r"[\s,;]{1,3}(?:(?:срок|до|годн\w+|действ\w+)\W{1,2}(?:до\s)?)?(?:0[1-9]|1[0-2])[/.][23][0-9](?!\w)"
+)
+
+
+def _is_unchecked_card(number: Number) -> bool:
+    """Whether sixteen digits are called a card, or have its expiry date after them."""
+    return number.label == "card" or (number.label != "other" and bool(CARD_PARTS.match(number.after)))
+
+
 def _rule(kind: str, pattern: str, accept: Callable[[Number], bool]) -> Rule:
     return Rule(kind, re.compile(LEFT + pattern + RIGHT, re.IGNORECASE), accept)
 
@@ -252,6 +267,10 @@ RULES = [
     _rule("passport", rf"[0-9]{{2}}{GAP}?[0-9]{{2}}(?:{GAP}{{0,2}}|{SIGN})[0-9]{{6}}", _is_passport),
     _rule("passport", rf"[0-9]{{2}}(?:{SPACE}?|{SIGN})[0-9]{{7}}", _is_foreign_passport),
     _rule("passport", f"[0-9]{{3}}{DASH}[0-9]{{3}}", _is_issuer),
+    _rule("number", rf"[0-9]{{4}}(?:{GAP}{{0,2}}[0-9]{{4}}){{3}}", _is_unchecked_card),
+    _rule("number", rf"[0-9]{{3}}(?:{GAP}?[0-9]{{3}}){{2}}{GAP}{{0,2}}[0-9]{{2}}", _is_named("snils")),
+    _rule("number", "(?:[0-9]{13}|[0-9]{15})", _is_named("ogrn")),
+    _rule("number", "(?:[0-9]{10}|[0-9]{12})", _is_named("inn")),
 ]
 """Where several fit, the first in this list wins; but before it any whose kind the text names."""
 

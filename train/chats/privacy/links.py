@@ -1,4 +1,4 @@
-"""Finds e-mail addresses, links to a person's page and @nicks; links to anything else stay."""
+"""Finds e-mail addresses, links to people, documents and calls, and @nicks; links to anything else stay."""
 
 import re
 from collections.abc import Iterator
@@ -35,13 +35,22 @@ PROFILES = {
     r"github\.com": r"(?!(?:features|topics|explore|search|login|about|settings|marketplace|trending)/?$)[\w-]+/?$",
 }
 """By site: how a path begins that leads to a person; no others do."""
+DOCUMENTS = {
+    r"docs\.google\.com": "(?:document|spreadsheets|presentation|forms)/",
+    r"drive\.google\.com": "(?:file|drive|open)",
+    r"meet\.google\.com|(?:[a-z0-9]+\.)?zoom\.us|telemost\.yandex\.ru|teams\.microsoft\.com|join\.skype\.com": r"\w",
+    r"forms\.gle|forms\.yandex\.(?:ru|com)|docs\.yandex\.(?:ru|com)|notion\.so|miro\.com": r"\w",
+    r"disk\.yandex\.(?:ru|com)|yadi\.sk|cloud\.mail\.ru|1drv\.ms|(?:www\.)?dropbox\.com|mega\.nz|discord\.gg": r"\w",
+}
+"""By site: how a path begins that leads to a document or a call."""
 SITES = {
     **{site: rf"(?!(?:{pages})(?:[/?.]|$))[\w+]" for site, pages in OTHER_PAGES.items()},
     **PROFILES,
+    **DOCUMENTS,
 }
 LINK = re.compile(
     r"(?<![\w@.-])(?:tg://(?:resolve|user|openmessage|join|privatepost|contact)\?[A-Za-z0-9_=&+%-]+|(?:https?://)?"
-    rf"(?:(?:www|m|mobile|new|[a-z]{{2}})\.)?({'|'.join(SITES)})/([A-Za-z0-9_.~:/?#@$&*+=%-]+))",
+    rf"(?:(?:www|m|mobile|new|[a-z]{{2}})\.)?({'|'.join(SITES)})/([A-Za-z0-9_.~:/?#@$&*+=%!-]+))",
     re.IGNORECASE,
 )
 
@@ -50,7 +59,8 @@ def find_contacts(text: str) -> Iterator[tuple[int, int, int, str]]:
     """(rank, start, end, kind) of every e-mail address, link and nick; where two overlap, the lower rank is right."""
     for match in LINK.finditer(text):
         if match[1] is None or _is_profile(match[1], match[2]):
-            yield 0, match.start(), match.start() + len(match[0].rstrip(".,:?!*~-")), "link"
+            end = match.start() + len(match[0].rstrip(".,:?!*~-"))
+            yield 0, match.start(), end, "document" if match[1] and _pattern_of(match[1]) in DOCUMENTS else "link"
     if "@" in text:
         yield from ((0, *match.span(), "email") for match in EMAIL.finditer(text))
         for match in NICK.finditer(text):
@@ -59,5 +69,8 @@ def find_contacts(text: str) -> Iterator[tuple[int, int, int, str]]:
 
 
 def _is_profile(site: str, path: str) -> bool:
-    rule = next(rule for pattern, rule in SITES.items() if re.fullmatch(pattern, site, re.IGNORECASE))
-    return bool(re.match(rule, path.rstrip(".,:?!*~-"), re.IGNORECASE))
+    return bool(re.match(SITES[_pattern_of(site)], path.rstrip(".,:?!*~-"), re.IGNORECASE))
+
+
+def _pattern_of(site: str) -> str:
+    return next(pattern for pattern in SITES if re.fullmatch(pattern, site, re.IGNORECASE))

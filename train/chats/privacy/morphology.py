@@ -18,7 +18,8 @@ ORDINARY = word_set(
     вера надежда любовь роман лев левый марка маркий свет слава роза лилия виктория май поле пол полый рай том тот
     милый миля ген ад жена женить кость петь лук лука март август рад рада сани дань тьма колея коли коль валить
     варить вить витой пахать махать таить таять никой никто любой лить лён лен на улей юла эль тон ларь динар карп
-    тихоня софа мир кот сей лад лада златой заря воля эра мина сон мечта радость ангел
+    тихоня софа мир кот сей лад лада златой заря воля эра мина сон мечта радость ангел тема толика
+    толь лень сени сено лес леса нате алло пах мишка галка серый
     """
 )
 """Everyday words, in their dictionary form, that are spelled like some form of a given name."""
@@ -52,6 +53,7 @@ def normalize_word(word: str) -> str:
     return word.lower().replace("ё", "е")
 
 
+@lru_cache(maxsize=5_000)
 def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
     """Every form of one word of a display name → whether it is an ordinary word too, and the cases it can be.
 
@@ -94,7 +96,7 @@ def _is_ordinary(form: str, cases: set[str], surname: bool) -> bool:
     other = [p for p in analyse(form) if not (NAME_TAGS | {"Geox", "Poss", "Abbr", "ADJS"}) & p.tag.grammemes]
     if surname or cases <= {"voct", "None"}:
         return bool(sum(parse.score for parse in other) > 0.15)
-    return any(parse.score > 0.05 and parse.normal_form in ORDINARY for parse in other)
+    return any(parse.score > 0.05 and parse.normal_form in ORDINARY and parse.tag.POS != "GRND" for parse in other)
 
 
 def _endings(word: str, possessive: bool, whole: bool) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Finds the given persons' names in a text: every inflected form, any letter case.
+"""Finds the given persons' names in a text: every form and diminutive, any letter case, Latin letters too.
 
 Most names are replaced wherever they stand. A form that is an ordinary word too (Вера, Роман, Света: `света`; surnames
 such as Кузнецов; any word of a display name that is no name, as in `Саша Работа`) counts as the person only where the
@@ -12,9 +12,10 @@ text shows it. It is capitalised within a sentence; or it stands at a sentence s
 
 import re
 from collections.abc import Iterable
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
 
+from train.chats.privacy.given_names import is_given, is_patronymic, other_words_for, rows_of, sounds, to_cyrillic
 from train.chats.privacy.morphology import analyse, inflect, is_known, is_part_of_speech, normalize_word, word_set
 
 WORD = re.compile(r"(?<![^\W_])[^\W\d_]+(?![^\W_])")
@@ -62,6 +63,12 @@ NOT_AFTER_ADDRESS = word_set(
 )
 
 
+FAMOUS = word_set("ленин ленина ленину ленине лениным")
+"""Forms of a name (Лена: `ленин дом`) that rather name somebody of whom streets and squares have their names."""
+Part = Literal["given", "patronymic", "surname", "other"]
+"""What a word of a display name is; `other` where it is none of these, as in `Саша Работа`."""
+
+
 class NameForm(NamedTuple):
     """One way in which an inflected word can name a person."""
 
@@ -71,6 +78,9 @@ class NameForm(NamedTuple):
     """Whether the form is an everyday word too."""
     cases: frozenset[str]
     """Grammatical cases that the form can be, as pymorphy3 names them."""
+    word: str
+    """The word, in lower case, that this is a form of."""
+    part: Part
 
 
 class NameSpan(NamedTuple):
@@ -84,25 +94,36 @@ class NameSpan(NamedTuple):
 class NameFinder:
     """Finds the persons' names in all their forms, apart from the forms of the names in `keep`."""
 
-    def __init__(self, names: Iterable[str], keep: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], keep: Iterable[str], *, others: bool = True) -> None:
+        """`others`: also find words of display names that are no names, such as `Работа`."""
         self.persons = list(dict.fromkeys(name.strip() for name in names if name.strip()))
         self.forms: dict[str, list[NameForm]] = {}
-        kept_forms = {form for name in keep for word in WORD.findall(name) for form in inflect(word, first=True)}
+        self.by_sound: dict[str, list[NameForm]] = {}
+        """The same, by the sound of the forms that are long enough to be known in Latin letters."""
+        self.kept = {form for name in keep for form, _ in _forms_of_name(name)}
         for person, name in enumerate(self.persons):
-            for position, word in enumerate(WORD.findall(name)):
-                for form, (ordinary, cases) in inflect(word, first=position == 0).items():
-                    if form not in kept_forms:
-                        self.forms.setdefault(form, []).append(NameForm(person, ordinary, cases))
+            for form, found in _forms_of_name(name):
+                found = found._replace(person=person)
+                if form not in self.kept and (others or found.part != "other"):
+                    self._add(self.forms, form, found)
+                    if len(form) > 3 and not form.isascii() and not found.cases <= {"voct", "None"}:
+                        self._add(self.by_sound, sounds(form), found._replace(ordinary=False))
+
+    @staticmethod
+    def _add(forms: dict[str, list[NameForm]], key: str, form: NameForm) -> None:
+        known = forms.setdefault(key, [])
+        if not any(other.person == form.person for other in known):
+            known.append(form)
 
     def find(self, text: str) -> list[NameSpan]:
         """Names in the order of the text; neighbouring words of one person are one name."""
         if not self.forms:
             return []
-        matches = [match for match in WORD.finditer(text) if self._forms_of(match[0])]
-        matches = [match for match in matches if not _is_half_of_a_word(text, match)]
-        sure = {match.start() for match in matches if not all(form.ordinary for form in self._forms_of(match[0]))}
+        matches = [match for match in WORD.finditer(text) if self.forms_of(match[0])]
+        matches = [m for m in matches if not _is_half_of_a_word(text, m) and not _has_an_object(text, m)]
+        sure = {match.start() for match in matches if not all(form.ordinary for form in self.forms_of(match[0]))}
         ends = {match.end() for match in matches if match.start() in sure}
-        unsure = [Context(text, match, self._forms_of(match[0])) for match in matches if match.start() not in sure]
+        unsure = [Context(text, match, self.forms_of(match[0])) for match in matches if match.start() not in sure]
         for context in [*unsure, *reversed(unsure)]:  # and back: `Вера и Надежда` is decided by its second word
             if context.match.start() not in sure and (
                 context.follows(ends) or context.precedes(sure) or context.shows_a_person
@@ -111,15 +132,20 @@ class NameFinder:
                 ends.add(context.match.end())
         return self._joined(text, [match for match in matches if match.start() in sure])
 
-    def _forms_of(self, word: str) -> list[NameForm]:
-        """The name forms that the word can be: as it is spelled, else with е for ё."""
+    def forms_of(self, word: str) -> list[NameForm]:
+        """The name forms that the word can be: as it is spelled, else with е for ё, else as it sounds."""
         word = word.lower()
-        return self.forms.get(word) or (self.forms.get(normalize_word(word), []) if "ё" in word else [])
+        found = self.forms.get(word)
+        if found is None and "ё" in word:
+            found = self.forms.get(normalize_word(word))
+        if found is None and word.isascii() and len(word) > 3:
+            found = self.by_sound.get(sounds(word))
+        return found or []
 
     def _joined(self, text: str, matches: list[re.Match[str]]) -> list[NameSpan]:
         spans: list[tuple[int, int, list[int]]] = []
         for match in matches:
-            persons = list(dict.fromkeys(form.person for form in self._forms_of(match[0])))
+            persons = list(dict.fromkeys(form.person for form in self.forms_of(match[0])))
             if spans and re.fullmatch("[ \u00a0_-]", text[spans[-1][1] : match.start()]):
                 start, _, before = spans[-1]
                 both = [person for person in before if person in persons]
@@ -128,6 +154,49 @@ class NameFinder:
                     continue
             spans.append((match.start(), match.end(), persons))
         return [NameSpan(start, end, persons[0]) for start, end, persons in spans]
+
+
+@lru_cache(maxsize=10_000)
+def _forms_of_name(name: str) -> list[tuple[str, NameForm]]:
+    """Every form of a display name's words, and of the diminutives that its given name has; `person` is left at 0."""
+    forms = []
+    words = WORD.findall(name)
+    for position, written in enumerate(words):
+        word = written.lower()
+        known = to_cyrillic(word) if word.isascii() else None
+        part = _part_of(known or word, [w.lower() for at, w in enumerate(words) if at != position])
+        names = [word, *([known] if known else [])]
+        if part == "given":
+            names += [other for other in other_words_for(known or word) if other != word]
+        for each in dict.fromkeys(names):
+            inflected = inflect(each, first=position == 0 or each != word)
+            forms += [
+                (form, NameForm(0, common, cases, each, part))
+                for form, (common, cases) in inflected.items()
+                if form not in FAMOUS
+                if form not in FAMOUS
+            ]
+    return forms
+
+
+def _part_of(word: str, others: list[str]) -> Part:
+    """What the word is among the `others` before and after it in a display name."""
+    beside_given = any(rows_of(other) or (other.isascii() and to_cyrillic(other)) for other in others)
+    if is_patronymic(word):
+        return "patronymic"
+    if is_given(word) and not (others and _is_surname(word)) and (rows_of(word) or not beside_given):
+        return "given"
+    readings = analyse(word) if not word.isascii() else []
+    if any("Surn" in parse.tag for parse in readings):
+        return "surname"
+    if is_known(word) and not word.isascii():
+        person = any({"anim", "nomn"} <= p.tag.grammemes or p.tag.POS == "ADJF" for p in readings)
+        return "surname" if beside_given and person and readings[0].normal_form not in KIN_AND_TRADES else "other"
+    return "surname" if others and beside_given else "given" if not others else "other"
+
+
+def _is_surname(word: str) -> bool:
+    return bool(re.search(r"(?:[ое]в|ин|[сц]к[иая]{2})а?$", word)) and not rows_of(word)
 
 
 class Context:
@@ -258,6 +327,14 @@ def _is_predicate(word: str, verbs: frozenset[str]) -> bool:
     """Whether the word is a verb that a name can be the subject of: `пишет`, `писал`, not `пишу`."""
     verbs_read = [parse for parse in analyse(word) if parse.tag.POS == "VERB" and parse.normal_form in verbs]
     return any(parse.tag.tense == "past" or parse.tag.person == "3per" for parse in verbs_read)
+
+
+def _has_an_object(text: str, match: re.Match[str]) -> bool:
+    """Whether the match is a verb with its object, not a name: `катя тележку`."""
+    if not match[0].islower() or not any(parse.tag.POS == "GRND" for parse in analyse(match[0])):
+        return False
+    after = re.match(r" (?:перед собой )?([а-яё]{3,})", text[match.end() : match.end() + 30])
+    return after is not None and {parse.tag.case for parse in analyse(after[1])} == {"accs"}
 
 
 def _is_half_of_a_word(text: str, match: re.Match[str]) -> bool:

@@ -1,7 +1,7 @@
-"""Replaces personal data in Russian chats by placeholders that stay the same for the same value.
+"""Replaces personal data in Russian chats: values by placeholders, names by placeholders or invented names.
 
-Regular expressions and check digits (id_numbers.py, links.py, addresses.py) and the participants' names in all their
-forms (names.py): no model, no network. What has no form of its own, such as a stranger's name, stays.
+Regular expressions and check digits (id_numbers.py, links.py, addresses.py), words beside a value (labelled.py), the
+participants' names in all their forms (names.py): no model, no network. A stranger's name stays.
 """
 
 import csv
@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 from train.chats.privacy.addresses import find_addresses
 from train.chats.privacy.id_numbers import find_numbers
+from train.chats.privacy.invented import InventedNames
+from train.chats.privacy.labelled import find_labelled, find_short_addresses
 from train.chats.privacy.links import find_contacts
-from train.chats.privacy.names import PLACEHOLDER_FILL, NameFinder
+from train.chats.privacy.names import PLACEHOLDER_FILL, NameFinder, NameForm
 from train.core.files import table_cell, write_whole
 
 KINDS = {
@@ -33,7 +35,20 @@ KINDS = {
     "name": "ИМЯ",
 }
 """Kind of personal data → the word of its placeholders."""
-PLACEHOLDER = re.compile(f"<(?:{'|'.join(KINDS.values())})_[0-9]+>")
+LABELLED_KINDS = {
+    "document": "ДОКУМЕНТ",
+    "number": "НОМЕР",
+    "policy": "ПОЛИС",
+    "date": "ДАТА",
+    "plate": "АВТО",
+    "wallet": "КОШЕЛЁК",
+    "secret": "КОД",
+    "place": "МЕСТО",
+    "ip": "IP",
+}
+"""The same for what has no fixed form; `number`: one that a word names and its check digit denies."""
+PLACEHOLDER_WORDS = {**KINDS, **LABELLED_KINDS}
+PLACEHOLDER = re.compile(f"<(?:{'|'.join(PLACEHOLDER_WORDS.values())})_[0-9]+>")
 
 
 class PersonalSpan(NamedTuple):
@@ -45,7 +60,7 @@ class PersonalSpan(NamedTuple):
 
 
 class Replacement(NamedTuple):
-    """A placeholder and what it stands for."""
+    """A placeholder or an invented name, and what it stands for."""
 
     placeholder: str
     kind: str
@@ -63,31 +78,48 @@ def find_personal_data(text: str) -> list[PersonalSpan]:
 class Scrubber:
     """Replaces personal data and remembers every value that it has replaced."""
 
-    def __init__(self, names: Iterable[str] = (), keep: Iterable[str] = ()) -> None:
-        """`names`: display names of the participants, diminutives too; `keep`: the persona's, which stay."""
-        self._names = NameFinder(names, keep)
+    def __init__(self, names: Iterable[str] = (), keep: Iterable[str] = (), *, invent: bool = False) -> None:
+        """`names`: display names of the participants, their diminutives are known; `keep`: the persona's, which stay.
+
+        `invent`: put invented names for real ones, of the same gender and in the same form, instead of placeholders.
+        """
+        self._keep, self._invent = list(keep), invent
         self._placeholders: dict[tuple[str, str], str] = {}
         self._originals: dict[str, tuple[str, str]] = {}
         self._values: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
+        self.begin_chat(names)
+
+    def begin_chat(self, names: Iterable[str]) -> None:
+        """From now on replace these display names alone; invented names are chosen anew, placeholders go on."""
+        self._names = NameFinder(names, self._keep, others=not self._invent)
+        self._invented = InventedNames(self._is_taken) if self._invent else None
+
+    def _is_taken(self, word: str) -> bool:
+        """Whether the word names somebody of the chat or the persona."""
+        return bool(self._names.forms_of(word)) or word in self._names.kept
 
     @property
     def replaced(self) -> list[Replacement]:
         """Everything replaced so far, in the order of first appearance."""
-        return [Replacement(p, *self._originals[p], count) for p, count in self._counts.items()]
+        return [Replacement(p.split(" ← ")[0], *self._originals[p], count) for p, count in self._counts.items()]
 
     def find(self, text: str) -> list[PersonalSpan]:
         """What `scrub` would replace, in order and without overlaps."""
         return [span for span, _ in self._find(text)]
 
     def scrub(self, text: str) -> str:
-        """The text with placeholders; once more over the result would change nothing."""
-        while spans := self._find(text):
+        """The text without personal data; once more over the result would change nothing."""
+        spans = self._find(text)
+        while spans:
             parts, end = [], 0
             for (kind, start, stop), person in spans:
-                parts += [text[end:start], self._placeholder(kind, text[start:stop], person)]
+                parts += [text[end:start], self._replacement(kind, text[start:stop], person)]
                 end = stop
             text = "".join([*parts, text[end:]])
+            spans = self._find(text)
+            if self._invent:  # in a chat of many people an invented name may be somebody's
+                spans = [found for found in spans if found[1] is None]
         return text
 
     def _find(self, text: str) -> list[tuple[PersonalSpan, int | None]]:
@@ -99,20 +131,38 @@ class Scrubber:
             len(text),
             [
                 *((0, *candidate) for candidate in find_contacts(text)),
-                *((1, *candidate) for candidate in find_numbers(text)),
-                *((2, 0, start, end, "address") for start, end in find_addresses(text)),
-                *((3, 0, start, end, "name") for start, end in persons),
+                *((1, *candidate) for candidate in find_labelled(text)),
+                *((2, *candidate) for candidate in find_numbers(text)),
+                *((3, 0, start, end, "address") for start, end in find_addresses(text)),
+                *((3, 1, start, end, "address") for start, end in find_short_addresses(text)),
+                *((4, 0, start, end, "name") for start, end in persons),
             ],
         )
         return [(span, persons[span.start, span.end] if span.kind == "name" else None) for span in spans]
 
-    def _placeholder(self, kind: str, value: str, person: int | None) -> str:
-        identity = (kind, str(person) if person is not None else _identity(kind, value))
+    def _replacement(self, kind: str, value: str, person: int | None) -> str:
+        if person is None:
+            return self._placeholder(kind, value, _identity(kind, value))
+        name = self._names.persons[person]
+        if self._invented is None:
+            return self._placeholder(kind, name, name)
+        invented = f"{self._invented.person(name)} ← {name}"
+        self._originals[invented] = (kind, name)
+        self._counts[invented] += 1
+        return self._invented.replace(name, value, lambda word: self._form_of(word, person))
+
+    def _form_of(self, word: str, person: int) -> NameForm | None:
+        """The form of the person's name that the word is."""
+        return next((form for form in self._names.forms_of(word) if form.person == person), None)
+
+    def _placeholder(self, kind: str, value: str, identified: str) -> str:
+        """The placeholder of a value that is `identified` by another spelling of it."""
+        identity = (kind, identified)
         placeholder = self._placeholders.get(identity)
         if placeholder is None:
             self._values[kind] += 1
-            placeholder = self._placeholders[identity] = f"<{KINDS[kind]}_{self._values[kind]}>"
-            self._originals[placeholder] = (kind, value if person is None else self._names.persons[person])
+            placeholder = self._placeholders[identity] = f"<{PLACEHOLDER_WORDS[kind]}_{self._values[kind]}>"
+            self._originals[placeholder] = (kind, value)
         self._counts[placeholder] += 1
         return placeholder
 
@@ -163,11 +213,13 @@ def _identity(kind: str, value: str) -> str:
     """The value in a form that is equal for two spellings of it."""
     if kind in ("email", "nick"):
         return value.lower()
-    if kind == "link":
+    if kind in ("link", "document"):
         return re.sub(r"^(?:https?://)?(?:www\.|m\.)?|/$", "", value.lower())
     if kind == "address":
         return re.sub(r"\W", "", value.lower())
+    if kind in ("secret", "wallet", "plate", "ip"):
+        return value
     digits = re.sub("[^0-9]", "", value)
     if kind == "phone" and len(digits) in (10, 11) and not (value.startswith("+") and digits[0] != "7"):
         return "7" + digits[-10:]
-    return digits
+    return digits or value.lower()

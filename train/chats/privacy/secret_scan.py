@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from train.chats.privacy.scrub import find_personal_data
+from train.chats.privacy.scrub import KINDS, find_personal_data
 from train.core.secrets import find_secrets
 
 FindingKind = Literal["secret", "personal-data", "path"]
@@ -84,7 +84,7 @@ def _personal(text: str, *, is_piece: bool) -> Iterator[str]:
     if is_piece and "@" not in text and sum(map(str.isdigit, text)) < 10:
         return
     for span in find_personal_data(text):
-        if not is_piece or span.kind in NEVER_A_WORD_PIECE:
+        if span.kind in (NEVER_A_WORD_PIECE if is_piece else KINDS):  # what a word beside it tells is code as often
             yield f"{_line(text, span.start)}{span.kind} {text[span.start : span.start + 2]}…"
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from train.chats.duplicates import fold_text
 from train.chats.privacy.scrub import Scrubber, replacement_table_path, write_replacement_table
 from train.chats.rows import row_to_json
 from train.chats.telegram.dialogues import Collected, CollectReport, Dialogue, Selection, Turn, collect_dialogues
-from train.chats.telegram.participants import find_persona, survey_exports
+from train.chats.telegram.participants import Survey, find_persona, survey_exports
 from train.core.errors import DataError, GovorError
 from train.core.files import require_new, table_cell, write_whole
 from train.core.progress import progress
@@ -31,22 +31,28 @@ def collect_exports(
     slug: str | None,
     system: str | None,
     scrub: bool,
+    placeholders: bool = False,
     force: bool,
 ) -> None:
     """Write the persona's rows and dialogues to files in `folder`, and print what became of every message.
 
     `exports`: files, or folders that hold them. `persona`: names or ids of her accounts. `slug`: the beginning of the
-    files' names, by default her first name.
+    files' names, by default her first name. `placeholders`: names become <ИМЯ_1>, … instead of invented names.
     """
     with progress("looking through the exports"):
         survey = survey_exports(exports)
     accounts = find_persona(survey, persona)
     own = {account.id for account in accounts}
-    others = [name for who in survey.participants if who.id not in own for name in who.names]
-    scrubber = Scrubber(names=others, keep=[name for account in accounts for name in account.names])
+    scrubber = Scrubber(keep=[name for account in accounts for name in account.names], invent=not placeholders)
+
+    def begin_chat(number: int) -> None:
+        scrubber.begin_chat(_names_in(survey, number, own))
+
     with progress("collecting dialogues"):
         scrubbed = scrubber.scrub if scrub else None
-        collected = collect_dialogues(survey, accounts, selection, scrub=scrubbed, system=system)
+        collected = collect_dialogues(
+            survey, accounts, selection, scrub=scrubbed, before_chat=begin_chat if scrub else None, system=system
+        )
     if not collected.rows:
         where = exports[0] if len(exports) == 1 else f"{len(exports)} exports"
         raise DataError(f"{where}: {persona[0]} answers nobody in what is left; {_report_text(collected.report)}")
@@ -60,6 +66,13 @@ def collect_exports(
         print(line)
     for path in written:
         print(f"wrote {path}")
+
+
+def _names_in(survey: Survey, number: int, persona: Collection[str]) -> list[str]:
+    """Display names of the others in a chat: who writes there, whose chat it is, and who is mentioned by name."""
+    partner = survey.chats[number].partner
+    people = [who for who in survey.participants if number in who.chats or who.id == partner]
+    return [name for who in people if who.id not in persona for name in who.names] + survey.mentions.get(number, [])
 
 
 def words_filter(file: Path) -> Callable[[str], bool]:

@@ -133,12 +133,14 @@ def collect_dialogues(
     selection: Selection = DEFAULT,
     *,
     scrub: Scrub | None = None,
+    before_chat: Callable[[int], None] | None = None,
     system: str | None = None,
 ) -> Collected:
     """The persona's dialogues in the surveyed exports, and the rows that teach them.
 
     `persona`: her accounts. `scrub` is applied to every message and to the names of groups; with it people get labels
-    (persona, other-7) that are the same in all dialogues. `system` is the first message of every row.
+    (persona, other-7) that are the same in all dialogues. `before_chat` is called with a chat's number in the survey
+    before its messages are scrubbed. `system` is the first message of every row.
     """
     for value, name in ((selection.gap_hours, "a gap"), (selection.answer_within, "answers within")):
         if not value > 0:
@@ -157,6 +159,8 @@ def collect_dialogues(
                 known = seen.setdefault(chat_key, set()) if len(survey.exports) > 1 else None
                 reader = _ChatReader(chat, ids, survey.bots - ids, selection, known, report.dropped)
             if isinstance(item, Chat):
+                if before_chat is not None and report.channels in chats:
+                    before_chat(report.channels)
                 builder.add_chat(item, reader.sessions)
                 report.channels, reader = report.channels + 1, None
             else:

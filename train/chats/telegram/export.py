@@ -178,6 +178,7 @@ def _message(raw: Any, chat_id: Any, last_time: int) -> ChatMessage:
         media=media,
         forwarded=forwarded,
         drop_reason=_drop_reason(fields, sender, text, media),
+        mentions=_mentions(fields),
         opens_topic=service and fields.get("action") == "topic_created",
         from_bot="inline_bot_buttons" in fields
         and (sender or "").startswith("user")
@@ -213,6 +214,18 @@ def _text(fields: dict[str, Any]) -> str:
             if text:
                 return text
     return ""
+
+
+def _mentions(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The names in the text that are links to their bearers."""
+    for key in ("text_entities", "text"):
+        parts = fields.get(key)
+        if isinstance(parts, list):
+            named = [part for part in parts if isinstance(part, dict) and part.get("type") == "mention_name"]
+            names = tuple(part["text"] for part in named if isinstance(part.get("text"), str))
+            if names:
+                return names
+    return ()
 
 
 def _peer_id(value: Any) -> str | None:

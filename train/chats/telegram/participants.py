@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from train.chats.chat_exports import Export, find_exports, read_export
 from train.chats.duplicates import fold_text
-from train.chats.messages import Chat, normalize_name
+from train.chats.messages import Chat, ChatMessage, normalize_name
 from train.core.errors import GovorError
 
 BOT_NAME = re.compile(r"(?:^|[\W_])(?i:bot|бот)$|[a-z0-9]Bot$")
@@ -43,6 +43,8 @@ class Survey:
     """Those of all exports, in order."""
     bots: frozenset[str]
     """Ids of the accounts that are evidently bots."""
+    mentions: dict[int, list[str]]
+    """Number of a chat → the names by which people without a @name are mentioned there."""
 
 
 def survey_exports(paths: Sequence[Path]) -> Survey:
@@ -52,6 +54,7 @@ def survey_exports(paths: Sequence[Path]) -> Survey:
     chat_numbers: dict[str, list[int]] = {}
     chats: list[Chat] = []
     bots = set()
+    mentions: dict[int, list[str]] = {}
     exports = find_exports(paths)
     for item in (item for export in exports for item in read_export(export)):
         if isinstance(item, Chat):
@@ -71,13 +74,16 @@ def survey_exports(paths: Sequence[Path]) -> Survey:
                     numbers.append(len(chats))
             if item.from_bot:
                 bots.add(item.sender)
+        if isinstance(item, ChatMessage) and item.mentions:
+            known = mentions.setdefault(len(chats), [])
+            known += [name for name in item.mentions if name not in known]
     participants = []
     for id_, name_counts in names.items():
         own = tuple(name for name, _ in name_counts.most_common())
         participants.append(Participant(id_, own, message_counts[id_], frozenset(chat_numbers.get(id_, ()))))
         if id_.startswith("user") and any(map(BOT_NAME.search, own)):
             bots.add(id_)
-    return Survey(exports, participants, chats, frozenset(bots))
+    return Survey(exports, participants, chats, frozenset(bots), mentions)
 
 
 def find_persona(survey: Survey, names_or_ids: Sequence[str]) -> list[Participant]:

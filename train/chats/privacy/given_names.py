@@ -1,0 +1,104 @@
+"""Given names and what people make of them: which words name one person, in Cyrillic and in Latin letters."""
+
+import re
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from train.chats.privacy.morphology import analyse, normalize_word
+
+
+class GivenName(NamedTuple):
+    """A row of diminutives.yaml."""
+
+    full: str
+    """In lower case."""
+    woman: bool
+    diminutives: tuple[str, ...]
+
+
+@cache
+def _rows_by_word() -> dict[str, list[GivenName]]:
+    """Every name and diminutive → the rows that it stands in, with е for ё."""
+    import yaml
+
+    table = yaml.safe_load(Path(__file__).with_name("diminutives.yaml").read_text(encoding="utf-8"))
+    rows: dict[str, list[GivenName]] = {}
+    for group, names in table.items():
+        for full, words in names.items():
+            row = GivenName(full.lower(), group == "women", tuple(dict.fromkeys(words.split())))
+            for word in dict.fromkeys([row.full, *row.diminutives]):
+                own = rows.setdefault(normalize_word(word), [])
+                own.insert(0, row) if word == row.full else own.append(row)
+    return rows
+
+
+def rows_of(word: str) -> list[GivenName]:
+    """The names that a word is or is short for; of one that is a name itself, that one alone."""
+    rows = _rows_by_word().get(normalize_word(word), [])
+    return rows[:1] if rows and normalize_word(rows[0].full) == normalize_word(word) else rows
+
+
+def other_words_for(word: str) -> list[str]:
+    """What else the person is called whose name or diminutive this is: Елена → лена, леночка, …; Лена → елена, …"""
+    own = normalize_word(word)
+    words = [each for row in rows_of(word) for each in (row.full, *row.diminutives)]
+    return list(dict.fromkeys(each for each in words if normalize_word(each) != own))
+
+
+def is_patronymic(word: str) -> bool:
+    """Whether the word is a father's name: Сергеевна, Ильич."""
+    return bool(re.search(r"(?:[ое]вич|ильич|[ое]вна|ична)$", word.lower()))
+
+
+def is_given(word: str) -> bool:
+    """Whether the table or the dictionary has the word as a given name."""
+    return bool(rows_of(word)) or any({"Name", "nomn"} <= parse.tag.grammemes for parse in analyse(word))
+
+
+LETTERS = {
+    "shch": "щ", "sch": "щ", "sh": "ш", "ch": "ч", "zh": "ж", "kh": "х", "ts": "ц", "ya": "я", "ia": "я", "ja": "я",
+    "yu": "ю", "iu": "ю", "ju": "ю", "yo": "е", "jo": "е", "ye": "е", "ie": "е", "ck": "к", "ph": "ф", "th": "т",
+    "x": "кс", "a": "а", "b": "б", "v": "в", "w": "в", "g": "г", "d": "д", "e": "е", "z": "з", "i": "и", "y": "и",
+    "j": "и", "k": "к", "c": "к", "q": "к", "l": "л", "m": "м", "n": "н", "o": "о", "p": "п", "r": "р", "s": "с",
+    "t": "т", "u": "у", "f": "ф", "h": "х", "'": "",
+}  # fmt: skip
+"""Latin letters, the longest first → what they stand for, ё, й and ы as е and и."""
+LATIN = re.compile("|".join(LETTERS))
+TO_LATIN = {
+    "а": "a", "б": "b", "в": "v", "г": "g", "д": "d", "е": "e", "ё": "yo", "ж": "zh", "з": "z", "и": "i", "й": "y",
+    "к": "k", "л": "l", "м": "m", "н": "n", "о": "o", "п": "p", "р": "r", "с": "s", "т": "t", "у": "u", "ф": "f",
+    "х": "kh", "ц": "ts", "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ы": "y", "ь": "", "э": "e", "ю": "yu", "я": "ya",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=50_000)
+def sounds(word: str) -> str:
+    """A key that is equal for a name in Cyrillic and in any usual spelling with Latin letters: юлия, Julia, yuliya."""
+    word = LATIN.sub(lambda match: LETTERS[match[0]], word.lower()) if word.isascii() else normalize_word(word)
+    for letters, plain in (("й", "и"), ("ы", "и"), ("ь", ""), ("ъ", ""), ("э", "е"), ("ия", "я"), ("иа", "я")):
+        word = word.replace(letters, plain)
+    return re.sub("(.)\\1+", "\\1", word)
+
+
+def to_latin(word: str) -> str:
+    """The word as it is typed on a keyboard without Cyrillic letters."""
+    return "".join(TO_LATIN.get(letter, letter) for letter in word.lower())
+
+
+@cache
+def _by_sound() -> dict[str, str]:
+    return {sounds(word): word for word in reversed(list(_rows_by_word()))}
+
+
+def to_cyrillic(word: str) -> str | None:
+    """The name of the table that a word in Latin letters is, or a surname by its ending; None for any other."""
+    name = _by_sound().get(sounds(word))
+    if (
+        name is None
+        and re.search(r"(?:[oe]v|in|sk(?:iy|y|ii|i)|ova|eva|ina|skaya|enko|chuk)$", word.lower())
+        and len(word) > 4
+    ):
+        name = LATIN.sub(lambda match: LETTERS[match[0]], word.lower())
+        name = re.sub(r"ски{1,2}$", "ский", name)
+    return name
