@@ -88,6 +88,7 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
     import torch
 
     from train.tuning.divergence import warnings_of
+    from train.tuning.end_of_turn import unlearned_end_of_turn
     from train.tuning.progress import watch
     from train.tuning.rehearsal import out_of_memory
     from train.tuning.trainer import build_trainer, sft_config
@@ -118,6 +119,9 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
 
     # 4. Base + adapter + rows in TRL's trainer; the run folder is made once that has worked
     trainer = build_trainer(config, base, tokenizer, precision, arguments, train_set.encoded, eval_set.encoded)
+    unlearned = unlearned_end_of_turn(trainer.model, tokenizer, train_set.encoded)
+    if unlearned:
+        say(state, f"warning: {unlearned}")
     if state.is_main_process and not resume:
         manifest = describe_run(config, base, tokenizer, trainer, train_set, eval_set, today)
         kept = 2 + (config.training.save_total_limit or 10)
@@ -155,7 +159,8 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
         check_saved_prompts(run, eval_set, today)
         seconds = round(time.perf_counter() - started, 1)
         ended = {"status": "finished", "finished": now(), "seconds": seconds, "steps": trainer.state.global_step}
-        run.update_manifest(**ended, warnings=warnings_of(run.metrics(), moved=movement.moved))
+        found = warnings_of(run.metrics(), moved=movement.moved)
+        run.update_manifest(**ended, warnings=[unlearned, *found] if unlearned else found)
         write_report(run)
         print(summary(run))
     state.wait_for_everyone()

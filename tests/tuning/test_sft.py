@@ -20,6 +20,7 @@ from train.core.runs import open_run
 from train.models.base import weights_fingerprint
 from train.models.load import load_base, load_tuned, resolve_precision
 from train.sft import train
+from train.tuning import progress as train_progress
 
 LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--quiet"]
 
@@ -175,6 +176,14 @@ def test_under_accelerate_the_package_shadows_no_library(write_config):
     assert "held-out loss" in result.stdout
     assert "step 1/1: loss" in result.stderr, "a plain line a step where nobody watches"
     assert "Warning" not in result.stderr
+
+
+def test_where_nobody_watches_slow_steps_and_the_held_out_rows_say_how_far_they_are(write_config, capsys, monkeypatch):
+    monkeypatch.setattr(train_progress, "SILENCE", 0)
+    train(load_config(write_config(training={"max_steps": 2, "logging_steps": 2, "per_device_eval_batch_size": 2})))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert "step 0/2: held-out batch 2 of 3" in lines, lines
+    assert any(line.startswith("step 1/2: held-out 6.") for line in lines), lines
 
 
 def test_launch_with_a_bad_config_prints_one_line(write_config):

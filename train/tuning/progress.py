@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PrinterCallback, TrainerCallback
 
+from train.core.progress import SILENCE
 from train.core.runs import Run
 from train.encoding.rows import Encoding
 from train.tuning.divergence import Divergence, Movement
@@ -100,7 +101,10 @@ class MetricsLog(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """One bar with loss, tokens/s and time left on a terminal; a line a logging step where nobody watches."""
+    """One bar with loss, tokens/s and time left on a terminal; lines where nobody watches.
+
+    There is one at every logging step, and at the end of what takes longer than SILENCE.
+    """
 
     def __init__(self, log: MetricsLog) -> None:
         self.log = log
@@ -115,6 +119,7 @@ class ProgressBar(TrainerCallback):
             disable=not self.console.is_terminal,
         )
         self.loss = self.eval_loss = math.nan
+        self.evaluated, self.shown = 0, time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -125,18 +130,37 @@ class ProgressBar(TrainerCallback):
         if state.is_world_process_zero:
             self.bar.update(self.task, completed=state.global_step)
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._show(state, waited=SILENCE)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+        self.evaluated += 1
+        if state.is_world_process_zero:
+            self._show(state, f"held-out batch {self.evaluated} of {len(eval_dataloader)}", waited=SILENCE)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.evaluated = 0
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         logs = logs or {}
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
         self.loss, self.eval_loss = logs.get("loss", self.loss), logs.get("eval_loss", self.eval_loss)
+        self._show(state)
+
+    def _show(self, state: Any, doing: str | None = None, waited: float = 0) -> None:
+        """Show the numbers; where nobody watches, only if nothing was printed for `waited` seconds."""
         parts = [f"loss {self.loss:.3f}"] if math.isfinite(self.loss) else []
         parts += [f"held-out {self.eval_loss:.3f}"] if math.isfinite(self.eval_loss) else []
         parts += [f"{self.log.rate:,.0f} tokens/s"] if self.log.rate else []
-        if self.bar.disable:
-            self.console.print(f"step {state.global_step}/{state.max_steps}: {', '.join(parts)}", highlight=False)
-        else:
+        parts += [doing] if doing else []
+        if not self.bar.disable:
             self.bar.update(self.task, numbers=", ".join(parts))
+        elif time.monotonic() - self.shown >= waited:
+            self.shown = time.monotonic()
+            numbers = f": {', '.join(parts)}" if parts else ""
+            self.console.print(f"step {state.global_step}/{state.max_steps}{numbers}", highlight=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
