@@ -9,6 +9,7 @@ from threading import Thread
 import pytest
 import torch
 from click.testing import CliRunner
+from transformers import BloomConfig, BloomForCausalLM
 
 from tests.conftest import govor
 from train.chats.readers import read_rows
@@ -88,6 +89,13 @@ def load_page(run):
     page = (run.evaluation / "evaluation.html").read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img)|src=|url\(http", page), "one page, nothing to fetch"
     return page
+
+
+def test_a_model_without_positions_answers(tokenizer):
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=1, n_head=2, pad_token_id=0)
+    model, messages = BloomForCausalLM(config), [{"role": "user", "content": "Кто я?"}]
+    said = answer(model, tokenizer, messages, Generation(max_new_tokens=4), stop=[1])
+    assert isinstance(said, str)
 
 
 def test_the_whole_evaluation(run):

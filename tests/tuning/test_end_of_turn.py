@@ -1,4 +1,4 @@
-"""A base that cannot tell the token which ends an answer from those that it never saw: said before and after training."""
+"""A base that cannot tell the token which ends an answer from others that it never saw: said before and after."""
 
 import pytest
 import torch

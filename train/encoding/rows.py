@@ -32,7 +32,7 @@ from train.encoding.too_long import (
     parts_by_history,
     shorten,
 )
-from train.models.base import language_config, stop_ids
+from train.models.base import context_length, language_config, stop_ids
 
 
 class Encoding(NamedTuple):
@@ -102,16 +102,11 @@ def encoder(config: Config, tokenizer: Any, base: Path, today: datetime | None =
     )
 
 
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""Names of the number of positions in config.json, by family."""
-
-
 def require_positions(base: Path, rows: Encoding) -> None:
     """DataError where rows have more tokens than the base has positions."""
-    facts = language_config(base)
-    positions = next((facts[name] for name in POSITIONS if isinstance(facts.get(name), int)), None)
+    positions = context_length(language_config(base))
     lengths = [(row.line, len(encoded.input_ids)) for row, encoded in zip(rows.rows, rows.encoded, strict=True)]
-    longer = [(line, length) for line, length in lengths if positions and length > positions]
+    longer = [(line, length) for line, length in lengths if length > positions]
     if longer:
         raise DataError(
             f"{len(longer)} rows are longer than the base's {positions} positions: {name_lines(longer)}; set "

@@ -38,7 +38,7 @@ from train.evaluation.sampling import (
     that_fit,
 )
 from train.evaluation.style import Answer
-from train.models.base import language_config, run_base, weights_fingerprint
+from train.models.base import context_length, language_config, run_base, weights_fingerprint
 from train.models.load import (
     load_base,
     load_merged,
@@ -211,7 +211,7 @@ def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Eva
     quiet_libraries()
     meter = _meter(run, None, load_run_tokenizer(run), samples)
     base = run_base(run)
-    prompts = meter.held_out_prompts(int(language_config(base)["max_position_embeddings"]))
+    prompts = meter.held_out_prompts(context_length(language_config(base)))
     dialogues = {_spoken(prompt.messages): prompt.real for prompt in prompts}
     judged = []
     for row in read_rows(file):

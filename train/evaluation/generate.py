@@ -7,6 +7,7 @@ from train.chats.rows import Message
 from train.core.config import Generation
 from train.core.errors import GovorError
 from train.encoding.loss_mask import render
+from train.models.base import context_length
 
 
 def answer(
@@ -81,8 +82,7 @@ def answer_batch(
 
 def context_of(model: Any) -> int:
     """How many tokens the model reads."""
-    positions: int = model.config.get_text_config().max_position_embeddings
-    return positions
+    return context_length(model.config.get_text_config().to_dict())
 
 
 def _settings(model: Any, tokenizer: Any, generation: Generation, stop: Sequence[int], room: int) -> Any:

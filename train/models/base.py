@@ -35,6 +35,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""Names of the number of positions in config.json, by family."""
+UNBOUNDED = 2**31
+"""The context of a model without positions, such as a recurrent one."""
+
+
 def language_config(base: Path) -> dict[str, Any]:
     """What config.json says of the language model, see `language_part`."""
     return language_part(read_json(base / "config.json"))
@@ -45,6 +51,11 @@ def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
     tied = {name: config[name] for name in ("tie_word_embeddings",) if name in config}
     inner = config.get("text_config")
     return {**config, **(inner if isinstance(inner, dict) else {}), **tied, "text_config": None}
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """How many tokens the model reads, by the keys of its `language_config`; UNBOUNDED where they set no limit."""
+    return next((config[name] for name in POSITIONS if isinstance(config.get(name), int)), UNBOUNDED)
 
 
 def chosen_template(model: Model) -> str | None:

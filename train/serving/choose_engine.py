@@ -11,7 +11,7 @@ from train.core.cards import first_card_memory
 from train.core.errors import MachineError, RunError
 from train.core.runs import Run
 from train.encoding.loss_mask import template_hash
-from train.models.base import run_base, stop_ids
+from train.models.base import context_length, run_base, stop_ids
 from train.models.load import (
     free_memory,
     load_run_tokenizer,
@@ -255,7 +255,7 @@ def _served(
         tokenizer=tokenizer,
         generation=run.config().generation,
         stop=tuple(dict.fromkeys([*run.end_of_turn(), *sorted(stop_ids(source))])),
-        trained_context=int(config.get_text_config().max_position_embeddings),
+        trained_context=context_length(config.get_text_config().to_dict()),
         splits_thoughts=splits_thoughts,
         created=int(run.manifest_file.stat().st_mtime),
     )

@@ -58,7 +58,7 @@ class Served:
     stop: tuple[int, ...]
     """Ids of the tokens that end a turn, the base's own among them."""
     trained_context: int
-    """The model's max_position_embeddings, in tokens."""
+    """How many tokens the model reads, by its config."""
     splits_thoughts: bool
     """Whether the engine itself separates thoughts from the answer."""
     created: int

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from train.models.base import context_length
 from train.models.load import unwrap
 from train.tuning.kernels import head
 from train.tuning.kernels.head import IGNORE_INDEX
@@ -195,7 +196,7 @@ def _long_row(model: Any, longest: int | None) -> int:
     reached = (window for window in windows if isinstance(window, int) and window < (longest or MOST_TOKENS))
     least = LONG.get(next(model.parameters()).device.type, LONG["cuda"])
     wanted = max((least, *(window + BEYOND for window in reached)))
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = context_length(model.config.get_text_config().to_dict())
     return max(2, min(length for length in (wanted, longest, positions) if length))
 
 
