@@ -2,20 +2,24 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from train.core.config import Lora, load_config
 from train.core.errors import ConfigError, MachineError
 from train.models.load import (
     Precision,
+    load_tokenizer,
     lora_config,
     precision_warning,
     require_compiled_for,
     require_device,
     resolve_targets,
 )
+from train.sft import train
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
@@ -103,3 +107,28 @@ class TestTargetModules:
         assert tuned.get_nb_trainable_parameters() == every
         with pytest.raises(ConfigError, match="'nope'"):
             resolve_targets(["gate_proj", "up_proj", "nope"], experts)
+
+
+@pytest.mark.parametrize("written", ["list", "files"])
+def test_named_templates_become_one_that_chooses_as_transformers_does(written, base, write_config, working_folder):
+    own = load_tokenizer(base).chat_template
+    named = {"default": own, "tool_use": "\n  {{- '<tools>' -}} {{ tools[0].function.name }}\n" + own + "  \n\n"}
+    folder = shutil.copytree(base, working_folder / "named")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    if written == "files":
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "chat_template.jinja").write_text(own, encoding="utf-8")
+        (folder / "additional_chat_templates/tool_use.jinja").write_text(named["tool_use"], encoding="utf-8")
+    else:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    theirs, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
+    assert isinstance(theirs.chat_template, dict)
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
+    for given in (None, tools):
+        messages = [{"role": "user", "content": "Кто я?"}]
+        expected = theirs.apply_chat_template(messages, tools=given, tokenize=False, add_generation_prompt=True)
+        assert ours.apply_chat_template(messages, tools=given, tokenize=False, add_generation_prompt=True) == expected
+    run = train(load_config(write_config(model={"name_or_path": str(folder)}, training={"max_steps": 1})))
+    assert load_tokenizer(run.adapter).chat_template == ours.chat_template

@@ -102,8 +102,18 @@ def chat_template_source(base: Path) -> str | None:
             raise BaseError(f"{file}: damaged, not UTF-8: {error.reason}") from None
     source = read_json(base / "tokenizer_config.json").get("chat_template")
     if isinstance(source, list):
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+        source = one_template({entry.get("name"): entry.get("template") for entry in source})
     return source if isinstance(source, str) else None
+
+
+def one_template(named: Mapping[str, str]) -> str | None:
+    """Named chat templates as one: `tool_use` where tools are given, as transformers chooses, else `default`."""
+    default, with_tools = named.get("default"), named.get("tool_use")
+    if default is None or with_tools is None:
+        return default
+    # The line breaks after the tags go, since transformers trims blocks; the templates' own spaces stay
+    with_tools, default = with_tools.removesuffix("\n"), default.removesuffix("\n")
+    return f"{{% if tools %}}\n{with_tools}{{%+ else %}}\n{default}{{%+ endif %}}"
 
 
 def find_base(model: Model) -> Path:

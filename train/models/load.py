@@ -12,7 +12,7 @@ from train.core.config import Config, Lora, Model
 from train.core.errors import BaseError, ConfigError, MachineError, RunError
 from train.core.progress import progress
 from train.core.runs import Run
-from train.models.base import language_config, read_json, run_base
+from train.models.base import language_config, one_template, read_json, run_base
 
 HEADROOM = 3 * 2**29
 """Bytes kept free on the device and in memory beside a model's weights: activations, logits, other programs."""
@@ -109,10 +109,13 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         reason = _needs_code(error) or _first_line(error)
         raise BaseError(f"{folder}: its tokenizer cannot be loaded: {reason}") from None
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = one_template(tokenizer.chat_template)
+    return tokenizer
 
 
 def _needs_code(error: Exception) -> str | None:
