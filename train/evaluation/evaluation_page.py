@@ -105,9 +105,9 @@ READING = (
     ),
     (
         f"Наизусть: модель получает половину ответа. Переобучена: разница отложенных строк и строк обучения выросла "
-        f"больше чем на {OVERFITTED:.1f} ната.".replace("0.5", "0,5"),
+        f"больше чем на {OVERFITTED:g} нат.",
         "By heart: the model is given half an answer. Overfitted: the gap of held-out and training rows has grown by "
-        f"more than {OVERFITTED:.1f} nats.",
+        f"more than {OVERFITTED:g} nat.",
     ),
     (
         f"Знание: 59 абзацев и 64 вопроса, которых персона не касается. Пострадало: ошибка выросла больше чем на "
