@@ -21,7 +21,7 @@ from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.evaluation.evaluation_page import write_page
 from train.evaluation.forgetting import KNOWS_ENOUGH, compare_knowledge, measure_knowledge
 from train.evaluation.generate import answer, context_of
-from train.evaluation.judge import Evaluation, Losses, judge_answers, to_json, verdict
+from train.evaluation.judge import Evaluation, Losses, judge_answers, judge_state, to_json, verdict
 from train.evaluation.leakage import continuation
 from train.evaluation.report import Sample, write_report
 from train.evaluation.sampling import (
@@ -177,11 +177,7 @@ def evaluate_whole(
         before = meter.sample(prompts, meter.ask(base), run.manifest()["base"]["weights"], "the base")
     real = [prompt.real for prompt in prompts]
     judged = judge_answers(meter.trained, real, before, answers, len(answers) // max(1, len(prompts)))
-    states = []
-    for name, said in saved:
-        state = judge_answers(meter.trained, real, before, said, judged.samples)
-        place = state.position.whole if state.position else None
-        states.append((name, place, bool(state.leakage and state.leakage.recites)))
+    states = [(name, *judge_state(meter.trained, real, before, said)) for name, said in saved]
     evaluation = Evaluation(
         comparison.base,
         comparison.tuned,

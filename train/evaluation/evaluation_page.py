@@ -1,11 +1,13 @@
 """evaluation.html: verdict, every value with what it lies between, best and worst answers; Russian and English."""
 
 import html
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from train.core.files import write_atomically
 from train.core.runs import Run, now
-from train.evaluation.forgetting import KNOWS_ENOUGH
+from train.encoding.held_out import held_out_rows
+from train.evaluation.forgetting import KNOWS_ENOUGH, prose, questions
 from train.evaluation.intervals import Interval
 from train.evaluation.judge import FORGOTTEN, OVERFITTED, Evaluation, Judgement, verdict
 from train.evaluation.markers import FLAGGED
@@ -20,7 +22,8 @@ PAGE = """<!doctype html>
  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1.5rem auto; padding: 0 1rem }}
  table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }}
  td, th {{ border-top: 1px solid #8886; padding: .4rem .8rem .4rem 0; text-align: left; vertical-align: top;
- overflow-wrap: anywhere }}
+ white-space: nowrap }}
+ td:first-child {{ white-space: normal; min-width: 9rem }}
  .wide {{ overflow-x: auto }} .verdict {{ font-size: 1.4rem }} .aid {{ opacity: .75 }}
  blockquote {{ margin: .6rem 0; padding-left: 1rem; border-left: 3px solid #8886; white-space: pre-wrap;
  overflow-wrap: anywhere }}
@@ -39,7 +42,7 @@ WORDS = {
         "{date}. {answers} answers: {prompts} held-out prompts of {dialogues} dialogues, {samples} to each.",
     ),
     "via": ("Отвечал сервер: {via}.", "Answers came from a server: {via}."),
-    "head": ("мера|значение|интервал 95 %|пол|потолок", "measure|value|interval of 95 %|floor|ceiling"),
+    "head": ("мера|значение|интервал 95 %|пол|потолок|n", "measure|value|interval of 95 %|floor|ceiling|n"),
     "measures": ("Значения", "Values"),
     "position": ("манера", "manner"),
     "turn": ("манера, ответ {turn} диалога", "manner, answer {turn} of a dialogue"),
@@ -146,7 +149,7 @@ class _Section:
     def number(self, value: float | None, places: int = 2) -> str:
         if value is None:
             return ""
-        text = f"{value:.{places}f}"
+        text = f"{value:z.{places}f}".replace("-", "−")
         return text.replace(".", ",") if self.language == 0 else text
 
     def interval(self, found: Interval | None, places: int = 2) -> str:
@@ -158,7 +161,8 @@ class _Section:
         parts.append(f'<p class="verdict">{_text(verdict(evaluation, LANGUAGES[self.language]))}</p>')
         if judged:
             counts = {"prompts": judged.prompts, "dialogues": judged.dialogues, "samples": judged.samples}
-            parts.append(f'<p class="aid">{self.say("sampled", date=now(), answers=len(judged.tuned), **counts)}</p>')
+            date = now()[:16].replace("T", " ") + " UTC"
+            parts.append(f'<p class="aid">{self.say("sampled", date=date, answers=len(judged.tuned), **counts)}</p>')
         if evaluation.via:
             parts.append(f'<p class="aid">{self.say("via", via=evaluation.via)}</p>')
         parts += [f"<h2>{self.say('measures')}</h2>", self.table("head", self.values())]
@@ -180,29 +184,32 @@ class _Section:
         return f'<div class="wide"><table><tr>{cells}</tr>{body}</table></div>'
 
     def values(self) -> Iterable[Sequence[str]]:
-        """(measure, value, interval, floor, ceiling)."""
+        """(measure, value, interval, floor, ceiling, how many of what is counted)."""
         evaluation, judged = self.evaluation, self.evaluation.judgement
+        answers = str(len(judged.tuned)) if judged else ""
         if judged and (place := judged.position):
-            yield self.say("position"), self.number(place.whole.value), self.interval(place.whole), "0", "1"
+            yield self.say("position"), self.number(place.whole.value), self.interval(place.whole), "0", "1", answers
+            by_turn = Counter(min(answer.turn, TURNS) for answer in judged.tuned)
             for turn, found in place.by_turn.items():
                 name = self.say("later" if turn == TURNS else "turn", turn=turn)
-                yield name, self.number(found.value), self.interval(found), "0", "1"
+                yield name, self.number(found.value), self.interval(found), "0", "1", str(by_turn[turn])
         if judged and (test := judged.two_sample):
             spread = Interval(0.5, 0.5 - 2 * test.spread, 0.5 + 2 * test.spread)
-            yield self.say("auc", p=test.p), self.number(test.auc), "", self.interval(spread), "1"
+            yield self.say("auc", p=test.p), self.number(test.auc), "", self.interval(spread), "1", answers
         base, tuned = evaluation.base, evaluation.tuned
         if base and tuned:
-            yield self.say("loss", base=base.held_out), self.number(tuned.held_out, 3), "", "", ""
+            rows = str(len(held_out_rows(self.run)))
+            yield self.say("loss", base=base.held_out), self.number(tuned.held_out, 3), "", "", "", rows
             accuracy = self.number(100 * tuned.held_out_accuracy, 1) + " %"
-            yield self.say("accuracy", base=base.held_out_accuracy), accuracy, "", "", ""
+            yield self.say("accuracy", base=base.held_out_accuracy), accuracy, "", "", "", rows
             if base.gap is not None and tuned.gap is not None:
                 most = self.number(base.gap + OVERFITTED)
-                yield self.say("gap", base=base.gap), self.number(tuned.gap), "", self.number(base.gap), most
+                yield self.say("gap", base=base.gap), self.number(tuned.gap), "", self.number(base.gap), most, rows
         if judged and (leakage := judged.leakage):
             ceiling, floor = str(leakage.ceiling), str(leakage.longest_held_out)
-            yield self.say("copy"), str(leakage.longest), "", floor, ceiling
+            yield self.say("copy"), str(leakage.longest), "", floor, ceiling, answers
             kinds = ", ".join(f"{_text(kind)}: {count}" for kind, count in leakage.personal_data.items())
-            yield self.say("personal"), kinds or "0", "", "0", "0"
+            yield self.say("personal"), kinds or "0", "", "0", "0", answers
         if halves := evaluation.continuation:
             trained, held_out = halves.trained, halves.held_out
             yield (
@@ -211,6 +218,7 @@ class _Section:
                 self.interval(trained),
                 self.number(held_out.value),
                 "1",
+                str(halves.answers),
             )
         if forgot := evaluation.forgetting:
             yield (
@@ -219,6 +227,7 @@ class _Section:
                 self.interval(forgot.tuned_loss, 3),
                 "",
                 self.number(forgot.base_loss.value * (1 + FORGOTTEN), 3),
+                str(len(prose())),
             )
             right = forgot.tuned_right
             yield (
@@ -227,6 +236,7 @@ class _Section:
                 self.interval(right),
                 self.number(0.25),
                 "1",
+                str(len(questions())),
             )
 
     def states(self) -> Iterable[Sequence[str]]:

@@ -57,13 +57,11 @@ def judge_answers(
     rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence[Answer], samples: int
 ) -> Judgement:
     """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone."""
-    persona = [text for _, text in sources(rows or ())]
-    persona = persona[:: -(-len(persona) // MOST_ANSWERS) or 1]
     return Judgement(
         prompts=len(real),
         dialogues=len({answer.dialogue for answer in real}),
         samples=samples,
-        position=position(persona, base, real, tuned) if persona else None,
+        position=_position(rows, real, base, tuned),
         two_sample=two_sample(real, tuned),
         markers=marker_table(real, base, tuned),
         russian=is_russian(real),
@@ -72,6 +70,22 @@ def judge_answers(
         base=list(base),
         tuned=list(tuned),
     )
+
+
+def judge_state(
+    rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], answers: Sequence[Answer]
+) -> tuple[Interval | None, bool]:
+    """(position, whether it recites) of a saved state's answers: what decides which one to keep."""
+    place = _position(rows, real, base, answers)
+    return place.whole if place else None, bool(rows) and find_leakage(sources(rows or ()), real, base, answers).recites
+
+
+def _position(
+    rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], answers: Sequence[Answer]
+) -> Position | None:
+    persona = [text for _, text in sources(rows or ())]
+    persona = persona[:: -(-len(persona) // MOST_ANSWERS) or 1]
+    return position(persona, base, real, answers) if persona else None
 
 
 def sources(rows: Iterable[Row]) -> Iterable[tuple[int, str]]:

@@ -81,6 +81,8 @@ class Continuation(NamedTuple):
     difference: Interval
     by_heart: bool
     """Whether training rows are continued word by word more often than held-out ones."""
+    answers: int
+    """Training answers that were cut in halves."""
 
 
 SHORTEST = 12
@@ -118,7 +120,7 @@ def continuation(
         return None
     each = [cluster_interval([side], lambda share: share) for side in sides]
     assert each[0] and each[1]
-    return Continuation(each[0], each[1], found, found.low > 0 and found.value > BY_HEART)
+    return Continuation(each[0], each[1], found, found.low > 0 and found.value > BY_HEART, len(sides[0].values))
 
 
 def _same_beginning(said: Sequence[str], meant: Sequence[str]) -> float:

@@ -100,13 +100,15 @@ class Position(NamedTuple):
 
     whole: Interval
     by_turn: dict[int, Interval]
-    """By the number of the answer in its dialogue, the last for all from there on."""
+    """By the number of the answer in its dialogue, the last for all from there on; of FEWEST dialogues at least."""
     scores: list[float]
     """Of each answer: the higher, the more like the persona."""
 
 
 TURNS = 4
 """Answers from this one on are taken together."""
+FEWEST = 8
+"""Dialogues that an interval by turn takes: of three it reached from -2 to 1.4."""
 
 
 def position(
@@ -154,7 +156,8 @@ def position(
     def at_turn(turn: int) -> Interval | None:
         return between(lambda answer: min(answer.turn, TURNS) == turn)
 
-    turns = {turn: at_turn(turn) for turn in range(1, TURNS + 1)}
+    dialogues = Counter(turn for _, turn in {(answer.dialogue, min(answer.turn, TURNS)) for answer in real})
+    turns = {turn: at_turn(turn) for turn in range(1, TURNS + 1) if dialogues[turn] >= FEWEST}
     return Position(whole, {turn: found for turn, found in turns.items() if found}, scores[2])
 
 
