@@ -146,7 +146,7 @@ def test_each_side_by_itself_and_messages_without_text():
 
 def test_vocabulary():
     found = measure(row("слон", "Кошка ловит кошек, и они поймали её! 12 раз. Ёж"), row("", "кошка")).vocabulary
-    assert (found.words, found.distinct_lemmas) == (10, 8)  # кошка ловить и они поймать она раз еж
+    assert (found.words, found.distinct_forms) == (10, 9)  # кошка ловит кошек и они поймали её раз ёж
     assert (found.ratio_words, found.type_token_ratio) == (10, pytest.approx(0.9))
     assert found.content_lemmas[0] == ("кошка", 3)
     assert {lemma for lemma, _ in found.content_lemmas} == {"кошка", "ловить", "поймать", "раз", "еж"}

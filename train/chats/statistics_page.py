@@ -261,7 +261,7 @@ def _roles(stats: Statistics) -> tuple[tuple[str, RoleStatistics], tuple[str, Ro
 def _vocabulary(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     words = stats.vocabulary
     facts = [(say("words"), f"{words.words:,}")]
-    facts.append((say("different words by dictionary form"), f"{words.distinct_lemmas:,}"))
+    facts.append((say("different words"), f"{words.distinct_forms:,}"))
     if words.type_token_ratio is not None:
         name = say("type/token ratio of the first {n:,} words", n=words.ratio_words)
         facts.append((name, f"{words.type_token_ratio:.3f}"))

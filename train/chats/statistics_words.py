@@ -70,7 +70,7 @@ RUSSIAN = {
     "rows that repeat an earlier one nearly (from {threshold})": "строк, почти повторяющих прежние (от {threshold})",
     "rows with personal data, names not looked for": "строк с персональными данными (имена не искались)",
     "rows longer than {n:,} tokens": "строк длиннее {n:,} токенов",
-    "different words by dictionary form": "разных слов по словарной форме",
+    "different words": "разных слов",
     "type/token ratio of the first {n:,} words": "доля разных слов среди первых {n:,}",
     "Most frequent: {words}": "Самые частые: {words}",
     "A row is good when": "Строка хороша, если", "rows that fail": "не проходит строк",
