@@ -83,7 +83,7 @@ def _with_candidates(values: Any, bands: int, rows: int) -> list[int]:
     """
     import numpy as np
 
-    shared = np.zeros(len(values), dtype=bool)
+    shared: Any = np.zeros(len(values), dtype=bool)
     for start in range(0, bands * rows, rows):
         band = np.ascontiguousarray(values[:, start : start + rows]).view(np.dtype((np.void, 4 * rows))).ravel()
         _, which, counts = np.unique(band, return_inverse=True, return_counts=True)
@@ -104,15 +104,15 @@ def _sketches(texts: Sequence[str]) -> Any:
     factors = random.integers(0, 2**32, PERMUTATIONS, dtype=np.uint32)[:, None] | np.uint32(1)
     offsets = random.integers(0, 2**32, PERMUTATIONS, dtype=np.uint32)[:, None]
     places = random.integers(0, 2**64, SHINGLE, dtype=np.uint64) | np.uint64(1)
-    values = np.full((len(texts), PERMUTATIONS), 2**32 - 1, dtype=np.uint32)
+    values: Any = np.full((len(texts), PERMUTATIONS), 2**32 - 1, dtype=np.uint32)
     for first, last in _batches(texts):
         joined = "".join(texts[first:last]).encode("utf-32-le", "surrogatepass")
         codes = np.frombuffer(joined, dtype=np.uint32).astype(np.uint64)
         lengths = np.array([len(text) for text in texts[first:last]])
-        hashed = sum(codes[at : len(codes) - SHINGLE + 1 + at] * place for at, place in enumerate(places))
+        hashed: Any = sum(codes[at : len(codes) - SHINGLE + 1 + at] * place for at, place in enumerate(places))
         hashed ^= hashed >> np.uint64(29)
         hashed = (hashed * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)).astype(np.uint32)
-        within = np.ones(len(codes), dtype=bool)
+        within: Any = np.ones(len(codes), dtype=bool)
         for back in range(1, SHINGLE):
             within[np.cumsum(lengths) - back] = False  # a shingle that begins here ends in the next text
         shingles = hashed[within[: len(hashed)]]
@@ -120,7 +120,8 @@ def _sketches(texts: Sequence[str]) -> Any:
         for start in range(0, len(shingles), WINDOW):
             permuted = shingles[start : start + WINDOW] * factors
             permuted += offsets
-            low, high = np.searchsorted(starts, (start, start + permuted.shape[1] - 1), side="right") - 1
+            ends: Any = np.searchsorted(starts, (start, start + permuted.shape[1] - 1), side="right")
+            low, high = ends - 1
             least = np.minimum.reduceat(permuted, np.maximum(starts[low : high + 1] - start, 0), axis=1).T
             part = values[first + low : first + high + 1]
             np.minimum(part, least, out=part)

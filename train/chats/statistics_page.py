@@ -1,10 +1,8 @@
 """Statistics of rows for people and programs: tables in the terminal, one self-contained page, JSON."""
 
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -25,27 +23,12 @@ from train.chats.statistics import (
     Statistics,
     statistics,
 )
-from train.chats.statistics_words import Language, Say, language_of_locale, translate
+from train.chats.statistics_words import ENGLISH, RUSSIAN
 from train.chats.topics import load_topics
 from train.core.errors import GovorError
 from train.core.files import require_new, write_whole
+from train.core.pages import Language, Say, html_page, language_of_locale, speaker, svg
 
-PAGE = """<!doctype html>
-<html lang="{lang}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
- body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
- table {{ border-collapse: collapse; width: 100% }} td, th {{ border-top: 1px solid #ddd; padding: .3rem .8rem .3rem 0;
- text-align: left; vertical-align: top; overflow-wrap: anywhere }}
- svg {{ max-width: 100%; height: auto }} .bar {{ background: #1f77b4; height: 1rem }} .wide {{ width: 50% }}
- p.aid {{ color: #555 }} :target {{ background: #fff3c4 }}
- @media (max-width: 30rem) {{ body {{ margin: 1rem auto; padding: 0 .6rem; font-size: 15px }} .wide {{ width: 20% }}
- td, th {{ padding-right: .4rem }} h1 {{ font-size: 1.4rem; overflow-wrap: anywhere }} }}
-</style>
-<h1>{title}</h1>
-{sections}
-</html>
-"""
 LISTED = 200  # rows on the page for each criterion; the JSON has them all
 LISTED_IN_TERMINAL = 10
 
@@ -138,16 +121,16 @@ def write_json(stats: Statistics, path: Path, *, force: bool = False) -> None:
 def write_page(stats: Statistics, path: Path, *, title: str = "", lang: Language = "en", force: bool = False) -> None:
     """Write one HTML page with tables and plots that fetches nothing; `title` says which file it is of, and when."""
     parts = [_html(section) for section in _sections(stats, lang, LISTED)]
-    say = partial(translate, lang)
+    say = speaker(lang, RUSSIAN, ENGLISH)
     rows, messages = say("rows"), say("messages")
     plots = [
         (say("Turns a row"), stats.turns, rows),
         (say("Tokens a row"), stats.tokens and stats.tokens.rows, rows),
         *((say(f"Characters a message, {name}"), role.characters, messages) for name, role in _roles(stats)),
     ]
-    parts += [_plot(name, distribution, counted, lang) for name, distribution, counted in plots if distribution]
+    parts += [_plot(name, distribution, counted, say) for name, distribution, counted in plots if distribution]
     heading = (f"{title}: " if title else "") + say("{n:,} rows", n=stats.rows)
-    _write(path, PAGE.format(title=escape(heading), lang=lang, sections="\n".join(parts)), force)
+    _write(path, html_page(heading, "\n".join(parts), lang), force)
 
 
 def _write(path: Path, text: str, force: bool) -> None:
@@ -158,10 +141,10 @@ def _write(path: Path, text: str, force: bool) -> None:
 
 def _sections(stats: Statistics, lang: Language, listed: int) -> list[PageSection]:
     """All tables in a language; of rows that fail `listed` for each criterion."""
-    say = partial(translate, lang)
+    say = speaker(lang, RUSSIAN, ENGLISH)
     quality = stats.quality
     criteria = quality.settings.criteria()
-    failed = [(_criterion(say, name, quality.settings), f"{rows:,}") for name, rows in quality.failed.items()]
+    failed = [(_criterion(say, name, quality.settings), say("{n:,}", n=rows)) for name, rows in quality.failed.items()]
     links = [f"fails-{name}" if rows else "" for name, rows in quality.failed.items()]
     good = say(
         "Good, failing nothing: {n:,} of {whole:,} rows ({share:.1%}).",
@@ -178,7 +161,9 @@ def _sections(stats: Statistics, lang: Language, listed: int) -> list[PageSectio
         known = say("These are {n:,} rows, the file has {whole:,}.", n=counted, whole=stats.rows)
         note = known if counted != stats.rows else ""
         sections.append(_share_section(say("Channels"), stats.channels, say, say("AID channels"), note))
-    words = ", ".join(f"{lemma} {count:,}" for lemma, count in stats.vocabulary.content_lemmas) or say("none")
+    words = ", ".join(f"{lemma} {say('{n:,}', n=count)}" for lemma, count in stats.vocabulary.content_lemmas) or say(
+        "none"
+    )
     return [
         *sections,
         PageSection(
@@ -204,7 +189,7 @@ def _criterion(say: Say, name: str, good: Good) -> str:
 def _failing(stats: Statistics, criterion: str, say: Say, listed: int) -> PageSection:
     """The rows that fail a criterion, each with its line in the file and what is the matter."""
     rows = [row for row in stats.quality.rows if criterion in row.reasons]
-    shown = [(f"{row.line:,}", row.reasons[criterion]) for row in rows[:listed]]
+    shown = [(str(row.line), row.reasons[criterion]) for row in rows[:listed]]
     more = say("{n:,} more are in dataset_stats.json.", n=len(rows) - listed) if len(rows) > listed else ""
     header = (say("line"), say(f"REASON {criterion}"))
     return PageSection(say(f"FAILS {criterion}"), header, shown, more, anchor=f"fails-{criterion}")
@@ -212,17 +197,22 @@ def _failing(stats: Statistics, criterion: str, say: Say, listed: int) -> PageSe
 
 def _overview(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     duplicates, personal, tokens = stats.duplicates, stats.personal_data, stats.tokens
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in personal.found.items())
+    kinds = ", ".join(f"{kind} {say('{n:,}', n=count)}" for kind, count in personal.found.items())
     nearly = say("rows that repeat an earlier one nearly (from {threshold})", threshold=duplicates.threshold)
     facts = [
-        (say("rows"), f"{stats.rows:,}"),
-        (say("messages, system messages aside"), f"{stats.messages:,}"),
-        (say("rows that repeat an earlier one exactly"), f"{duplicates.exact_rows:,}"),
-        (nearly, f"{duplicates.near_rows:,}"),
-        (say("rows with personal data, names not looked for"), f"{personal.rows:,}" + (f" ({kinds})" if kinds else "")),
+        (say("rows"), say("{n:,}", n=stats.rows)),
+        (say("messages, system messages aside"), say("{n:,}", n=stats.messages)),
+        (say("rows that repeat an earlier one exactly"), say("{n:,}", n=duplicates.exact_rows)),
+        (nearly, say("{n:,}", n=duplicates.near_rows)),
+        (
+            say("rows with personal data, names not looked for"),
+            say("{n:,}", n=personal.rows) + (f" ({kinds})" if kinds else ""),
+        ),
     ]
     if tokens is not None and tokens.max_length is not None:
-        facts.append((say("rows longer than {n:,} tokens", n=tokens.max_length), f"{tokens.rows_over_max_length:,}"))
+        facts.append(
+            (say("rows longer than {n:,} tokens", n=tokens.max_length), say("{n:,}", n=tokens.rows_over_max_length))
+        )
     return facts
 
 
@@ -230,7 +220,12 @@ def _lengths(stats: Statistics, say: Say) -> PageSection:
     distributions = [("turns a row", stats.turns), ("tokens a row", stats.tokens and stats.tokens.rows)]
     distributions += [(f"characters a message, {name}", role.characters) for name, role in _roles(stats)]
     rows = [
-        (say(name), f"{s.mean:,.1f}", f"{s.median:,.0f}", f"{s.p5:,.0f}", f"{s.p95:,.0f}", f"{s.max:,}")
+        (
+            say(name),
+            say("{n:,.1f}", n=s.mean),
+            *(say("{n:,.0f}", n=each) for each in (s.median, s.p5, s.p95)),
+            say("{n:,}", n=s.max),
+        )
         for name, s in distributions
         if s
     ]
@@ -246,9 +241,9 @@ def _style(stats: Statistics, say: Say) -> PageSection:
         "bracket_smile_share": "hold a bracket smile",
     }
     roles = [role for _, role in _roles(stats)]
-    rows = [(say(text), *(_percent(getattr(role, name)) for role in roles)) for name, text in names.items()]
-    counts = [(say("messages"), *(f"{role.messages:,}" for role in roles))]
-    counts.append((say("without text, left out"), *(f"{role.without_text:,}" for role in roles)))
+    rows = [(say(text), *(_percent(getattr(role, name), say) for role in roles)) for name, text in names.items()]
+    counts = [(say("messages"), *(say("{n:,}", n=role.messages) for role in roles))]
+    counts.append((say("without text, left out"), *(say("{n:,}", n=role.without_text) for role in roles)))
     return PageSection(
         say("Messages"), ("", *(name for name, _ in _roles(stats))), [*counts, *rows], aid=say("AID style")
     )
@@ -260,22 +255,22 @@ def _roles(stats: Statistics) -> tuple[tuple[str, RoleStatistics], tuple[str, Ro
 
 def _vocabulary(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     words = stats.vocabulary
-    facts = [(say("words"), f"{words.words:,}")]
-    facts.append((say("different words"), f"{words.distinct_forms:,}"))
+    facts = [(say("words"), say("{n:,}", n=words.words))]
+    facts.append((say("different words"), say("{n:,}", n=words.distinct_forms)))
     if words.type_token_ratio is not None:
         name = say("type/token ratio of the first {n:,} words", n=words.ratio_words)
-        facts.append((name, f"{words.type_token_ratio:.3f}"))
+        facts.append((name, say("{n:.3f}", n=words.type_token_ratio)))
     return facts
 
 
 def _share_section(title: str, shares: Mapping[str, RowShare], say: Say, aid: str, note: str = "") -> PageSection:
-    rows = [(name, f"{share.rows:,}", _percent(share.share)) for name, share in shares.items()]
+    rows = [(name, say("{n:,}", n=share.rows), _percent(share.share, say)) for name, share in shares.items()]
     header = ("", say("rows"), say("share"))
     return PageSection(title, header, rows, note, aid, [share.share for share in shares.values()])
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+def _percent(share: float | None, say: Say) -> str:
+    return "–" if share is None else say("{n:.1%}", n=share)
 
 
 def _html(section: PageSection) -> str:
@@ -294,7 +289,7 @@ def _html(section: PageSection) -> str:
     return f"<h2{anchor}>{escape(section.title)}</h2><table>{''.join(rows)}</table>{note}"
 
 
-def _plot(title: str, distribution: Distribution, counted: str, lang: Language) -> str:
+def _plot(title: str, distribution: Distribution, counted: str, say: Say) -> str:
     """A histogram as SVG below its title."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -305,12 +300,9 @@ def _plot(title: str, distribution: Distribution, counted: str, lang: Language) 
     axes.set_xlabel(title.lower())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(counted)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    svg = buffer.getvalue()
-    aid = translate(lang, "AID plot", counted=counted)
+    aid = say("AID plot", counted=counted)
     if distribution.beyond:
-        aid += " " + translate(
-            lang, "{n:,} more, up to {most:,}, lie to the right of it.", n=distribution.beyond, most=distribution.max
+        aid += " " + say(
+            "{n:,} more, up to {most:,}, lie to the right of it.", n=distribution.beyond, most=distribution.max
         )
-    return f'<h2>{escape(title)}</h2>{svg[svg.index("<svg") :]}<p class="aid">{escape(aid)}</p>'
+    return f'<h2>{escape(title)}</h2>{svg(figure)}<p class="aid">{escape(aid)}</p>'

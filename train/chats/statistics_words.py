@@ -1,32 +1,4 @@
-"""The words of the page of statistics, in English and Russian.
-
-A text is looked up by its English wording, or by a key in capitals where it is long or differs by what it is about.
-"""
-
-import locale
-import os
-from typing import Any, Literal, Protocol
-
-Language = Literal["en", "ru"]
-
-
-class Say(Protocol):
-    """A text in the language of a page, its fields filled in."""
-
-    def __call__(self, text: str, **fields: Any) -> str: ...
-
-
-def language_of_locale() -> Language:
-    """Russian where the terminal speaks it, else English."""
-    spoken = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
-    return "ru" if (spoken or locale.getlocale()[0] or "").lower().startswith("ru") else "en"
-
-
-def translate(lang: Language, text: str, **fields: Any) -> str:
-    """The text in the language; KeyError where the table lacks it, which the tests would meet first."""
-    wording = RUSSIAN[text] if lang == "ru" else ENGLISH.get(text, text)
-    return wording.format(**fields) if fields else wording
-
+"""The words of the page of statistics, in English and Russian, as `train.core.pages.speaker` looks them up."""
 
 ENGLISH = {
     "AID rows": "A row is one conversation to train on. Repeats weigh more in training than what is said once; "

@@ -206,7 +206,9 @@ def topics_and_vocabulary(
     numbers: defaultdict[str, int] = defaultdict(count().__next__)  # form → its number
     said, spoken, ends = array("I"), array("I"), array("Q")  # the numbers of all words, of the assistant's, rows' ends
     for messages in conversations:
-        texts = [(message["role"], text_of(message)) for message in messages if message["role"] in ("user", "assistant")]
+        texts = [
+            (message["role"], text_of(message)) for message in messages if message["role"] in ("user", "assistant")
+        ]
         for role, text in texts:
             words = array("I", map(numbers.__getitem__, _forms(text)))
             said += words

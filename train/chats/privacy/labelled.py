@@ -210,7 +210,7 @@ CARD_NUMBER = re.compile(r"(?<![0-9])[0-9]{4}(?:[\s-]?[0-9]{4}){3}(?![0-9])")
 DIGIT = re.compile("[0-9]")
 SECRET_RUN = re.compile("[A-Za-z0-9_.-]{16}")
 SECRET_WORDS = ("://", "key", "token", "secret", "passw", "парол")
-"""A run of such characters or one of the words is what no secret lacks: most of a chat is not searched for its forms."""
+"""A run of such characters or one of the words is what no secret lacks: most of a chat is not searched for forms."""
 
 
 def find_labelled(text: str) -> Iterator[Finding]:
