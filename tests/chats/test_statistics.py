@@ -525,7 +525,8 @@ def test_a_failing_count_leads_to_its_rows():
     text = Path("page.html").read_text(encoding="utf-8")
     assert "<title>my.jsonl, 2026-11-29: 2 rows</title>" in text
     assert '<a href="#fails-answer_length">1</a>' in text and 'id="fails-answer_length"' in text
-    assert "<td>4</td><td>30</td>" in text
+    assert '<td class="number">4</td><td class="number">30</td>' in text
+    assert "<code>sed -n 4p FILE</code> shows line 4" in text
     assert 'href="#fails-echo"' not in text
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(to_terminal(stats))

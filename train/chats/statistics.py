@@ -167,7 +167,8 @@ class FailedRow(Struct, frozen=True):
     line: int
     """Its line in the file, from 1."""
     reasons: dict[str, str]
-    """Criterion that it fails → what is the matter: kinds of personal data, characters of an answer, the problem."""
+    """Criterion that it fails → what is the matter: kinds of personal data, characters of an answer, the
+    line of the row that it repeats, the problem."""
 
 
 class Statistics(Struct, frozen=True):
@@ -335,7 +336,7 @@ def _failed(row: Row, good: Good, personal_data: list[str], repeated_line: int |
     failed = {
         "invalid": next((problem.message for problem in row_problems(row.line, row_to_object(row))), ""),
         "personal_data": ", ".join(dict.fromkeys(personal_data)),
-        "near_duplicate": "" if repeated_line is None else f"line {repeated_line}",
+        "near_duplicate": "" if repeated_line is None else str(repeated_line),
         "answer_length": f"{lengths[0]:,}" if lengths else "" if pairs else "0",
         "not_letters": f"{letters[0]:.0%}" if letters else "",
         "echo": "echo" if echoes else "",

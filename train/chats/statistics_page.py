@@ -1,5 +1,6 @@
 """Statistics of rows for people and programs: tables in the terminal, one self-contained page, JSON."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -27,8 +28,10 @@ from train.chats.statistics_words import ENGLISH, RUSSIAN
 from train.chats.topics import load_topics
 from train.core.errors import GovorError
 from train.core.files import require_new, write_whole
-from train.core.pages import Language, Say, html_page, language_of_locale, speaker, svg
+from train.core.pages import Language, Say, html_page, language_of_locale, prose, speaker, svg
 
+NUMBER = re.compile(r"[\d\s.,%–]+")
+"""A cell that is kept on one line."""
 LISTED = 200  # rows on the page for each criterion; the JSON has them all
 LISTED_IN_TERMINAL = 10
 
@@ -189,15 +192,23 @@ def _criterion(say: Say, name: str, good: Good) -> str:
 def _failing(stats: Statistics, criterion: str, say: Say, listed: int) -> PageSection:
     """The rows that fail a criterion, each with its line in the file and what is the matter."""
     rows = [row for row in stats.quality.rows if criterion in row.reasons]
-    shown = [(str(row.line), row.reasons[criterion]) for row in rows[:listed]]
+    shown = [(str(row.line), _reason(criterion, row.reasons[criterion], say)) for row in rows[:listed]]
     more = say("{n:,} more are in dataset_stats.json.", n=len(rows) - listed) if len(rows) > listed else ""
     header = (say("line"), say(f"REASON {criterion}"))
-    return PageSection(say(f"FAILS {criterion}"), header, shown, more, anchor=f"fails-{criterion}")
+    aid = say("AID fails", line=str(rows[0].line))
+    return PageSection(say(f"FAILS {criterion}"), header, shown, more, aid, anchor=f"fails-{criterion}")
+
+
+def _reason(criterion: str, reason: str, say: Say) -> str:
+    """What is the matter with a row, in the page's language."""
+    if criterion == "personal_data":
+        return ", ".join(say(f"KIND {kind}") for kind in reason.split(", "))
+    return say("yes") if criterion == "echo" else reason
 
 
 def _overview(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     duplicates, personal, tokens = stats.duplicates, stats.personal_data, stats.tokens
-    kinds = ", ".join(f"{kind} {say('{n:,}', n=count)}" for kind, count in personal.found.items())
+    kinds = ", ".join(f"{say(f'KIND {kind}')} {say('{n:,}', n=count)}" for kind, count in personal.found.items())
     nearly = say("rows that repeat an earlier one nearly (from {threshold})", threshold=duplicates.threshold)
     facts = [
         (say("rows"), say("{n:,}", n=stats.rows)),
@@ -229,7 +240,7 @@ def _lengths(stats: Statistics, say: Say) -> PageSection:
         for name, s in distributions
         if s
     ]
-    header = ("", *map(say, ("mean", "median", "5 %", "95 %", "longest")))
+    header = ("", *map(say, ("mean", "median", "5 %", "95 %", "most")))
     return PageSection(say("Lengths"), header, rows, aid=say("AID lengths"))
 
 
@@ -245,7 +256,7 @@ def _style(stats: Statistics, say: Say) -> PageSection:
     counts = [(say("messages"), *(say("{n:,}", n=role.messages) for role in roles))]
     counts.append((say("without text, left out"), *(say("{n:,}", n=role.without_text) for role in roles)))
     return PageSection(
-        say("Messages"), ("", *(name for name, _ in _roles(stats))), [*counts, *rows], aid=say("AID style")
+        say("Messages"), ("", *(say(name) for name, _ in _roles(stats))), [*counts, *rows], aid=say("AID style")
     )
 
 
@@ -274,17 +285,21 @@ def _percent(share: float | None, say: Say) -> str:
 
 
 def _html(section: PageSection) -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in section.header) + ("<th></th>" if section.shares else "")
+    header = "".join(f"<th>{prose(name)}</th>" for name in section.header) + ("<th></th>" if section.shares else "")
     rows = [f"<tr>{header}</tr>"] if any(section.header) else []
     for number, cells in enumerate(section.rows):
-        linked = section.links[number] if section.links else ""
-        line = "".join(f"<td>{escape(cell)}</td>" for cell in cells[:-1])
-        line += f'<td><a href="#{linked}">{escape(cells[-1])}</a></td>' if linked else f"<td>{escape(cells[-1])}</td>"
+        texts = [prose(cell) for cell in cells]
+        if section.links and section.links[number]:
+            texts[-1] = f'<a href="#{section.links[number]}">{texts[-1]}</a>'
+        line = "".join(
+            f'<td class="number">{text}</td>' if NUMBER.fullmatch(cell) else f"<td>{text}</td>"
+            for cell, text in zip(cells, texts, strict=True)
+        )
         if section.shares:
             line += f'<td class="wide"><div class="bar" style="width:{min(section.shares[number], 1):.1%}"></div></td>'
         rows.append(f"<tr>{line}</tr>")
-    note = f"<p>{escape(section.note)}</p>" if section.note else ""
-    note += f'<p class="aid">{escape(section.aid)}</p>' if section.aid else ""
+    note = f"<p>{prose(section.note)}</p>" if section.note else ""
+    note += f'<p class="aid">{prose(section.aid)}</p>' if section.aid else ""
     anchor = f' id="{section.anchor}"' if section.anchor else ""
     return f"<h2{anchor}>{escape(section.title)}</h2><table>{''.join(rows)}</table>{note}"
 
@@ -294,7 +309,7 @@ def _plot(title: str, distribution: Distribution, counted: str, say: Say) -> str
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(6, 2.5), layout="constrained")
     axes = figure.subplots()
     axes.stairs(distribution.counts, distribution.edges, fill=True)
     axes.set_xlabel(title.lower())
@@ -305,4 +320,4 @@ def _plot(title: str, distribution: Distribution, counted: str, say: Say) -> str
         aid += " " + say(
             "{n:,} more, up to {most:,}, lie to the right of it.", n=distribution.beyond, most=distribution.max
         )
-    return f'<h2>{escape(title)}</h2>{svg(figure)}<p class="aid">{escape(aid)}</p>'
+    return f'<h2>{escape(title)}</h2>{svg(figure)}<p class="aid">{prose(aid)}</p>'

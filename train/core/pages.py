@@ -6,6 +6,7 @@ A page is one file that fetches nothing, and right on a phone too.
 import io
 import locale
 import os
+import re
 from collections.abc import Mapping
 from html import escape
 from string import Formatter
@@ -20,14 +21,14 @@ PAGE = """<!doctype html>
  table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }}
  td, th {{ border-top: 1px solid #ddd; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top;
  overflow-wrap: anywhere }}
- .text td {{ white-space: pre-wrap }} svg {{ max-width: 100%; height: auto }} h1 {{ overflow-wrap: anywhere }}
- .bar {{ background: #1f77b4; height: 1rem }} .wide {{ width: 50% }} .scroll {{ overflow-x: auto }}
- .verdict {{ font-size: 1.3rem }} .aid {{ color: #555 }} :target {{ background: #fff3c4 }}
- pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto }}
+ th {{ overflow-wrap: break-word }} .number {{ white-space: nowrap }} .text td {{ white-space: pre-wrap }}
+ svg {{ max-width: 100%; height: auto }} h1, code {{ overflow-wrap: anywhere }}
+ .bar {{ background: #1f77b4; height: 1rem }} .wide {{ width: 50% }} .verdict {{ font-size: 1.3rem }}
+ .aid {{ color: #555 }} :target {{ background: #fff3c4 }} pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto }}
  @media (max-width: 30rem) {{ body {{ margin: 1rem auto; padding: 0 .6rem; font-size: 15px }} .wide {{ width: 20% }}
- td, th {{ padding-right: .4rem }} h1 {{ font-size: 1.4rem }} }}
+ td, th {{ padding-right: .4rem }} th {{ font-size: 13px }} h1 {{ font-size: 1.4rem }} }}
 </style>
-<h1>{title}</h1>
+<h1>{heading}</h1>
 {body}
 </html>
 """
@@ -74,7 +75,13 @@ def speaker(lang: Language, russian: Mapping[str, str], english: Mapping[str, st
 
 def html_page(title: str, body: str, lang: Language) -> str:
     """The whole page; `title` is plain text, `body` HTML."""
-    return PAGE.format(title=escape(title), body=body, lang=lang)
+    heading = re.sub("[0-9]{4}-[0-9]{2}-[0-9]{2}", r'<span class="number">\g<0></span>', escape(title))  # on one line
+    return PAGE.format(title=escape(title), heading=heading, body=body, lang=lang)
+
+
+def prose(text: str) -> str:
+    """A text as HTML: `code` between backticks, and no line break before a percent sign."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)).replace(" %", "\u00a0%")
 
 
 def svg(figure: Any) -> str:

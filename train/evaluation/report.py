@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from train.core.config import Generation
 from train.core.files import write_atomically
-from train.core.pages import Language, Say, html_page, language_of_locale, speaker, svg
+from train.core.pages import Language, Say, html_page, language_of_locale, prose, speaker, svg
 from train.core.runs import Run
 from train.models.base import describe_template
 
@@ -79,7 +79,7 @@ def write_report(
         (say("answers are sampled with"), _sampling(generation or run.config().generation, say)),
     ]
     parts = [
-        f'<p class="verdict">{_text(_verdict(manifest, lang, say))}</p>',
+        f'<p class="verdict">{prose(_verdict(manifest, lang, say))}</p>',
         _table([[f"<th>{_text(key)}</th>", f"<td>{_text(value)}</td>"] for key, value in facts]),
         f"<h2>{say('Loss')}</h2>{loss_curve(run.metrics(), say)}{_aid(say('AID loss'))}",
         f"<h2>{say('Tokens a row')}</h2>{_histogram(manifest['lengths'], say)}{_aid(say('AID lengths'))}",
@@ -159,14 +159,14 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _aid(text: str) -> str:
-    return f'<p class="aid">{_text(text)}</p>'
+    return f'<p class="aid">{prose(text)}</p>'
 
 
 def loss_curve(metrics: Sequence[dict[str, Any]], say: Say) -> str:
     """SVG of training and held-out loss over steps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     for name, label in (("loss", say("training")), ("eval_loss", say("held out"))):
         points = [(m["step"], m[name]) for m in metrics if name in m and math.isfinite(m[name])]
@@ -184,7 +184,7 @@ def _histogram(lengths: dict[str, list[float]], say: Say) -> str:
     """SVG of `counts` rows in the bins between `edges` (one more than counts)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(6, 2.5), layout="constrained")
     axes = figure.subplots()
     axes.stairs(lengths["counts"], lengths["edges"], fill=True)
     axes.set_xlabel(say("tokens"))
