@@ -377,6 +377,7 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 @click.option("--checkpoints", is_flag=True, help="Judge each saved state as well, and name the one to keep.")
 @click.option("--gate", is_flag=True, help="Exit code 1 where the model recites training rows.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as in RUN/evaluation/evaluation.json.")
+@click.option("--lang", type=click.Choice(["ru", "en"]), help="Language of report.html.  [default: by locale]")
 @TRUST
 def evaluate_run(run: Path, gate: bool, as_json: bool, trust_remote_code: bool, **how: Any) -> None:
     """What training changed: losses and answers before and after, manner, copies, what was forgotten.

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from train.chats.privacy.scrub import Scrubber
+from train.chats.privacy.scrub import Scrubber, find_personal_data
 
 FILE = Path(__file__).parent / "privacy_kinds.jsonl"
 LABEL = 25  # characters by which a finding may reach beyond the value, for the label before it
@@ -75,3 +75,12 @@ def test_the_lines_are_broad():
     kinds = Counter(json.loads(line)["kind"] for line in FILE.read_text(encoding="utf-8").splitlines())
     assert kinds.total() >= 300
     assert kinds["look_alike"] >= 60
+
+
+def test_what_no_data_lacks_passes_over_none():
+    """`find_personal_data` does not search a text without any of it; a scrubber does, and finds nothing either."""
+    files = sorted(FILE.parent.glob("privacy_*.jsonl"))
+    texts = [json.loads(line)["text"] for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(texts) > 600
+    for text in texts + [text.upper() for text in texts]:
+        assert find_personal_data(text) == Scrubber().find(text)

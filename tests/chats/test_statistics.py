@@ -5,6 +5,8 @@ import io
 import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import chain
@@ -22,9 +24,10 @@ from train.chats.rows import Row, row_to_object, text_of
 from train.chats.rules import row_problems
 from train.chats.statistics import CRITERIA, GOOD_ROW, good_of, statistics
 from train.chats.statistics_page import to_terminal, write_json, write_page
-from train.chats.statistics_words import ENGLISH, RUSSIAN, language_of_locale
+from train.chats.statistics_words import ENGLISH, RUSSIAN
 from train.chats.topics import NO_TOPIC, load_topics, split_words
 from train.core.errors import DataError, GovorError
+from train.core.pages import language_of_locale
 
 TOPICS = load_topics()
 ANSWER = "Сядь у окна, налей чаю и скажи вслух, чего ты ждёшь от этой зимы."
@@ -146,7 +149,7 @@ def test_each_side_by_itself_and_messages_without_text():
 
 def test_vocabulary():
     found = measure(row("слон", "Кошка ловит кошек, и они поймали её! 12 раз. Ёж"), row("", "кошка")).vocabulary
-    assert (found.words, found.distinct_lemmas) == (10, 8)  # кошка ловить и они поймать она раз еж
+    assert (found.words, found.distinct_forms) == (10, 9)  # кошка ловит кошек и они поймали её раз ёж
     assert (found.ratio_words, found.type_token_ratio) == (10, pytest.approx(0.9))
     assert found.content_lemmas[0] == ("кошка", 3)
     assert {lemma for lemma, _ in found.content_lemmas} == {"кошка", "ловить", "поймать", "раз", "еж"}
@@ -400,7 +403,7 @@ def test_page_stands_by_itself_and_escapes_names():
     assert "<script>alert(1)</script> [bold]" in page.words
     assert "<img src=http://x/>" in page.words
     for criterion in CRITERIA.values():
-        assert criterion in page.words
+        assert criterion.replace("`", "") in page.words, "code has a font instead of backticks"
     assert list(Path("out").iterdir()) == [Path("out/page.html")]
 
 
@@ -522,7 +525,8 @@ def test_a_failing_count_leads_to_its_rows():
     text = Path("page.html").read_text(encoding="utf-8")
     assert "<title>my.jsonl, 2026-11-29: 2 rows</title>" in text
     assert '<a href="#fails-answer_length">1</a>' in text and 'id="fails-answer_length"' in text
-    assert "<td>4</td><td>30</td>" in text
+    assert '<td class="number">4</td><td class="number">30</td>' in text
+    assert "<code>sed -n 4p FILE</code> shows line 4" in text
     assert 'href="#fails-echo"' not in text
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(to_terminal(stats))
@@ -546,3 +550,40 @@ def test_language_by_locale(monkeypatch, value, lang):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANG", value)
     assert language_of_locale() == lang
+
+
+MEASURED = """
+import json, resource, sys, time
+from pathlib import Path
+import datasketch, numpy, pymorphy3, scipy.sparse.linalg
+from train.chats.readers import read_rows
+from train.chats.statistics import statistics
+
+def seconds(work):
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+file = Path(sys.argv[1])
+bare = lambda: [None for line in file.open("rb") if json.loads(line) is None]
+took = [seconds(bare), seconds(bare), seconds(lambda: statistics(read_rows(file))), seconds(bare), seconds(bare)]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([took.pop(2), sum(took) / 4, peak]))
+"""
+
+
+@pytest.mark.alone
+def test_a_hundred_thousand_rows(working_folder):
+    """2 MB/s where a bare loop of json.loads reads 160 MB/s; and memory is that of the rows, and 300 MB."""
+    words = (REPOSITORY / "train/evaluation/plain_russian.txt").read_text("utf-8").split()
+    rng = random.Random(0)
+    with Path("rows.jsonl").open("w", encoding="utf-8") as file:
+        for line in range(100_000):
+            row_of = row(*(" ".join(rng.choices(words, k=20)) for _ in range(2)), line=line)
+            file.write(json.dumps(row_to_object(row_of), ensure_ascii=False) + "\n")
+    megabytes = Path("rows.jsonl").stat().st_size / 1e6
+    done = subprocess.run([sys.executable, "-c", MEASURED, "rows.jsonl"], capture_output=True, text=True, check=True)
+    took, bare, peak = json.loads(done.stdout)
+    print(f"{megabytes:.0f} MB: {megabytes / took:.2f} MB/s, {took / bare:.0f} bare loops, peak {peak:.0f} MB")
+    assert took <= 80 * bare
+    assert peak <= 300 + 8 * megabytes

@@ -70,7 +70,8 @@ CRITERIA = DEFAULT_GOOD.criteria()
 GOOD_ROW = "A row is good when " + "; ".join(CRITERIA.values()) + "."
 
 QUESTION = re.compile(r"[?？](?!\w)")  # not that of an address: https://site/?page=2
-EMOJI = re.compile("[\U0001f000-\U0001faff\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b50\u2b55]\ufe0f?|\u200d")
+_BRACKET = re.compile("[()]")
+EMOJI = re.compile("[\U0001f000-\U0001faff\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b50\u2b55\u200d]\ufe0f?")
 _AFTER_SENTENCE = " \t\r\n.!…)(»”“\"'’]*_~"
 _EYES = re.compile(r"[:;=]['’]?-?[()]")
 _LIST_MARKER = re.compile(r"^[ \t]*(?:\d{1,3}|\w)\)", re.MULTILINE)
@@ -166,7 +167,8 @@ class FailedRow(Struct, frozen=True):
     line: int
     """Its line in the file, from 1."""
     reasons: dict[str, str]
-    """Criterion that it fails → what is the matter: kinds of personal data, characters of an answer, the problem."""
+    """Criterion that it fails → what is the matter: kinds of personal data, characters of an answer, the
+    line of the row that it repeats, the problem."""
 
 
 class Statistics(Struct, frozen=True):
@@ -212,7 +214,7 @@ def statistics(
     groups = near_duplicate_groups(["\n".join(map(_content, messages)) for messages in conversations], good.similar)
     repeats = {index: min(group) for group in groups for index in sorted(group)[1:]}
     personal = [_personal_data(row) for row in rows]
-    exact = len(rows) - len({_fingerprint(row) for row in rows})
+    exact = sum(len(group) - len({_fingerprint(rows[at]) for at in group}) for group in groups)  # equal rows are alike
     by_topic, vocabulary = topics_and_vocabulary(conversations, topics)
     return Statistics(
         rows=len(rows),
@@ -302,15 +304,18 @@ def _role_statistics(messages: Iterable[Message], role: str) -> RoleStatistics:
 
 
 def ends_with_question(text: str) -> bool:
-    return EMOJI.sub("", text).rstrip(_AFTER_SENTENCE).endswith(("?", "？"))
+    """Whether it ends with a question mark, emoji, brackets and quotation marks after it aside."""
+    return ("?" in text or "？" in text) and EMOJI.sub("", text).rstrip(_AFTER_SENTENCE).endswith(("?", "？"))
 
 
 def _has_bracket_smile(text: str) -> bool:
     """Whether it has brackets that pair with none, as in «привет)», apart from a list's: `1) …` at a line's start."""
+    if not _BRACKET.search(text):
+        return False
     if _EYES.search(text):
         return True
     depth = 0
-    for bracket in re.findall(r"[()]", _LIST_MARKER.sub("", text)):
+    for bracket in _BRACKET.findall(_LIST_MARKER.sub("", text)):
         depth += 1 if bracket == "(" else -1
         if depth < 0:
             return True
@@ -331,7 +336,7 @@ def _failed(row: Row, good: Good, personal_data: list[str], repeated_line: int |
     failed = {
         "invalid": next((problem.message for problem in row_problems(row.line, row_to_object(row))), ""),
         "personal_data": ", ".join(dict.fromkeys(personal_data)),
-        "near_duplicate": "" if repeated_line is None else f"line {repeated_line}",
+        "near_duplicate": "" if repeated_line is None else str(repeated_line),
         "answer_length": f"{lengths[0]:,}" if lengths else "" if pairs else "0",
         "not_letters": f"{letters[0]:.0%}" if letters else "",
         "echo": "echo" if echoes else "",

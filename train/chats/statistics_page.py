@@ -1,10 +1,9 @@
 """Statistics of rows for people and programs: tables in the terminal, one self-contained page, JSON."""
 
-import io
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -25,27 +24,14 @@ from train.chats.statistics import (
     Statistics,
     statistics,
 )
-from train.chats.statistics_words import Language, Say, language_of_locale, translate
+from train.chats.statistics_words import ENGLISH, RUSSIAN
 from train.chats.topics import load_topics
 from train.core.errors import GovorError
 from train.core.files import require_new, write_whole
+from train.core.pages import Language, Say, html_page, language_of_locale, prose, speaker, svg
 
-PAGE = """<!doctype html>
-<html lang="{lang}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
- body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
- table {{ border-collapse: collapse; width: 100% }} td, th {{ border-top: 1px solid #ddd; padding: .3rem .8rem .3rem 0;
- text-align: left; vertical-align: top; overflow-wrap: anywhere }}
- svg {{ max-width: 100%; height: auto }} .bar {{ background: #1f77b4; height: 1rem }} .wide {{ width: 50% }}
- p.aid {{ color: #555 }} :target {{ background: #fff3c4 }}
- @media (max-width: 30rem) {{ body {{ margin: 1rem auto; padding: 0 .6rem; font-size: 15px }} .wide {{ width: 20% }}
- td, th {{ padding-right: .4rem }} h1 {{ font-size: 1.4rem; overflow-wrap: anywhere }} }}
-</style>
-<h1>{title}</h1>
-{sections}
-</html>
-"""
+NUMBER = re.compile(r"[\d\s.,%–]+")
+"""A cell that is kept on one line."""
 LISTED = 200  # rows on the page for each criterion; the JSON has them all
 LISTED_IN_TERMINAL = 10
 
@@ -138,16 +124,16 @@ def write_json(stats: Statistics, path: Path, *, force: bool = False) -> None:
 def write_page(stats: Statistics, path: Path, *, title: str = "", lang: Language = "en", force: bool = False) -> None:
     """Write one HTML page with tables and plots that fetches nothing; `title` says which file it is of, and when."""
     parts = [_html(section) for section in _sections(stats, lang, LISTED)]
-    say = partial(translate, lang)
+    say = speaker(lang, RUSSIAN, ENGLISH)
     rows, messages = say("rows"), say("messages")
     plots = [
         (say("Turns a row"), stats.turns, rows),
         (say("Tokens a row"), stats.tokens and stats.tokens.rows, rows),
         *((say(f"Characters a message, {name}"), role.characters, messages) for name, role in _roles(stats)),
     ]
-    parts += [_plot(name, distribution, counted, lang) for name, distribution, counted in plots if distribution]
+    parts += [_plot(name, distribution, counted, say) for name, distribution, counted in plots if distribution]
     heading = (f"{title}: " if title else "") + say("{n:,} rows", n=stats.rows)
-    _write(path, PAGE.format(title=escape(heading), lang=lang, sections="\n".join(parts)), force)
+    _write(path, html_page(heading, "\n".join(parts), lang), force)
 
 
 def _write(path: Path, text: str, force: bool) -> None:
@@ -158,10 +144,10 @@ def _write(path: Path, text: str, force: bool) -> None:
 
 def _sections(stats: Statistics, lang: Language, listed: int) -> list[PageSection]:
     """All tables in a language; of rows that fail `listed` for each criterion."""
-    say = partial(translate, lang)
+    say = speaker(lang, RUSSIAN, ENGLISH)
     quality = stats.quality
     criteria = quality.settings.criteria()
-    failed = [(_criterion(say, name, quality.settings), f"{rows:,}") for name, rows in quality.failed.items()]
+    failed = [(_criterion(say, name, quality.settings), say("{n:,}", n=rows)) for name, rows in quality.failed.items()]
     links = [f"fails-{name}" if rows else "" for name, rows in quality.failed.items()]
     good = say(
         "Good, failing nothing: {n:,} of {whole:,} rows ({share:.1%}).",
@@ -178,7 +164,9 @@ def _sections(stats: Statistics, lang: Language, listed: int) -> list[PageSectio
         known = say("These are {n:,} rows, the file has {whole:,}.", n=counted, whole=stats.rows)
         note = known if counted != stats.rows else ""
         sections.append(_share_section(say("Channels"), stats.channels, say, say("AID channels"), note))
-    words = ", ".join(f"{lemma} {count:,}" for lemma, count in stats.vocabulary.content_lemmas) or say("none")
+    words = ", ".join(f"{lemma} {say('{n:,}', n=count)}" for lemma, count in stats.vocabulary.content_lemmas) or say(
+        "none"
+    )
     return [
         *sections,
         PageSection(
@@ -204,25 +192,38 @@ def _criterion(say: Say, name: str, good: Good) -> str:
 def _failing(stats: Statistics, criterion: str, say: Say, listed: int) -> PageSection:
     """The rows that fail a criterion, each with its line in the file and what is the matter."""
     rows = [row for row in stats.quality.rows if criterion in row.reasons]
-    shown = [(f"{row.line:,}", row.reasons[criterion]) for row in rows[:listed]]
+    shown = [(str(row.line), _reason(criterion, row.reasons[criterion], say)) for row in rows[:listed]]
     more = say("{n:,} more are in dataset_stats.json.", n=len(rows) - listed) if len(rows) > listed else ""
     header = (say("line"), say(f"REASON {criterion}"))
-    return PageSection(say(f"FAILS {criterion}"), header, shown, more, anchor=f"fails-{criterion}")
+    aid = say("AID fails", line=str(rows[0].line))
+    return PageSection(say(f"FAILS {criterion}"), header, shown, more, aid, anchor=f"fails-{criterion}")
+
+
+def _reason(criterion: str, reason: str, say: Say) -> str:
+    """What is the matter with a row, in the page's language."""
+    if criterion == "personal_data":
+        return ", ".join(say(f"KIND {kind}") for kind in reason.split(", "))
+    return say("yes") if criterion == "echo" else reason
 
 
 def _overview(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     duplicates, personal, tokens = stats.duplicates, stats.personal_data, stats.tokens
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in personal.found.items())
+    kinds = ", ".join(f"{say(f'KIND {kind}')} {say('{n:,}', n=count)}" for kind, count in personal.found.items())
     nearly = say("rows that repeat an earlier one nearly (from {threshold})", threshold=duplicates.threshold)
     facts = [
-        (say("rows"), f"{stats.rows:,}"),
-        (say("messages, system messages aside"), f"{stats.messages:,}"),
-        (say("rows that repeat an earlier one exactly"), f"{duplicates.exact_rows:,}"),
-        (nearly, f"{duplicates.near_rows:,}"),
-        (say("rows with personal data, names not looked for"), f"{personal.rows:,}" + (f" ({kinds})" if kinds else "")),
+        (say("rows"), say("{n:,}", n=stats.rows)),
+        (say("messages, system messages aside"), say("{n:,}", n=stats.messages)),
+        (say("rows that repeat an earlier one exactly"), say("{n:,}", n=duplicates.exact_rows)),
+        (nearly, say("{n:,}", n=duplicates.near_rows)),
+        (
+            say("rows with personal data, names not looked for"),
+            say("{n:,}", n=personal.rows) + (f" ({kinds})" if kinds else ""),
+        ),
     ]
     if tokens is not None and tokens.max_length is not None:
-        facts.append((say("rows longer than {n:,} tokens", n=tokens.max_length), f"{tokens.rows_over_max_length:,}"))
+        facts.append(
+            (say("rows longer than {n:,} tokens", n=tokens.max_length), say("{n:,}", n=tokens.rows_over_max_length))
+        )
     return facts
 
 
@@ -230,11 +231,16 @@ def _lengths(stats: Statistics, say: Say) -> PageSection:
     distributions = [("turns a row", stats.turns), ("tokens a row", stats.tokens and stats.tokens.rows)]
     distributions += [(f"characters a message, {name}", role.characters) for name, role in _roles(stats)]
     rows = [
-        (say(name), f"{s.mean:,.1f}", f"{s.median:,.0f}", f"{s.p5:,.0f}", f"{s.p95:,.0f}", f"{s.max:,}")
+        (
+            say(name),
+            say("{n:,.1f}", n=s.mean),
+            *(say("{n:,.0f}", n=each) for each in (s.median, s.p5, s.p95)),
+            say("{n:,}", n=s.max),
+        )
         for name, s in distributions
         if s
     ]
-    header = ("", *map(say, ("mean", "median", "5 %", "95 %", "longest")))
+    header = ("", *map(say, ("mean", "median", "5 %", "95 %", "most")))
     return PageSection(say("Lengths"), header, rows, aid=say("AID lengths"))
 
 
@@ -246,11 +252,11 @@ def _style(stats: Statistics, say: Say) -> PageSection:
         "bracket_smile_share": "hold a bracket smile",
     }
     roles = [role for _, role in _roles(stats)]
-    rows = [(say(text), *(_percent(getattr(role, name)) for role in roles)) for name, text in names.items()]
-    counts = [(say("messages"), *(f"{role.messages:,}" for role in roles))]
-    counts.append((say("without text, left out"), *(f"{role.without_text:,}" for role in roles)))
+    rows = [(say(text), *(_percent(getattr(role, name), say) for role in roles)) for name, text in names.items()]
+    counts = [(say("messages"), *(say("{n:,}", n=role.messages) for role in roles))]
+    counts.append((say("without text, left out"), *(say("{n:,}", n=role.without_text) for role in roles)))
     return PageSection(
-        say("Messages"), ("", *(name for name, _ in _roles(stats))), [*counts, *rows], aid=say("AID style")
+        say("Messages"), ("", *(say(name) for name, _ in _roles(stats))), [*counts, *rows], aid=say("AID style")
     )
 
 
@@ -260,57 +266,58 @@ def _roles(stats: Statistics) -> tuple[tuple[str, RoleStatistics], tuple[str, Ro
 
 def _vocabulary(stats: Statistics, say: Say) -> list[tuple[str, str]]:
     words = stats.vocabulary
-    facts = [(say("words"), f"{words.words:,}")]
-    facts.append((say("different words by dictionary form"), f"{words.distinct_lemmas:,}"))
+    facts = [(say("words"), say("{n:,}", n=words.words))]
+    facts.append((say("different words"), say("{n:,}", n=words.distinct_forms)))
     if words.type_token_ratio is not None:
         name = say("type/token ratio of the first {n:,} words", n=words.ratio_words)
-        facts.append((name, f"{words.type_token_ratio:.3f}"))
+        facts.append((name, say("{n:.3f}", n=words.type_token_ratio)))
     return facts
 
 
 def _share_section(title: str, shares: Mapping[str, RowShare], say: Say, aid: str, note: str = "") -> PageSection:
-    rows = [(name, f"{share.rows:,}", _percent(share.share)) for name, share in shares.items()]
+    rows = [(name, say("{n:,}", n=share.rows), _percent(share.share, say)) for name, share in shares.items()]
     header = ("", say("rows"), say("share"))
     return PageSection(title, header, rows, note, aid, [share.share for share in shares.values()])
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+def _percent(share: float | None, say: Say) -> str:
+    return "–" if share is None else say("{n:.1%}", n=share)
 
 
 def _html(section: PageSection) -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in section.header) + ("<th></th>" if section.shares else "")
+    header = "".join(f"<th>{prose(name)}</th>" for name in section.header) + ("<th></th>" if section.shares else "")
     rows = [f"<tr>{header}</tr>"] if any(section.header) else []
     for number, cells in enumerate(section.rows):
-        linked = section.links[number] if section.links else ""
-        line = "".join(f"<td>{escape(cell)}</td>" for cell in cells[:-1])
-        line += f'<td><a href="#{linked}">{escape(cells[-1])}</a></td>' if linked else f"<td>{escape(cells[-1])}</td>"
+        texts = [prose(cell) for cell in cells]
+        if section.links and section.links[number]:
+            texts[-1] = f'<a href="#{section.links[number]}">{texts[-1]}</a>'
+        line = "".join(
+            f'<td class="number">{text}</td>' if NUMBER.fullmatch(cell) else f"<td>{text}</td>"
+            for cell, text in zip(cells, texts, strict=True)
+        )
         if section.shares:
             line += f'<td class="wide"><div class="bar" style="width:{min(section.shares[number], 1):.1%}"></div></td>'
         rows.append(f"<tr>{line}</tr>")
-    note = f"<p>{escape(section.note)}</p>" if section.note else ""
-    note += f'<p class="aid">{escape(section.aid)}</p>' if section.aid else ""
+    note = f"<p>{prose(section.note)}</p>" if section.note else ""
+    note += f'<p class="aid">{prose(section.aid)}</p>' if section.aid else ""
     anchor = f' id="{section.anchor}"' if section.anchor else ""
     return f"<h2{anchor}>{escape(section.title)}</h2><table>{''.join(rows)}</table>{note}"
 
 
-def _plot(title: str, distribution: Distribution, counted: str, lang: Language) -> str:
+def _plot(title: str, distribution: Distribution, counted: str, say: Say) -> str:
     """A histogram as SVG below its title."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(6, 2.5), layout="constrained")
     axes = figure.subplots()
     axes.stairs(distribution.counts, distribution.edges, fill=True)
     axes.set_xlabel(title.lower())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(counted)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    svg = buffer.getvalue()
-    aid = translate(lang, "AID plot", counted=counted)
+    aid = say("AID plot", counted=counted)
     if distribution.beyond:
-        aid += " " + translate(
-            lang, "{n:,} more, up to {most:,}, lie to the right of it.", n=distribution.beyond, most=distribution.max
+        aid += " " + say(
+            "{n:,} more, up to {most:,}, lie to the right of it.", n=distribution.beyond, most=distribution.max
         )
-    return f'<h2>{escape(title)}</h2>{svg[svg.index("<svg") :]}<p class="aid">{escape(aid)}</p>'
+    return f'<h2>{escape(title)}</h2>{svg(figure)}<p class="aid">{prose(aid)}</p>'

@@ -1,32 +1,6 @@
-"""The words of the page of statistics, in English and Russian.
+"""The words of the page of statistics, in English and Russian, as `train.core.pages.speaker` looks them up."""
 
-A text is looked up by its English wording, or by a key in capitals where it is long or differs by what it is about.
-"""
-
-import locale
-import os
-from typing import Any, Literal, Protocol
-
-Language = Literal["en", "ru"]
-
-
-class Say(Protocol):
-    """A text in the language of a page, its fields filled in."""
-
-    def __call__(self, text: str, **fields: Any) -> str: ...
-
-
-def language_of_locale() -> Language:
-    """Russian where the terminal speaks it, else English."""
-    spoken = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
-    return "ru" if (spoken or locale.getlocale()[0] or "").lower().startswith("ru") else "en"
-
-
-def translate(lang: Language, text: str, **fields: Any) -> str:
-    """The text in the language; KeyError where the table lacks it, which the tests would meet first."""
-    wording = RUSSIAN[text] if lang == "ru" else ENGLISH.get(text, text)
-    return wording.format(**fields) if fields else wording
-
+from train.chats.privacy.scrub import PLACEHOLDER_WORDS
 
 ENGLISH = {
     "AID rows": "A row is one conversation to train on. Repeats weigh more in training than what is said once; "
@@ -38,11 +12,13 @@ ENGLISH = {
     "AID topics": "A topic is named by its three weightiest words, or as the list of words calls it. A large share of "
     "rows without one means that short talk prevails.",
     "AID channels": "From the dialogues that `govor collect` wrote beside the rows. One that fills most of the file "
-    "sets the tone: --most-per-chat evens it out.",
+    "sets the tone: `--most-per-chat` evens it out.",
     "AID vocabulary": "The ratio says how seldom words come back: the higher, the richer.",
-    "AID quality": "A count leads to its rows. The bounds are yours: --good min_answer=20, for example.",
+    "AID quality": "A count leads to its rows. The bounds are yours: `--good min_answer=20`, for example.",
     "AID plot": "Each bar counts the {counted} of that length; a long tail to the right is rare and costs the most "
     "memory.",
+    "AID fails": "The file's own lines: fix them or leave them out. `sed -n {line}p FILE` shows line {line}.",
+    **{f"KIND {kind}": kind for kind in PLACEHOLDER_WORDS},
     **{f"CRITERION {name}": "{en}" for name in
        ("invalid", "personal_data", "near_duplicate", "answer_length", "not_letters", "echo")},
     "FAILS invalid": "Rows with errors", "FAILS personal_data": "Rows with personal data",
@@ -50,13 +26,13 @@ ENGLISH = {
     "FAILS answer_length": "Rows with answers too short or too long",
     "FAILS not_letters": "Rows with answers that are mostly no letters", "FAILS echo": "Rows that repeat the question",
     "REASON invalid": "error", "REASON personal_data": "kinds", "REASON near_duplicate": "the earlier row",
-    "REASON answer_length": "characters", "REASON not_letters": "letters", "REASON echo": "what",
+    "REASON answer_length": "characters", "REASON not_letters": "letters", "REASON echo": "repeats",
 }  # fmt: skip
 RUSSIAN = {
     "rows": "строк", "messages": "сообщений", "{n:,} rows": "{n:,} строк", "Rows": "Строки", "Lengths": "Длины",
     "Messages": "Сообщения", "Topics": "Темы", "Channels": "Каналы", "Quality": "Качество", "share": "доля",
     "none": "нет", "line": "строка файла", "words": "слов", "mean": "среднее", "median": "медиана", "5 %": "5 %",
-    "95 %": "95 %", "longest": "наибольшее", "Vocabulary of the assistant": "Словарь ассистента",
+    "95 %": "95 %", "most": "макс.", "Vocabulary of the assistant": "Словарь ассистента",
     "turns a row": "реплик ассистента в строке", "tokens a row": "токенов в строке",
     "characters a message, user": "знаков в сообщении, собеседник",
     "characters a message, assistant": "знаков в сообщении, ассистент",
@@ -70,7 +46,7 @@ RUSSIAN = {
     "rows that repeat an earlier one nearly (from {threshold})": "строк, почти повторяющих прежние (от {threshold})",
     "rows with personal data, names not looked for": "строк с персональными данными (имена не искались)",
     "rows longer than {n:,} tokens": "строк длиннее {n:,} токенов",
-    "different words by dictionary form": "разных слов по словарной форме",
+    "different words": "разных слов",
     "type/token ratio of the first {n:,} words": "доля разных слов среди первых {n:,}",
     "Most frequent: {words}": "Самые частые: {words}",
     "A row is good when": "Строка хороша, если", "rows that fail": "не проходит строк",
@@ -88,9 +64,12 @@ RUSSIAN = {
     "AID topics": "Тема названа тремя самыми весомыми словами, или так, как её зовёт ваш список. Много строк без темы "
     "значит, что больше всего коротких реплик.",
     "AID channels": "Из диалогов, которые `govor collect` записал рядом. Канал, занимающий большую часть файла, задаёт "
-    "тон: --most-per-chat выравнивает.",
+    "тон: `--most-per-chat` выравнивает.",
     "AID vocabulary": "Доля показывает, как редко слова повторяются: чем выше, тем богаче речь.",
-    "AID quality": "Число ведёт к своим строкам. Границы ваши: например, --good min_answer=20.",
+    "AID quality": "Число ведёт к своим строкам. Границы ваши: например, `--good min_answer=20`.",
+    "AID fails": "Номера строк самого файла: поправьте их или уберите. `sed -n {line}p ФАЙЛ` покажет строку {line}.",
+    **{f"KIND {kind}": word if word == "IP" else word.lower() for kind, word in PLACEHOLDER_WORDS.items()},
+    "user": "собеседник", "assistant": "ассистент", "yes": "да",
     "AID plot": "Столбик — сколько {counted} такой длины; длинный хвост справа редок, а памяти требует больше всего.",
     "CRITERION invalid": "`govor validate` не находит в ней ошибок",
     "CRITERION personal_data": "в ней не осталось персональных данных (имена не искались)",
@@ -103,5 +82,5 @@ RUSSIAN = {
     "FAILS answer_length": "Строки со слишком короткими или длинными ответами",
     "FAILS not_letters": "Строки, где в ответах мало букв", "FAILS echo": "Строки, повторяющие вопрос",
     "REASON invalid": "ошибка", "REASON personal_data": "виды", "REASON near_duplicate": "прежняя строка",
-    "REASON answer_length": "знаков", "REASON not_letters": "букв", "REASON echo": "что",
+    "REASON answer_length": "знаков", "REASON not_letters": "букв", "REASON echo": "повторяет",
 }  # fmt: skip

@@ -1,13 +1,13 @@
 """Words by their dictionary form: the vocabulary, and which topics rows are about, by their own words or by lists."""
 
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from itertools import islice
+from itertools import chain, count, pairwise
 from pathlib import Path
-from sys import intern
 from typing import Any, NamedTuple
 from unicodedata import normalize
 
@@ -26,6 +26,9 @@ AUXILIARY_VERBS = {"быть", "есть", "мочь", "стать"}  # content 
 RUSSIAN = re.compile("[а-яё-]{1,40}")
 WORD = re.compile(r"(?=[\d_]*[^\W\d_])\w+(?:[-’']\w+)*")
 """A word, its hyphens included, without numbers: razdel, which finds the same, takes ten times as long."""
+MOST_FORMS = 5_000
+"""How many forms are read as words of the dictionary, the most frequent of the file: that takes pymorphy3 0.1 ms each,
+and the forms after them, which in 5 MB of plays occur at most seven times, tell topics little."""
 RATIO_WORDS = 10_000  # the type/token ratio falls as a text grows, so that only equal lengths compare
 TOP_LEMMAS = 50  # content lemmas listed
 
@@ -52,13 +55,14 @@ class Vocabulary(Struct, frozen=True):
 
     words: int
     """Number of words."""
-    distinct_lemmas: int
+    distinct_forms: int
+    """How many different words there are, as written: дом and дома are two."""
     ratio_words: int
     """How many of the first words the ratio below was measured on."""
     type_token_ratio: float | None
     """Ratio of distinct word forms to words."""
     content_lemmas: list[tuple[str, int]]
-    """The most frequent Russian nouns, verbs and adjectives with their counts."""
+    """The most frequent Russian nouns, verbs and adjectives with their counts, from the MOST_FORMS frequent forms."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,13 @@ class Topics:
 
 def split_words(text: str) -> list[Word]:
     """The text's words, without numbers, punctuation and emoji."""
-    return list(map(_word, WORD.findall(normalize("NFC", text).lower())))  # else й may be и and a mark
+    return list(map(_word, _forms(text)))
+
+
+def _forms(text: str) -> list[str]:
+    """The text's words as written, in lower case."""
+    forms: list[str] = WORD.findall(normalize("NFC", text).lower())  # else й may be и and a mark
+    return forms
 
 
 @lru_cache(maxsize=100_000)  # words come back: 17 of 18 in plays of 1.7 million words
@@ -190,32 +200,40 @@ def topics_and_vocabulary(
 
     Without `topics` they come from the conversations themselves, and a row has one at most.
     """
+    import numpy as np
+
     by_topic: Counter[str] = Counter(dict.fromkeys([*topics.phrases, NO_TOPIC], 0) if topics else ())
-    word_counts: Counter[Word] = Counter()
-    first_forms: list[str] = []
-    texts: list[list[str]] = []
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)  # form → its number
+    said, spoken, ends = array("I"), array("I"), array("Q")  # the numbers of all words, of the assistant's, rows' ends
     for messages in conversations:
-        lemmas: list[str] = []
-        for message in messages:
-            if message["role"] in ("user", "assistant"):
-                words = split_words(text_of(message))
-                lemmas += (word.lemma for word in words if topics or (word.is_content and not word.is_name))
-                if message["role"] == "assistant":
-                    word_counts.update(words)
-                    first_forms += (word.form for word in islice(words, RATIO_WORDS - len(first_forms)))
+        texts = [
+            (message["role"], text_of(message)) for message in messages if message["role"] in ("user", "assistant")
+        ]
+        for role, text in texts:
+            words = array("I", map(numbers.__getitem__, _forms(text)))
+            said += words
+            if role == "assistant":
+                spoken += words
+        ends.append(len(said))
         if topics:
+            lemmas = [word.lemma for _, text in texts for word in split_words(text)]
             by_topic.update(topics.matching(lemmas) or [NO_TOPIC])
-        else:
-            texts.append([intern(lemma) for lemma in lemmas])
+    forms = list(numbers)
+    frequent = np.argsort(-np.bincount(said, minlength=len(forms)), kind="stable")[:MOST_FORMS].tolist()
+    words_of = {number: _word(forms[number]) for number in frequent}
     if topics is None:
-        by_topic = Counter(dict(Counter(topic or NO_TOPIC for topic in learn_topics(texts)).most_common()))
+        telling = {number: word.lemma for number, word in words_of.items() if word.is_content and not word.is_name}
+        rows = ([telling[n] for n in said[start:end] if n in telling] for start, end in pairwise(chain((0,), ends)))
+        by_topic = Counter(dict(Counter(topic or NO_TOPIC for topic in learn_topics(list(rows))).most_common()))
+    times = np.bincount(spoken, minlength=len(forms)).tolist()
     content: Counter[str] = Counter()
-    for word, count in word_counts.items():
-        content[word.lemma] += count * word.is_content
+    for number, word in words_of.items():
+        content[word.lemma] += times[number] * word.is_content
+    first = spoken[:RATIO_WORDS]
     return dict(by_topic), Vocabulary(
-        words=word_counts.total(),
-        distinct_lemmas=len(content),
-        ratio_words=len(first_forms),
-        type_token_ratio=len(set(first_forms)) / len(first_forms) if first_forms else None,
-        content_lemmas=[(lemma, count) for lemma, count in content.most_common(TOP_LEMMAS) if count],
+        words=len(spoken),
+        distinct_forms=len(forms) - times.count(0),
+        ratio_words=len(first),
+        type_token_ratio=len(set(first)) / len(first) if first else None,
+        content_lemmas=[(lemma, n) for lemma, n in content.most_common(TOP_LEMMAS) if n],
     )

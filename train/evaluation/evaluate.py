@@ -14,6 +14,7 @@ from train.chats.split import read_split
 from train.core.config import Config, Generation
 from train.core.errors import DataError
 from train.core.files import write_atomically
+from train.core.pages import Language
 from train.core.progress import track
 from train.core.runs import Run, now, whole_checkpoints
 from train.encoding.held_out import encode_held_out, held_out_rows
@@ -125,15 +126,18 @@ class Meter:
         return spread(self.trained or [], len(self.rows))
 
 
-def evaluate(run: Run, generation: Generation | None = None) -> Comparison:
-    """Losses, and answers to the configured prompts, before and after; written to samples.md, report.html, manifest."""
+def evaluate(run: Run, generation: Generation | None = None, *, lang: Language | None = None) -> Comparison:
+    """Losses, and answers to the configured prompts, before and after; written to samples.md, report.html, manifest.
+
+    `lang` is the report's, by default that of the locale.
+    """
     quiet_libraries()
     tuned, tokenizer = load_tuned(run)
     meter = Meter(run, run.config(), generation or run.config().generation, tokenizer, held_out_rows(run), None, None)
     after = meter.losses(tuned, "after"), meter.configured(tuned, "after")
     with untuned(tuned, run, meter.config) as base:
         comparison = _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
-    write_report(run, comparison.samples)
+    write_report(run, comparison.samples, meter.generation, lang)
     return comparison
 
 
@@ -144,6 +148,7 @@ def evaluate_whole(
     samples: int | None = None,
     via: Server | None = None,
     checkpoints: bool = False,
+    lang: Language | None = None,
 ) -> tuple[Comparison, Evaluation]:
     """`evaluate`, and what sampled answers to the held-out prompts tell; written to RUN/evaluation/ as well.
 
@@ -194,7 +199,7 @@ def evaluate_whole(
     write_page(run, evaluation)
     if via is None:
         run.update_manifest(evaluation={**run.manifest().get("evaluation", {}), "verdict": told["verdict"]})
-    write_report(run, comparison.samples)
+    write_report(run, comparison.samples, meter.generation, lang)
     return comparison, evaluation
 
 

@@ -1,12 +1,13 @@
-"""report.html: one self-contained page about a run, from its folder."""
+"""report.html: one self-contained page about a run, from its folder, in Russian or English."""
 
 import html
-import io
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from train.core.config import Generation
 from train.core.files import write_atomically
+from train.core.pages import Language, Say, html_page, language_of_locale, prose, speaker, svg
 from train.core.runs import Run
 from train.models.base import describe_template
 
@@ -19,101 +20,176 @@ class Sample(NamedTuple):
     after: str
 
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{name}</title>
-<style>
- body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
- table {{ border-collapse: collapse; width: 100% }} td, th {{ border-top: 1px solid #ddd; padding: .4rem .8rem .4rem 0;
- text-align: left; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere }}
- svg {{ max-width: 100%; height: auto }} pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto }}
-</style>
-<h1>{name}</h1>
-<table>{facts}</table>
-<h2>Loss</h2>
-{loss}
-<h2>Tokens a row</h2>
-{lengths}
-{samples}
-<h2>Config</h2>
-<pre>{config}</pre>
-</html>
-"""
+SAME = 0.005
+"""Share by which the held-out loss must change to be called better or worse."""
+RUSSIAN = {
+    "Better: held-out loss fell from {before:.3f} to {after:.3f} ({change:+.0%}).": "Лучше: ошибка на отложенных "
+    "строках упала с {before:.3f} до {after:.3f} ({change:+.0%}).",
+    "Worse: held-out loss rose from {before:.3f} to {after:.3f} ({change:+.0%}).": "Хуже: ошибка на отложенных "
+    "строках выросла с {before:.3f} до {after:.3f} ({change:+.0%}).",
+    "No change: held-out loss was {before:.3f} and is {after:.3f}.": "Без перемен: ошибка на отложенных строках была "
+    "{before:.3f}, стала {after:.3f}.",
+    "Not evaluated yet: `govor eval` compares the model before and after training.": "Ещё не оценено: `govor eval` "
+    "сравнит модель до и после обучения.",
+    "base": "база", "chat template": "шаблон чата", "trained": "обучено", "held out": "отложено",
+    "parameters": "параметры", "machine": "машина", "finished": "закончено", "no": "нет",
+    "training took": "обучение заняло", "system message": "системное сообщение", "warning": "предупреждение",
+    "answers are sampled with": "ответы получены с",
+    "{rows:,} rows, {tokens:,} trained tokens an epoch": "строк: {rows:,}, обучаемых токенов за эпоху: {tokens:,}",
+    "{n:,} rows": "строк: {n:,}",
+    "{part:,} trained of {all:,}": "обучается {part:,} из {all:,}",
+    "{hours} h {minutes} min": "{hours} ч {minutes} мин", "{minutes} min {seconds} s": "{minutes} мин {seconds} с",
+    "{seconds} s": "{seconds} с",
+    "temperature {heat}, top_p {top}, repetition penalty {penalty}, at most {longest:,} tokens": "температурой {heat}, "
+    "top_p {top}, штрафом за повторы {penalty}, не длиннее {longest:,} токенов",
+    "always the likeliest token, repetition penalty {penalty}, at most {longest:,} tokens": "самым вероятным токеном, "
+    "штрафом за повторы {penalty}, не длиннее {longest:,} токенов",
+    "Loss": "Ошибка", "Tokens a row": "Токенов в строке", "Answers": "Ответы", "Config": "Настройки",
+    "prompt": "промпт", "tuned": "обученная", "training": "обучение", "optimizer step": "шаг оптимизатора",
+    "loss, nats a token": "ошибка, нат на токен", "tokens": "токенов", "rows": "строк",
+    "AID loss": "Чем ниже, тем увереннее модель угадывает следующий токен. Обе линии идут вниз — учится; если "
+    "отложенные строки снова растут, а обучение падает, она заучивает наизусть: хватит меньше эпох.",
+    "AID lengths": "Столбик — сколько строк обучения такой длины. Самые длинные требуют больше всего памяти.",
+    "AID answers": "Одни и те же промпты до обучения и после. Например, если справа появились слова и длина ответов "
+    "персоны, а смысл остался, обучение удалось.",
+}  # fmt: skip
+ENGLISH = {
+    "AID loss": "The lower, the surer the model is of the next token. Both lines falling: it learns. Where held-out "
+    "rows rise again while training falls, it learns by heart: fewer epochs will do.",
+    "AID lengths": "Each bar counts the training rows of that length. The longest cost the most memory.",
+    "AID answers": "The same prompts before training and after. Example: where the right column has the persona's "
+    "words and lengths and still makes sense, training has worked.",
+}
 
 
-def write_report(run: Run, samples: Sequence[Sample] = ()) -> None:
-    """Write the run's report.html, over an earlier one: loss curve, lengths, config and the samples given."""
-    manifest = run.manifest()
-    facts = "".join(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in _facts(manifest))
-    answers = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in sample) + "</tr>" for sample in samples)
-    head = "<h2>Answers</h2><table><tr><th>prompt</th><th>base</th><th>tuned</th></tr>"
-    page = PAGE.format(
-        name=_text(run.path.name),
-        facts=facts,
-        loss=loss_curve(run.metrics()),
-        lengths=_histogram(manifest["lengths"]),
-        samples=f"{head}{answers}</table>" if samples else "",
-        config=_text(run.config_file.read_text(encoding="utf-8")),
-    )
-    write_atomically(run.report_file, page)
+def write_report(
+    run: Run,
+    samples: Sequence[Sample] = (),
+    generation: Generation | None = None,
+    lang: Language | None = None,
+) -> None:
+    """Write the run's report.html, over an earlier one: verdict, loss curve, lengths, config and the samples given.
 
-
-def _facts(manifest: dict[str, Any]) -> list[tuple[str, object]]:
-    data, result = manifest["data"], manifest.get("evaluation", {})
-    facts: list[tuple[str, object]] = [
-        ("base", manifest["base"]["name_or_path"]),
-        ("chat template", describe_template(manifest["template"])),
-        ("trained", f"{data['train']['rows']} rows, {data['train']['trained_tokens']} trained tokens an epoch"),
-        ("held out", f"{data['held_out']['rows']} rows"),
-        ("parameters", f"{manifest['parameters']['trainable']:,} trained of {manifest['parameters']['all']:,}"),
-        ("machine", f"{manifest['processes']['device']} × {manifest['processes']['num_processes']}"),
-        ("finished", manifest.get("finished", "no")),
-        *((("training took", f"{manifest['seconds']:,.0f} s"),) if "seconds" in manifest else ()),
-        *((("system message", data["system_message"]),) if data.get("system_message") else ()),
-        *(("warning", text) for text in manifest.get("warnings", ())),
+    `generation` is how the samples were made, by default as the run's config says; `lang` by default the locale's.
+    """
+    manifest, lang = run.manifest(), lang or language_of_locale()
+    say = speaker(lang, RUSSIAN, ENGLISH)
+    facts = [
+        *_facts(manifest, say),
+        (say("answers are sampled with"), _sampling(generation or run.config().generation, say)),
     ]
+    parts = [
+        f'<p class="verdict">{prose(_verdict(manifest, lang, say))}</p>',
+        _table([[f"<th>{_text(key)}</th>", f"<td>{_text(value)}</td>"] for key, value in facts]),
+        f"<h2>{say('Loss')}</h2>{loss_curve(run.metrics(), say)}{_aid(say('AID loss'))}",
+        f"<h2>{say('Tokens a row')}</h2>{_histogram(manifest['lengths'], say)}{_aid(say('AID lengths'))}",
+    ]
+    if samples:
+        head = [f"<th>{_text(say(name))}</th>" for name in ("prompt", "base", "tuned")]
+        answers = _table([head, *([f"<td>{_text(cell)}</td>" for cell in sample] for sample in samples)])
+        parts.append(f"<h2>{say('Answers')}</h2>{_aid(say('AID answers'))}{answers}")
+    parts.append(f"<h2>{say('Config')}</h2><pre>{_text(run.config_file.read_text(encoding='utf-8'))}</pre>")
+    write_atomically(run.report_file, html_page(run.path.name, "\n".join(parts), lang))
+
+
+def _verdict(manifest: dict[str, Any], lang: Language, say: Say) -> str:
+    """Whether the held-out loss is better, and what `govor eval` says of manner, copies and knowledge."""
+    result = manifest.get("evaluation", {})
+    said = []
+    if "base_loss" in result and math.isfinite(result["base_loss"]):
+        before, after = result["base_loss"], result["tuned_loss"]
+        change = after / before - 1
+        said.append(
+            say("No change: held-out loss was {before:.3f} and is {after:.3f}.", before=before, after=after)
+            if abs(change) < SAME
+            else say(
+                "Better: held-out loss fell from {before:.3f} to {after:.3f} ({change:+.0%})."
+                if change < 0
+                else "Worse: held-out loss rose from {before:.3f} to {after:.3f} ({change:+.0%}).",
+                before=before, after=after, change=change,
+            )
+        )  # fmt: skip
     if "verdict" in result:
-        facts.append(("evaluation", result["verdict"]["en"]))
-    if "base_loss" in result:
-        facts.append(("held-out loss", f"{result['base_loss']:.3f} before, {result['tuned_loss']:.3f} after"))
-    return facts
+        said.append(result["verdict"][lang])
+    return " ".join(said) or say("Not evaluated yet: `govor eval` compares the model before and after training.")
 
 
-def loss_curve(metrics: Sequence[dict[str, Any]]) -> str:
+def _facts(manifest: dict[str, Any], say: Say) -> list[tuple[str, object]]:
+    data, parameters, processes = manifest["data"], manifest["parameters"], manifest["processes"]
+    train = data["train"]
+    return [
+        (say("base"), manifest["base"]["name_or_path"]),
+        (say("chat template"), describe_template(manifest["template"])),
+        (say("trained"), say("{rows:,} rows, {tokens:,} trained tokens an epoch",
+                             rows=train["rows"], tokens=train["trained_tokens"])),
+        (say("held out"), say("{n:,} rows", n=data["held_out"]["rows"])),
+        (say("parameters"), say("{part:,} trained of {all:,}", part=parameters["trainable"], all=parameters["all"])),
+        (say("machine"), f"{processes['device']} × {processes['num_processes']}"),
+        (say("finished"), manifest.get("finished", say("no"))),
+        *([(say("training took"), _duration(manifest["seconds"], say))] if "seconds" in manifest else ()),
+        *([(say("system message"), data["system_message"])] if data.get("system_message") else ()),
+        *((say("warning"), text) for text in manifest.get("warnings", ())),
+    ]  # fmt: skip
+
+
+def _duration(seconds: float, say: Say) -> str:
+    minutes, left = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return say("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60)
+    return (
+        say("{minutes} min {seconds} s", minutes=minutes, seconds=left) if minutes else say("{seconds} s", seconds=left)
+    )
+
+
+def _sampling(generation: Generation, say: Say) -> str:
+    how = (
+        "temperature {heat}, top_p {top}, repetition penalty {penalty}, at most {longest:,} tokens"
+        if generation.do_sample
+        else "always the likeliest token, repetition penalty {penalty}, at most {longest:,} tokens"
+    )
+    return say(
+        how, heat=generation.temperature, top=generation.top_p, penalty=generation.repetition_penalty,
+        longest=generation.max_new_tokens,
+    )  # fmt: skip
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return f'<table class="text">{lines}</table>'
+
+
+def _aid(text: str) -> str:
+    return f'<p class="aid">{prose(text)}</p>'
+
+
+def loss_curve(metrics: Sequence[dict[str, Any]], say: Say) -> str:
     """SVG of training and held-out loss over steps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    for name, label in (("loss", "training"), ("eval_loss", "held out")):
+    for name, label in (("loss", say("training")), ("eval_loss", say("held out"))):
         points = [(m["step"], m[name]) for m in metrics if name in m and math.isfinite(m[name])]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss, nats a token")
+    axes.set_xlabel(say("optimizer step"))
+    axes.set_ylabel(say("loss, nats a token"))
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    return _svg(figure)
+    return svg(figure)
 
 
-def _histogram(lengths: dict[str, list[float]]) -> str:
+def _histogram(lengths: dict[str, list[float]], say: Say) -> str:
     """SVG of `counts` rows in the bins between `edges` (one more than counts)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(6, 2.5), layout="constrained")
     axes = figure.subplots()
     axes.stairs(lengths["counts"], lengths["edges"], fill=True)
-    axes.set_xlabel("tokens")
-    axes.set_ylabel("rows")
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    axes.set_xlabel(say("tokens"))
+    axes.set_ylabel(say("rows"))
+    return svg(figure)
 
 
 def _text(value: object) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from train.core.errors import GovorError
+from train.core.pages import Language
 from train.core.runs import Run
 from train.evaluation.evaluate import evaluate, evaluate_answers, evaluate_whole, summary
 from train.evaluation.judge import Evaluation, to_json
@@ -20,6 +21,7 @@ def show_evaluation(
     answers: Path | None = None,
     checkpoints: bool = False,
     as_json: bool = False,
+    lang: Language | None = None,
 ) -> Evaluation:
     """Evaluate a run as the options say and print what came out; GovorError where two of them do not go together."""
     given = {"--samples": samples, "--via": via, "--model": model, "--answers": answers, "--checkpoints": checkpoints}
@@ -30,7 +32,7 @@ def show_evaluation(
     if model and not via:
         raise GovorError("--model names a server's model: give --via URL too")
     if quick:
-        comparison = evaluate(run)
+        comparison = evaluate(run, lang=lang)
         evaluation = Evaluation(comparison.base, comparison.tuned)
         text = summary(run, comparison)
     elif answers:
@@ -38,7 +40,7 @@ def show_evaluation(
         text = summary(run, None, evaluation)
     else:
         server: Server | None = find_server(via, model) if via else None
-        comparison, evaluation = evaluate_whole(run, samples=samples, via=server, checkpoints=checkpoints)
+        comparison, evaluation = evaluate_whole(run, samples=samples, via=server, checkpoints=checkpoints, lang=lang)
         text = summary(run, comparison, evaluation)
     print(json.dumps(to_json(evaluation), ensure_ascii=False) if as_json else text)
     return evaluation

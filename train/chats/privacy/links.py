@@ -57,7 +57,7 @@ LINK = re.compile(
 
 def find_contacts(text: str) -> Iterator[tuple[int, int, int, str]]:
     """(rank, start, end, kind) of every e-mail address, link and nick; where two overlap, the lower rank is right."""
-    for match in LINK.finditer(text):
+    for match in LINK.finditer(text) if "/" in text else ():
         if match[1] is None or _is_profile(match[1], match[2]):
             end = match.start() + len(match[0].rstrip(".,:?!*~-"))
             yield 0, match.start(), end, "document" if match[1] and _pattern_of(match[1]) in DOCUMENTS else "link"

@@ -174,7 +174,6 @@ def _forms_of_name(name: str) -> list[tuple[str, NameForm]]:
                 (form, NameForm(0, common, cases, each, part))
                 for form, (common, cases) in inflected.items()
                 if form not in FAMOUS
-                if form not in FAMOUS
             ]
     return forms
 
