@@ -1,5 +1,6 @@
 """The bases that clients may name, from catalogue.yaml: public name → base, recipe, overrides."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from train.core.bounded_yaml import BoundedLoader
-from train.core.config import config_class, dump_config, load_config
-from train.core.errors import ConfigError
+from train.core.config import Config, config_class, dump_config, load_config
+from train.core.errors import ConfigError, GovorError
+from train.models.base import chat_template_source, local_folder
+from train.models.fetch import WEIGHTS
 
 DEFAULT_CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 
@@ -34,6 +37,22 @@ class Base(BaseModel):
     """Absolute path of the folder, or the Hub id."""
     tree: dict[str, Any]
     """Sections of the config that its jobs begin with."""
+
+    @cached_property
+    def config(self) -> Config:
+        """The config that its jobs begin with; its name and its rows stand for nothing."""
+        return config_class().model_validate({**self.tree, "name": "x", "data": {"train_file": "x"}})
+
+    def folder(self) -> Path | None:
+        """The folder on this machine from which it can answer; None where weights or a chat template are not there."""
+        try:
+            model = self.config.model
+            folder = local_folder(model)
+            if folder is None or next(folder.glob(WEIGHTS), None) is None:
+                return None
+            return folder if model.chat_template or chat_template_source(folder) else None
+        except GovorError:  # what is damaged there, a job says
+            return None
 
 
 class Catalogue:
