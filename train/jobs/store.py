@@ -199,7 +199,7 @@ class Store:
         return Run(self.folder / "runs" / id_)
 
     def checkpoint_run(self, id_: str, step: int | None) -> Run:
-        """The run folder that a checkpoint is served from; engine_gate.py makes it."""
+        """The run folder that a checkpoint is served from; model_loader.py makes it."""
         return Run(self.folder / "runs" / f"{id_}-step-{step}")
 
     def reserve(self, id_: str) -> None:
