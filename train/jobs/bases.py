@@ -1,5 +1,7 @@
 """The bases that clients may name, from catalogue.yaml: public name → base, recipe, overrides."""
 
+import math
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from train.core.errors import ConfigError, GovorError
 from train.models.base import chat_template_source, local_folder
 from train.models.fetch import WEIGHTS
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks at which bases are on this machine: a millisecond, which many clients may ask for."""
 DEFAULT_CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 
 
@@ -63,10 +67,19 @@ class Catalogue:
         self.missing = missing
         """Bases whose folder is not there: public name → folder."""
         self._aliases = aliases
+        self._here: list[str] = []
+        self._looked_at = -math.inf
 
     def find(self, name: str) -> Base | None:
         """The base of that name or alias; None where there is none."""
         return self.bases.get(self._aliases.get(name, name))
+
+    def here(self) -> list[str]:
+        """Names of the bases that can answer from this machine's files, as they were at most LOOK_EVERY seconds ago."""
+        if time.monotonic() - self._looked_at > LOOK_EVERY:
+            self._here = [name for name, base in self.bases.items() if base.folder()]
+            self._looked_at = time.monotonic()
+        return self._here
 
 
 def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:

@@ -97,8 +97,7 @@ def add_model_routes(
 
     @routes.get("/models", response_model=wire.Models)
     async def models() -> Response:
-        usable = [base(name) for name, entry in catalogue.bases.items() if entry.folder()]
-        listed = [*(tuned(text, job) for text, job in store.all_models()), *usable]
+        listed = [*(tuned(text, job) for text, job in store.all_models()), *map(base, catalogue.here())]
         return json_response(f'{{"object":"list","data":[{",".join(listed)}]}}')
 
     @routes.get("/models/{model:path}", response_model=wire.ModelObject)

@@ -41,6 +41,8 @@ class ModelLoader:
         self.store = store
         self.catalogue = catalogue
         self.system = system
+        self.vllm = find_vllm(os.environ.get("GOVOR_VLLM"))
+        """Path of the vllm executable; None where `transformers serve` answers."""
         self.cancelled = False
         """Whether nothing may be loaded now."""
         self.busy = False
@@ -139,7 +141,7 @@ class ModelLoader:
 
     def engine_kind(self) -> type[EngineApi]:
         """The kind of engine that answers here."""
-        return VllmApi if find_vllm(os.environ.get("GOVOR_VLLM")) else TransformersServeApi
+        return VllmApi if self.vllm else TransformersServeApi
 
     def system_message(self, job: str) -> str | None:
         """What a conversation with the job's model gets that brings no system message."""
@@ -165,8 +167,8 @@ class ModelLoader:
         if isinstance(source, Base):
             served = self._base(source, None)
         else:
-            program = os.environ.get("GOVOR_VLLM")
-            [served] = served_models([self._run(source)], program=program, system=self.system, later=self._adapters())
+            runs = [self._run(source)]
+            [served] = served_models(runs, program=self.vllm, system=self.system, later=self._adapters())
         with self._lock:
             if self.cancelled:
                 raise GovorError("a training begins")
@@ -202,7 +204,7 @@ class ModelLoader:
             base.config,
             folder,
             view,
-            program=os.environ.get("GOVOR_VLLM"),
+            program=self.vllm,
             later=self._adapters(),
             running=running,
         )
@@ -212,8 +214,7 @@ class ModelLoader:
         job, step = origin
         run = self.store.run(job) if step is None else self._checkpoint_run(job, step)
         trust_code = self._trusts_code(job)
-        has_vllm = find_vllm(os.environ.get("GOVOR_VLLM")) is not None
-        takes_adapter = has_vllm and run.adapter.exists() and supports_adapter(require_safe_adapter(run.adapter))
+        takes_adapter = self.vllm and run.adapter.exists() and supports_adapter(require_safe_adapter(run.adapter))
         if not takes_adapter and not run.merged.exists():
             log_line(f"{run.path.name}: merging")
             self._merge(run, self.store.job_folder(job) / "merge.log", trust_code)

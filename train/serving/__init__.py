@@ -23,7 +23,7 @@ For a service of its own (`govor jobs serve`):
 
     [served] = served_models([open_run(Path("runs/natasha"))])     # no process runs yet
     served.engine.start()            # returns at once; again: nothing happens
-    served.engine.wait_ready()       # blocks, and can say every 10 s how far it is; MachineError with the engine's last lines where it dies
+    served.engine.wait_ready()       # blocks; MachineError with the engine's last lines where it dies
     served.engine.state              # "stopped", "starting" (also: again, after it died) or "ready"
     served.engine.healthy()          # asks the engine itself
     served.engine.stop()             # blocks until its processes are gone; the memory is free
