@@ -28,8 +28,8 @@ class Loader:
         self.loaded: list[str] = []
         self.log: list[str] = []
 
-    def find(self, model: str) -> str:
-        return model
+    def find(self, model: str) -> tuple[str, str]:
+        return model.removeprefix("alias of "), model
 
     def ready(self, model: str):
         return SimpleNamespace(name=model) if model in self.loaded else None
@@ -112,6 +112,18 @@ def test_answers_in_flight_end_before_the_engine_changes(open_gate):
     assert loader.log == ["a", "b", "a"]
     expected = ["a begins", "a ends", *["a begins"] * 3, *["a ends"] * 3, *["b begins"] * 2, *["b ends"] * 2]
     assert log == [*expected, "a begins", "a ends"]
+
+
+def test_an_alias_is_its_model(open_gate):
+    loader, log = Loader(), []
+    gate = open_gate(loader)
+
+    async def story() -> None:
+        await ask(gate, "a", 0, log)
+        await ask(gate, "alias of a", 0, log)
+
+    asyncio.run(story())
+    assert loader.log == ["a"]
 
 
 def test_models_that_share_an_engine_wait_for_nobody(open_gate):

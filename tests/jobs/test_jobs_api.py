@@ -211,7 +211,7 @@ def test_chat_with_all_that_is_listed(server, long_job):
     assert health["engines"] == {"transformers serve": "one answer at a time"}
     log = server.log()
     for name in (model, checkpoint, "acme/tiny"):
-        assert f"{name}: transformers serve (" in log and f"{name}: ready after " in log
+        assert log.count(f"{name}: transformers serve (") == log.count(f"{name}: ready after ") == 1
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="ft:gpt:none", messages=[{"role": "user", "content": "?"}])
     assert caught.value.code == "model_not_found"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 
+import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -11,8 +12,10 @@ from fastapi.testclient import TestClient
 from train.core.config import Generation
 from train.serving.api_errors import ApiError, install_error_handlers, read_request
 from train.serving.chat_request import ChatRequest, sampling_of
+from train.serving.engine import Engine
 from train.serving.guard import Access
 from train.serving.routes import MAX_BODY_BYTES, chat_routes, make_app
+from train.serving.stream import read_chunks
 from train.serving.transformers_serve import TransformersServeApi
 from train.serving.vllm import VllmApi
 
@@ -307,6 +310,27 @@ def test_a_refused_body_is_read_to_its_end():
 
     response = client.post("/v1/chat/completions", content=blocks())
     assert response.status_code == 413 and sent == 20 * 2**20 > MAX_BODY_BYTES
+
+
+def test_an_answer_that_is_cut_says_by_whom():
+    """By an engine that failed, or by us: a training needs its memory."""
+    engine = Engine("x", lambda port: [])
+
+    async def broken():
+        yield b"data: {}\n\n"
+        raise httpx2.ReadError("gone")
+
+    async def read() -> list:
+        headers = {"content-type": "text/event-stream"}
+        return [chunk async for chunk in read_chunks(httpx2.Response(200, headers=headers, content=broken()), engine)]
+
+    with pytest.raises(ApiError) as failed:
+        asyncio.run(read())
+    engine.stop()
+    with pytest.raises(ApiError) as cut:
+        asyncio.run(read())
+    assert (failed.value.status, cut.value.status, cut.value.code) == (500, 503, "model_unloaded")
+    assert cut.value.headers["retry-after"]
 
 
 def test_a_client_that_hangs_up_frees_what_prepares_its_answer():

@@ -100,7 +100,7 @@ class EngineGate(GpuLease):
 
     async def resolve(self, model: str) -> Served:
         """The model of that name, loaded and held; ApiError where there is none, it fails or it takes too long."""
-        source = self.loader.find(model)
+        model, source = self.loader.find(model)
         served = None if self._turns else self.loader.ready(model)
         if served is not None:
             self._take([HOLD.get()])
@@ -133,7 +133,8 @@ class EngineGate(GpuLease):
         if self._in_flight or self.loader.busy:
             if not is_late:
                 return False
-            log_line(f"a training begins: {self._in_flight} answer(s) did not end within {WAIT_FOR_ANSWERS:g} s")
+            if self._in_flight:
+                log_line(f"a training begins: {self._in_flight} answer(s) did not end within {WAIT_FOR_ANSWERS:g} s")
         self.loader.stop()
         return True
 

@@ -59,17 +59,17 @@ class ModelLoader:
         self._system_messages: dict[str, str | None] = {}
         self._views: tempfile.TemporaryDirectory[str] | None = None
 
-    def find(self, model: str) -> Source:
-        """Where a model comes from; ApiError where there is none of that name, or its base is not here."""
+    def find(self, model: str) -> tuple[str, Source]:
+        """(its own name where it has others, where it comes from); ApiError where there is no such model here."""
         if origin := self.store.model_origin(model):
-            return origin
+            return model, origin
         base = self.catalogue.find(model)
         if base is None:
             raise model_not_found(model)
         if base.folder() is None:
             message = f"{base.name} is not on this machine yet: govor fetch {base.reference}, or a job that tunes it."
             raise ApiError(404, message, param="model", code="model_not_found")
-        return base
+        return base.name, base
 
     def ready(self, model: str) -> Served | None:
         """The model, where the engine that runs answers for it now."""
