@@ -322,7 +322,9 @@ def test_an_answer_that_is_cut_says_by_whom():
 
     async def read() -> list:
         headers = {"content-type": "text/event-stream"}
-        return [chunk async for chunk in read_chunks(httpx2.Response(200, headers=headers, content=broken()), engine)]
+        request = httpx2.Request("POST", "http://127.0.0.1")
+        response = httpx2.Response(200, headers=headers, content=broken(), request=request)
+        return [chunk async for chunk in read_chunks(response, engine)]
 
     with pytest.raises(ApiError) as failed:
         asyncio.run(read())
