@@ -358,7 +358,8 @@ class TestRefusals:
     def test_room_that_is_left(self, server, runs):
         question = "Кто я? " * 200
         prompt = len(render(load_tuned(runs[1])[1], [user(question)]))
-        got = server.ask("болтун", question, max_tokens=5000)
+        messages = [{"role": "system", "content": ""}, user(question)]  # under its own it may stop
+        got = server.client.chat.completions.create(model="болтун", messages=messages, max_tokens=5000)
         assert got.usage.total_tokens <= 1024 < prompt + 5000
         assert got.choices[0].finish_reason == "length"
 
