@@ -172,7 +172,7 @@ def make_run(folder: Path) -> Path:
 def prepare_to_serve(run: Path) -> None:
     """Everything of `govor serve` but the engine's start."""
     for served in served_models([open_run(run)], engine="transformers"):
-        probes(served)
+        probes(served.run)
 
 
 def in_process(arguments: list[str], run: Path) -> tuple[int, str]:

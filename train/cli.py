@@ -72,6 +72,13 @@ def _server(command: Any) -> Any:
         KEY,
         click.option("--allow-host", multiple=True, metavar="NAME", help="Another name of this machine in Host."),
         click.option("--allow-origin", multiple=True, metavar="URL", help="A web page that may talk to it."),
+        click.option(
+            "--system",
+            type=click.Choice(["run", "none"]),
+            default="run",
+            show_default=True,
+            help="What a conversation without a system message gets: the one that the run's rows share, or none.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -562,6 +569,7 @@ def serve(
     key: str | None,
     allow_host: tuple[str, ...],
     allow_origin: tuple[str, ...],
+    system: str,
     engine: "EngineName",
     program: str | None,
     merged: bool,
@@ -589,6 +597,7 @@ def serve(
         merged=merged,
         program=program,
         allow_template_drift=allow_template_drift,
+        system=system == "run",
         flags=flags,
     )
 
@@ -642,6 +651,7 @@ def jobs_serve(
     key: str | None,
     allow_host: tuple[str, ...],
     allow_origin: tuple[str, ...],
+    system: str,
     data_dir: Path,
     catalogue: Path | None,
     slots: int,
@@ -653,7 +663,7 @@ def jobs_serve(
 
     bases = load_catalogue(catalogue or DEFAULT_CATALOGUE)
     access = Access(key, (*allow_host, host.partition("%")[0]), allow_origin)
-    serve(data_dir, bases, host=host, port=port, access=access, slots=slots)
+    serve(data_dir, bases, host=host, port=port, access=access, slots=slots, system=system == "run")
 
 
 def _to_server(command: Any) -> Any:

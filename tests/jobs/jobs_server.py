@@ -80,7 +80,7 @@ class Server:
         entry = {"base": str(base), "overrides": overrides, "aliases": ["gpt-4o-mini-2024-07-18"]}
         folder.mkdir(parents=True, exist_ok=True)
         self.catalogue = folder / "catalogue.yaml"
-        self.catalogue.write_text(yaml.safe_dump({"acme/tiny": entry}), encoding="utf-8")
+        self.catalogue.write_text(yaml.safe_dump({"acme/tiny": entry, "not/here": {}}), encoding="utf-8")
         self.port = 0
         self.process: subprocess.Popen | None = None
         self.clients: list[OpenAI] = []
@@ -207,11 +207,13 @@ def check_events(events: list[dict], job: dict) -> None:
     assert [event["created_at"] for event in events] == sorted(event["created_at"] for event in events)
 
 
-def rows(count: int, start: int = 0) -> bytes:
-    """Made-up rows, all different."""
+def rows(count: int, start: int = 0, *, system: str | None = None) -> bytes:
+    """Made-up rows, all different. `system`: of each."""
     lines = []
+    opening = [{"role": "system", "content": system}] if system else []
     for number in range(start, start + count):
         messages = [
+            *opening,
             {"role": "user", "content": f"Сколько будет {number} и {number * 7}?"},
             {"role": "assistant", "content": f"Будет {number * 8}, а почему {number % 13}?"},
         ]

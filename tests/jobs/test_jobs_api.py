@@ -5,8 +5,10 @@ import io
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
@@ -160,8 +162,9 @@ def test_pause_resume_cancel(server, long_job, finished):
         client.fine_tuning.jobs.cancel(long_job)
 
 
-def test_chat_with_a_model_and_its_checkpoint(server, training_file, long_job):
-    """Each answers under its own name once the card is free; the SDK waits for that by itself.
+def test_chat_with_all_that_is_listed(server, long_job):
+    """A model, its checkpoint and its base answer under their own names once the card is free; the SDK waits for that
+    by itself. A question to another model lets the answers in flight end.
 
     The job has no validation file, so nothing was held out: the first answer must not take from the run what the second
     needs. test_jobs_sdk1.py asks those of a job that has one.
@@ -169,20 +172,46 @@ def test_chat_with_a_model_and_its_checkpoint(server, training_file, long_job):
     client = server.client(max_retries=60)
     running = server.get(f"/fine_tuning/jobs/{long_job}")
     assert running["status"] == "cancelled", "runs after the test that cancels it"
-    job = client.fine_tuning.jobs.create(
-        model="acme/tiny", training_file=training_file, hyperparameters={"n_epochs": 2}
-    )
+    file = client.files.create(file=rows(24, system="Ты счетовод."), purpose="fine-tune").id
+    job = client.fine_tuning.jobs.create(model="acme/tiny", training_file=file, hyperparameters={"n_epochs": 2})
     model = server.wait(job.id)["fine_tuned_model"]
     run = server.data / "runs" / job.id
     assert (run / "held_out.jsonl").stat().st_size == 0
-    for name in (model, client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].fine_tuned_model_checkpoint):
-        answer = client.chat.completions.create(
-            model=name, messages=[{"role": "user", "content": "Привет"}], max_tokens=4, timeout=200
-        )
-        assert answer.model == name and answer.usage.completion_tokens <= 4
-        assert (run / "held_out.jsonl").exists(), "a file of training's is not the server's to delete"
-    with pytest.raises(openai.BadRequestError, match="is a base of this server"):
-        client.chat.completions.create(model="acme/tiny", messages=[{"role": "user", "content": "?"}])
+    question = [{"role": "user", "content": "Привет"}]
+
+    def ask(name: str, **more):
+        messages = more.pop("messages", question)
+        return client.chat.completions.create(model=name, messages=messages, timeout=200, **{"max_tokens": 4, **more})
+
+    answer = ask(model)
+    assert answer.model == model and answer.usage.completion_tokens <= 4
+    with_system = ask(model, messages=[{"role": "system", "content": "Ты счетовод."}, *question])
+    with_none = ask(model, messages=[{"role": "system", "content": ""}, *question])
+    assert answer.usage.prompt_tokens == with_system.usage.prompt_tokens > with_none.usage.prompt_tokens
+
+    def long_answer(_) -> str | None:
+        chunks = list(ask(model, max_tokens=300, temperature=2, stream=True))
+        return chunks[-1].choices[0].finish_reason
+
+    checkpoint = client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].fine_tuned_model_checkpoint
+    with ThreadPoolExecutor(4) as pool:
+        in_flight = pool.map(long_answer, range(4))
+        time.sleep(1)
+        assert ask(checkpoint).model == checkpoint
+        assert set(in_flight) <= {"stop", "length"}
+    assert ask("acme/tiny").model == "acme/tiny"
+    assert ask("gpt-4o-mini-2024-07-18").model == "acme/tiny", "an alias stands for its base"
+    assert (run / "held_out.jsonl").exists(), "a file of training's is not the server's to delete"
+    listed = {model["id"]: model["metadata"]["system_message"] for model in server.get("/models")["data"]}
+    assert (listed[model], listed[checkpoint], listed["acme/tiny"]) == ("Ты счетовод.", "Ты счетовод.", None)
+    assert "not/here" not in listed, "a base that is not on this machine"
+    with pytest.raises(openai.NotFoundError, match="not/here is not on this machine yet: govor fetch not/here"):
+        ask("not/here")
+    health = httpx2.get(server.url.replace("/v1", "/health")).json()
+    assert health["engines"] == {"transformers serve": "one answer at a time"}
+    log = server.log()
+    for name in (model, checkpoint, "acme/tiny"):
+        assert log.count(f"{name}: transformers serve (") == log.count(f"{name}: ready after ") == 1
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="ft:gpt:none", messages=[{"role": "user", "content": "?"}])
     assert caught.value.code == "model_not_found"

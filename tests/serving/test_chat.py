@@ -3,7 +3,9 @@
 import gzip
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 from tests.conftest import govor
 from train.chats.checks import check_file
@@ -90,6 +92,30 @@ class TestConversation:
     def test_help_and_what_is_no_command(self, run):
         result = govor("chat", str(run.path), input="/help\n/what\n")
         assert result.stderr.count("/save FILE") == 3, "at the start too"
+
+
+class TestServedSystemMessage:
+    def test_it_is_the_server_s_until_another_is_typed(self, monkeypatch):
+        """Saved with the rows; `/system` alone asks the server for none, which else would put in its own."""
+        asked = []
+
+        def create(*, messages, **_):
+            asked.append(messages)
+            delta = SimpleNamespace(content="Да.")
+            return nullcontext([SimpleNamespace(choices=[SimpleNamespace(delta=delta)])])
+
+        model = SimpleNamespace(id="natasha", metadata={"system_message": "Ты Наташа."})
+        client = SimpleNamespace(
+            models=SimpleNamespace(list=lambda: SimpleNamespace(data=[model])),
+            chat=SimpleNamespace(completions=SimpleNamespace(create=create)),
+        )
+        monkeypatch.setattr("train.serving.chat._client", lambda url, key: nullcontext(client))
+        typed = "Кто я?\n/save own\n/reset\n/system\nКто я?\n/save none\n/system Ты Пётр.\nКто я?\n"
+        govor("chat", "http://127.0.0.1:1/v1", input=typed)
+        openings = [(messages[0]["role"], messages[0]["content"]) for messages in asked]
+        assert openings == [("system", "Ты Наташа."), ("system", ""), ("system", "Ты Пётр.")]
+        assert [message["content"] for message in rows("own")[0]] == ["Ты Наташа.", "Кто я?", "Да."]
+        assert [message["content"] for message in rows("none")[0]] == ["Кто я?", "Да."]
 
 
 class TestTargets:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 
+import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -11,8 +12,12 @@ from fastapi.testclient import TestClient
 from train.core.config import Generation
 from train.serving.api_errors import ApiError, install_error_handlers, read_request
 from train.serving.chat_request import ChatRequest, sampling_of
+from train.serving.engine import Engine
 from train.serving.guard import Access
 from train.serving.routes import MAX_BODY_BYTES, chat_routes, make_app
+from train.serving.stream import read_chunks
+from train.serving.transformers_serve import TransformersServeApi
+from train.serving.vllm import VllmApi
 
 USER = {"role": "user", "content": "Кто я?"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -148,11 +153,32 @@ BOUNDS = {
     "tools": ([TOOL] * 128, [TOOL] * 129),
     "tool_choice": ({"type": "function", "function": {"name": "x" * 4000}},
                     {"type": "function", "function": {"name": "x" * 4096}}),
+    "chat_template_kwargs": ({"enable_thinking": "x" * 4000}, {"enable_thinking": "x" * 4096}),
+    "min_tokens": (2**31 - 1, 2**31),
+    "stop_token_ids": ([1] * 64, [1] * 65),
+    "ignore_eos": (True, None),
+    "skip_special_tokens": (False, None),
+    "spaces_between_special_tokens": (False, None),
+    "include_stop_str_in_output": (True, None),
+    "include_reasoning": (False, None),
+    "bad_words": (["x" * 64] * 128, ["x"] * 129),
+    "allowed_token_ids": ([1] * 4096, [1] * 4097),
+    "structured_outputs": ({"grammar": "x" * 65_000}, {"grammar": "x" * 2**16}),
+    "guided_json": ({"a": "x" * 65_000}, {"a": "x" * 2**16}),
+    "guided_regex": ("x" * 4096, "x" * 4097),
+    "guided_choice": (["x" * 4096] * 128, ["x"] * 129),
+    "guided_grammar": ("x" * 2**14, "x" * (2**14 + 1)),
 }  # fmt: skip
 """Field → what it may just be, and what is too much; None: it has no size."""
 MORE_BOUNDS = [
     ({"stop": "x" * 64}, {"stop": "x" * 65}),
     ({"stop": ["x" * 64]}, {"stop": ["x", "x" * 65]}),
+    ({"bad_words": ["x" * 64]}, {"bad_words": ["x", "x" * 65]}),
+    ({"stop_token_ids": [2**31 - 1]}, {"stop_token_ids": [2**31]}),
+    ({"stop_token_ids": [0]}, {"stop_token_ids": [-1]}),
+    ({"allowed_token_ids": [0]}, {"allowed_token_ids": []}),
+    ({"guided_choice": ["x"]}, {"guided_choice": []}),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs": {"chat_template": "x"}}),
     (a_message(name="x" * 256), a_message(name="x" * 257)),
     (a_message(tool_call_id="x" * 256), a_message(tool_call_id="x" * 257)),
     (a_message(content="x" * 4 * 2**20), a_message(content="x" * (4 * 2**20 + 1))),
@@ -206,6 +232,54 @@ def test_every_field_has_a_bound():
         assert caught.value.status == 400 and caught.value.param
 
 
+def test_null_asks_for_nothing():
+    """Clients write it for fields that they do not use, also for those that nobody here knows."""
+    unknown = {"foo": None, "functions": None, "web_search_options": None}
+    unused = dict.fromkeys(set(ChatRequest.model_fields) - {"model", "messages"})
+    assert read_request(ChatRequest, body(unknown | unused)) == read_request(ChatRequest, body({}))
+    for entries, param in (({"foo": 0}, "foo"), ({"foo": False}, "foo"), ({"model": None}, "model")):
+        with pytest.raises(ApiError) as caught:
+            read_request(ChatRequest, body(entries))
+        assert (caught.value.status, caught.value.param) == (400, param)
+
+
+VLLM_S_OWN = [
+    ({"chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs": {"enable_thinking": False}}),
+    ({"min_tokens": 3}, {"min_tokens": 3}),
+    ({"stop_token_ids": [7]}, {"stop_token_ids": [5, 7]}),
+    ({"stop_token_ids": [7], "ignore_eos": True}, {"stop_token_ids": [7], "ignore_eos": True}),
+    ({"skip_special_tokens": False}, {"skip_special_tokens": False}),
+    ({"bad_words": ["нет"]}, {"bad_words": ["нет"]}),
+    ({"allowed_token_ids": [1, 2]}, {"allowed_token_ids": [1, 2]}),
+    ({"structured_outputs": {"regex": "а+"}}, {"structured_outputs": {"regex": "а+"}}),
+    ({"guided_json": {"type": "object"}}, {"structured_outputs": {"json": {"type": "object"}}}),
+    ({"guided_choice": ["да", "нет"]}, {"structured_outputs": {"choice": ["да", "нет"]}}),
+]
+
+
+@pytest.mark.parametrize(("asked", "passed"), VLLM_S_OWN)
+def test_what_vllm_alone_has_goes_to_vllm(asked, passed):
+    request = read_request(ChatRequest, body(asked))
+    sampling = sampling_of(request, Generation(), 10)
+    assert passed.items() <= VllmApi().body("x", request, sampling, [5]).items()
+    with pytest.raises(ApiError, match="not supported by this server's engine, transformers serve") as caught:
+        TransformersServeApi().body("x", request, sampling, [5])
+    assert caught.value.status == 400 and caught.value.param in asked
+
+
+def test_what_asks_for_nothing_passes_everywhere():
+    neutral = {"chat_template_kwargs": {}, "min_tokens": 0, "stop_token_ids": [], "ignore_eos": False,
+               "skip_special_tokens": True, "include_reasoning": True, "bad_words": []}  # fmt: skip
+    request = read_request(ChatRequest, body(neutral))
+    assert TransformersServeApi().body("x", request, sampling_of(request, Generation(), 10), [5])["model"] == "x"
+
+
+def test_two_constraints_are_refused():
+    request = read_request(ChatRequest, body({"guided_regex": "а", "guided_choice": ["а"]}))
+    with pytest.raises(ApiError, match="give one of them"):
+        VllmApi().body("x", request, sampling_of(request, Generation(), 10), [5])
+
+
 def test_whole_characters_and_usual_numbers_pass():
     text = "👩‍👩‍👧‍👦 \\ud83d NaN 1e999 Infinity"
     request = read_request(ChatRequest, body(a_message(content=text) | {"temperature": 0.001, "seed": -1}))
@@ -236,6 +310,29 @@ def test_a_refused_body_is_read_to_its_end():
 
     response = client.post("/v1/chat/completions", content=blocks())
     assert response.status_code == 413 and sent == 20 * 2**20 > MAX_BODY_BYTES
+
+
+def test_an_answer_that_is_cut_says_by_whom():
+    """By an engine that failed, or by us: a training needs its memory."""
+    engine = Engine("x", lambda port: [])
+
+    async def broken():
+        yield b"data: {}\n\n"
+        raise httpx2.ReadError("gone")
+
+    async def read() -> list:
+        headers = {"content-type": "text/event-stream"}
+        request = httpx2.Request("POST", "http://127.0.0.1")
+        response = httpx2.Response(200, headers=headers, content=broken(), request=request)
+        return [chunk async for chunk in read_chunks(response, engine)]
+
+    with pytest.raises(ApiError) as failed:
+        asyncio.run(read())
+    engine.stop()
+    with pytest.raises(ApiError) as cut:
+        asyncio.run(read())
+    assert (failed.value.status, cut.value.status, cut.value.code) == (500, 503, "model_unloaded")
+    assert cut.value.headers["retry-after"]
 
 
 def test_a_client_that_hangs_up_frees_what_prepares_its_answer():

@@ -5,9 +5,11 @@ import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import openai
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,9 +18,14 @@ from tests.serving.test_serve import KEY, TALK, Server, gone, make_run, user
 from train.cli import main
 from train.encoding.loss_mask import render
 from train.models.load import load_merged, load_tuned
+from train.serving.api_errors import read_request
 from train.serving.chat import chat
-from train.serving.choose_engine import find_vllm
+from train.serving.chat_request import ChatRequest
+from train.serving.choose_engine import find_vllm, served_base, served_beside, served_models
+from train.serving.engine import EngineRefusedError, request_json
 from train.serving.in_engine.govor_engine_key import KEY_VARIABLE
+from train.serving.prompt_check import check_served_prompts
+from train.serving.routes import engine_request
 
 pytestmark = [
     pytest.mark.engines,
@@ -182,6 +189,46 @@ def test_json_schema(server):
     got = server.ask("natasha", "Кто я?", response_format=form).choices[0].message.content
     squeezed = "".join(got.split())  # so small a model may spend all its tokens on white space
     assert squeezed and any(whole.startswith(squeezed) for whole in ('{"a":true}', '{"a":false}'))
+
+
+def ask_engine(served, text: str = "Кто я?", **fields) -> str:
+    """The answer of an engine without a server of ours in front of it, greedy."""
+    raw = json.dumps({"model": served.name, "messages": [user(text)], "temperature": 0, **fields}).encode()
+    asked, _ = engine_request(served, read_request(ChatRequest, raw))
+    del asked["stream_options"]
+    answer = request_json(served.engine, "/v1/chat/completions", asked | {"stream": False})
+    return answer["choices"][0]["message"]["content"]
+
+
+def test_one_engine_takes_in_adapters_while_it_runs(runs, tmp_path, monkeypatch):
+    """As govor jobs serve has it do: another adapter and the base are served beside the first, also after it died."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    [first] = served_models(runs[:1], flags=FLAGS[1:], later=[run.adapter for run in runs])
+    first.engine.start()
+    try:
+        first.engine.wait_ready(900, say=print)
+        alone = ask_engine(first)
+        second = served_beside(first, runs[1])
+        config = runs[0].config()
+        base = served_base("base", config, Path(config.model.name_or_path), tmp_path, running=first)
+        assert second.engine is base.engine is first.engine and first.engine.starts == 1
+        assert check_served_prompts(second).differences == []
+        expected = {served.name: ask_engine(served, max_tokens=20) for served in (first, second, base)}
+        assert expected["natasha"] == alone == "Ты Пётр, мой старый друг."
+        assert len({expected["болтун"], expected["natasha"]}) == 2
+        for process in psutil.Process().children(recursive=True):
+            if "serve" in process.cmdline() and "supervisor.py" not in " ".join(process.cmdline()):
+                process.kill()
+        while first.engine.starts == 1:
+            time.sleep(0.1)
+        assert {served.name: ask_engine(served, max_tokens=20) for served in (first, second, base)} == expected
+        assert ask_engine(second, guided_choice=["да", "нет"]) in ("да", "нет")
+        assert ask_engine(second, structured_outputs={"regex": "[0-9]{3}"}).isdigit()
+        with pytest.raises(EngineRefusedError):
+            ask_engine(second, min_tokens=9, max_tokens=3)
+        assert ask_engine(first, chat_template_kwargs={"enable_thinking": False}) == alone
+    finally:
+        first.engine.stop()
 
 
 def test_govor_s_own_options_are_not_handed_on(runs):

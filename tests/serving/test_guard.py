@@ -119,6 +119,11 @@ def test_a_page_that_was_let_in_may_read_the_answers(tmp_path):
             answer = client.get("/v1/models", headers=shown)
             assert answer.status_code == 200
             assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+            assert "retry-after" in answer.headers["access-control-expose-headers"], "an SDK in the page reads it"
+            if key:  # the page can read why
+                refused = client.get("/v1/models", headers={"origin": "https://chat.example"})
+                assert refused.status_code == 401
+                assert refused.headers["access-control-allow-origin"] == "https://chat.example"
             foreign = client.options("/v1/chat/completions", headers={"origin": "https://evil.example", **ask})
             assert foreign.status_code in (400, 403) and "access-control-allow-origin" not in foreign.headers
 

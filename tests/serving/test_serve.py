@@ -26,6 +26,7 @@ from train.encoding.loss_mask import render
 from train.merging.merge import merge
 from train.models.load import load_merged, load_tuned
 from train.serving.chat import chat
+from train.serving.choose_engine import served_models
 
 TALK = [
     ("Кто я?", "Ты Пётр, мой старый друг."),
@@ -37,18 +38,31 @@ KEY = "sk-местный".encode().hex()
 GOVOR = str(Path(sys.executable).with_name("govor"))
 
 
-def make_run(folder: Path, name: str, *, hidden_size: int, steps: int, eval_fraction: float = 0.1, **generation) -> Run:
-    """A merged run in folder/runs/name; after 60 steps it answers TALK and stops."""
+SYSTEM = "Ты болтун, говори без умолку."
+
+
+def make_run(
+    folder: Path,
+    name: str,
+    *,
+    hidden_size: int,
+    steps: int,
+    eval_fraction: float = 0.1,
+    system: str | None = None,
+    **generation,
+) -> Run:
+    """A merged run in folder/runs/name; after 60 steps it answers TALK and stops. `system`: of each of its rows."""
     from make_tiny_base import make_tiny_base
 
     from train.core.config import load_config
     from train.sft import train
 
-    rows = folder / "rows.jsonl"
+    rows = folder / f"{name}.jsonl"
+    opening = [{"role": "system", "content": system}] if system else []
     pairs = [(f"{question} {n}".strip(), answer) for n in ("", 1, 2, 3, 4) for question, answer in TALK]
     with rows.open("w", encoding="utf-8") as file:
         for question, answer in pairs:
-            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            messages = [*opening, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     base = folder / f"base{hidden_size}"
     if not base.exists():
@@ -131,7 +145,7 @@ def runs(tmp_path_factory):
     """`natasha` answers TALK and stops; `болтун` has learned nothing and talks until it may not."""
     folder = tmp_path_factory.mktemp("served")
     made = make_run(folder, "natasha", hidden_size=64, steps=60)
-    other = make_run(folder, "болтун", hidden_size=64, steps=1, max_new_tokens=20)
+    other = make_run(folder, "болтун", hidden_size=64, steps=1, max_new_tokens=20, system=SYSTEM)
     return made, other
 
 
@@ -244,6 +258,37 @@ class TestAnswers:
         same = [{"role": "system", "content": system}, user("Кто я?")]
         assert got.usage.prompt_tokens == len(render(tokenizer, same))
 
+    def test_the_run_s_system_message_goes_with_it(self, server, runs, capsys):
+        """Where a client sends one, its own stands; an empty one asks for none."""
+        shown = {model.id: model.metadata for model in server.client.models.list()}
+        assert shown == {"natasha": {"system_message": None}, "болтун": {"system_message": SYSTEM}}
+        tokenizer = load_tuned(runs[1])[1]
+
+        def ask(*opening: dict):
+            messages = [*opening, user("Кто я?")]
+            return server.client.chat.completions.create(model="болтун", messages=messages, max_tokens=9)
+
+        own = {"role": "system", "content": "Ты молчун."}
+        for opening, rendered in (
+            ([], [{"role": "system", "content": SYSTEM}]),
+            ([{"role": "system", "content": SYSTEM}], [{"role": "system", "content": SYSTEM}]),
+            ([own], [own]),
+            ([{"role": "developer", "content": "Ты молчун."}], [own]),
+            ([{"role": "system", "content": ""}], []),
+        ):
+            assert ask(*opening).usage.prompt_tokens == len(render(tokenizer, [*rendered, user("Кто я?")])), opening
+        chat(server.url, prompt="Кто я?", model="болтун", key=KEY)
+        assert capsys.readouterr().out.strip() == server.ask("болтун", "Кто я?").choices[0].message.content
+
+    def test_without_the_run_s_system_message(self, runs):
+        [served] = served_models(runs[1:], engine="transformers", system=False)
+        assert served.system is None and served.conversation([user("Кто я?")]) == [user("Кто я?")]
+
+    def test_health_says_how_many_answers_at_once(self, server):
+        health = httpx2.get(server.url.replace("/v1", "/health")).json()
+        assert health["models"] == {"natasha": "ready", "болтун": "ready"}
+        assert health["engines"] == {"transformers serve": "one answer at a time"}
+
     def test_govor_chat_talks_to_it(self, server, working_folder):
         url = server.url.removesuffix("/v1")
         (working_folder / "key").write_text(f"{KEY}\n")
@@ -313,7 +358,8 @@ class TestRefusals:
     def test_room_that_is_left(self, server, runs):
         question = "Кто я? " * 200
         prompt = len(render(load_tuned(runs[1])[1], [user(question)]))
-        got = server.ask("болтун", question, max_tokens=5000)
+        messages = [{"role": "system", "content": ""}, user(question)]  # under its own it may stop
+        got = server.client.chat.completions.create(model="болтун", messages=messages, max_tokens=5000)
         assert got.usage.total_tokens <= 1024 < prompt + 5000
         assert got.choices[0].finish_reason == "length"
 

@@ -14,7 +14,8 @@
     job_routes.py         jobs with their events and checkpoints; models
     route_helpers.py      what all routes share
     create_job.py         a request → the job in the store, once however often it comes
-    engine_gate.py        which engine answers chats, and when none may
+    engine_gate.py        whose turn it is with the engine that answers chats; training comes before all
+    model_loader.py       a model, a checkpoint or a base → the engine that answers for it
 
     worker.py             makes the processes follow the store
     validate_files.py     checks the files of new jobs

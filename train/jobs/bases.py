@@ -1,5 +1,8 @@
 """The bases that clients may name, from catalogue.yaml: public name → base, recipe, overrides."""
 
+import math
+import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from train.core.bounded_yaml import BoundedLoader
-from train.core.config import config_class, dump_config, load_config
-from train.core.errors import ConfigError
+from train.core.config import Config, config_class, dump_config, load_config
+from train.core.errors import ConfigError, GovorError
+from train.models.base import chat_template_source, local_folder
+from train.models.fetch import WEIGHTS
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks at which bases are on this machine: a millisecond, which many clients may ask for."""
 DEFAULT_CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 
 
@@ -35,6 +42,22 @@ class Base(BaseModel):
     tree: dict[str, Any]
     """Sections of the config that its jobs begin with."""
 
+    @cached_property
+    def config(self) -> Config:
+        """The config that its jobs begin with; its name and its rows stand for nothing."""
+        return config_class().model_validate({**self.tree, "name": "x", "data": {"train_file": "x"}})
+
+    def folder(self) -> Path | None:
+        """The folder on this machine from which it can answer; None where weights or a chat template are not there."""
+        try:
+            model = self.config.model
+            folder = local_folder(model)
+            if folder is None or next(folder.glob(WEIGHTS), None) is None:
+                return None
+            return folder if model.chat_template or chat_template_source(folder) else None
+        except GovorError:  # what is damaged there, a job says
+            return None
+
 
 class Catalogue:
     """The bases that clients may name, with their aliases."""
@@ -44,10 +67,19 @@ class Catalogue:
         self.missing = missing
         """Bases whose folder is not there: public name → folder."""
         self._aliases = aliases
+        self._here: list[str] = []
+        self._looked_at = -math.inf
 
     def find(self, name: str) -> Base | None:
         """The base of that name or alias; None where there is none."""
         return self.bases.get(self._aliases.get(name, name))
+
+    def here(self) -> list[str]:
+        """Names of the bases that can answer from this machine's files, as they were at most LOOK_EVERY seconds ago."""
+        if time.monotonic() - self._looked_at > LOOK_EVERY:
+            self._here = [name for name, base in self.bases.items() if base.folder()]
+            self._looked_at = time.monotonic()
+        return self._here
 
 
 def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:

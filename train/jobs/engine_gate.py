@@ -1,227 +1,237 @@
-"""Which engine answers chats, and when none may: training has the GPU's memory for itself.
+"""Whose turn it is with the one engine: models in the order in which they were asked for, and training before all.
 
-One model at a time is loaded, by the first request to it; a request to another model changes the engine. While any job
-trains no engine runs, and the answer is 503 with retry-after.
+A question to the model that is loaded is answered at once. One to another model takes a turn: no new answer begins
+meanwhile, those in flight end, the engine changes, and all who wait for that model go on together. While a job trains
+no engine runs. Who has to wait too long gets 503 with the seconds after which to ask again, and the turn is kept.
 """
 
 import asyncio
-import os
-import shutil
-import subprocess
+import math
 import sys
 import threading
 import time
-from dataclasses import replace
-from pathlib import Path
+import traceback
+from collections import deque
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from train.core.errors import GovorError, MachineError
-from train.core.files import NOTE, complete_folder
-from train.core.runs import Run, open_run
-from train.jobs.bases import Catalogue
+from train.core.errors import GovorError
 from train.jobs.job_errors import log_line
-from train.jobs.store import ModelOrigin, Store
+from train.jobs.model_loader import ModelLoader, Source
+from train.jobs.store import Store
 from train.jobs.worker import GpuLease
-from train.serving.api_errors import ApiError, model_not_found
-from train.serving.choose_engine import find_vllm, served_models
-from train.serving.engine import SUPERVISOR
+from train.serving.api_errors import ApiError
 from train.serving.engine_api import Served
-from train.serving.prompt_check import check_served_prompts
 
-ANSWER_GRACE = 30.0
-"""Seconds that answers in flight may take when the engine is to stop."""
-LOAD_TIMEOUT = 300.0
-"""Seconds that a request may wait for its model."""
+WAIT_FOR_ANSWERS = 120.0
+"""Seconds that a question waits for answers of another model, and that a training lets answers end."""
+WAIT_FOR_LOADING = 10.0
+"""Seconds that a question waits for its model to be loaded."""
+KEPT_LONGER = 10.0
+"""Seconds that a turn is kept beyond the moment at which its client was told to ask again."""
+
+
+class Hold:
+    """A chat request's hold on the engine, from when its model was found ready to the end of its answer."""
+
+    taken = False
+
+
+HOLD: ContextVar[Hold] = ContextVar("hold")
+"""Of the chat request at hand."""
+
+
+@dataclass(eq=False)
+class Turn:
+    """A model that was asked for and is not loaded, with the requests that wait for it."""
+
+    model: str
+    source: Source
+    loading: asyncio.Future[float] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """When its engine began to start, by time.monotonic."""
+    done: asyncio.Future[Served | ApiError] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    holds: set[Hold] = field(default_factory=set)
+    """Of the requests that wait."""
+    kept_until: float = 0.0
+    """Until when the turn is kept although nobody waits, by time.monotonic."""
+
+    @property
+    def is_wanted(self) -> bool:
+        return bool(self.holds) or time.monotonic() < self.kept_until
 
 
 class EngineGate(GpuLease):
-    """Holds the one engine of a server, and gives its memory to training when the worker asks for it."""
+    """Lets chat requests to the engine, and gives its memory to training when the worker asks for it."""
 
-    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+    def __init__(self, store: Store, loader: ModelLoader) -> None:
         self.store = store
-        self.catalogue = catalogue
+        self.loader = loader
         self._training = True  # until the worker has found no job to train
-        self._served: Served | None = None
-        self._checked: Served | None = None
-        self._answering = self._loading = 0
-        self._engine_lock = threading.Lock()
-        """Held while the engine is changed or stopped."""
-        self._merging: subprocess.Popen[bytes] | None = None
+        self._drains_since: float | None = None
+        """When a training began to wait for answers, by time.monotonic."""
+        self._in_flight = 0
+        self._entrance = threading.Lock()
+        """Held while an answer begins, and while training closes the gate."""
+        self._idle = asyncio.Event()
+        self._turns: deque[Turn] = deque()
+        self._conductor: asyncio.Task[None] | None = None
 
-    async def resolve(self, model: str) -> Served:
-        """The model of that name, loaded; ApiError where there is none or a job is training."""
-        origin = self.store.model_origin(model)
-        if origin is None:
-            if self.catalogue.find(model) is None:
-                raise model_not_found(model)
-            message = f"{model} is a base of this server: chat with what was fine-tuned from it (GET /v1/models)."
-            raise ApiError(400, message, param="model")
-        if self._training:
-            raise self._busy_error()
-        served = self._served
-        if served is not None and served is self._checked and served.name == model and served.engine.state == "ready":
-            return served
-        self._loading += 1
-        try:
-            return await asyncio.to_thread(self._load, model, origin)
-        finally:
-            self._loading -= 1
+    def hold_engine(self, app: ASGIApp) -> ASGIApp:
+        """Middleware that lets go of the engine when a chat request has been answered, however it ended."""
 
-    def count_chats(self, app: ASGIApp) -> ASGIApp:
-        """Middleware that counts the chat requests being answered."""
-
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            is_chat = scope["type"] == "http" and scope["path"] == "/v1/chat/completions"
-            self._answering += is_chat
+        async def held(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or scope["path"] != "/v1/chat/completions":
+                await app(scope, receive, send)
+                return
+            hold = Hold()
+            HOLD.set(hold)
             try:
                 await app(scope, receive, send)
             finally:
-                self._answering -= is_chat
+                if hold.taken:
+                    self._in_flight -= 1
+                    self._idle.set()
 
-        return counted
+        return held
 
-    def acquire(self) -> None:
-        """Stop the engine once its answers have ended, and start none until `release`."""
+    async def resolve(self, model: str) -> Served:
+        """The model of that name, loaded and held; ApiError where there is none, it fails or it takes too long."""
+        model, source = self.loader.find(model)
+        served = None if self._turns else self.loader.ready(model)
+        if served is not None:
+            self._take([HOLD.get()])
+            return served
         if self._training:
-            return
-        self._training = True
-        self._stop_engine()
+            raise self._busy_error()
+        turn = next((turn for turn in self._turns if turn.model == model), None)
+        if turn is None:
+            turn = Turn(model, source)
+            self._turns.append(turn)
+            if len(self._turns) == 1:
+                self._conductor = asyncio.create_task(self._conduct())
+        turn.holds.add(HOLD.get())
+        try:
+            return await self._wait(turn)
+        finally:
+            turn.holds.discard(HOLD.get())
+
+    def acquire(self) -> bool:
+        """Whether the engine has stopped: it is let finish its answers, for at most WAIT_FOR_ANSWERS seconds."""
+        with self._entrance:
+            began = not self._training
+            self._training = True
+        self.loader.cancel()
+        if began or self._drains_since is None:
+            self._drains_since = time.monotonic()
+            if self._in_flight:
+                log_line(f"a training waits for {self._in_flight} answer(s) to end")
+        is_late = time.monotonic() - self._drains_since > WAIT_FOR_ANSWERS
+        if self._in_flight or self.loader.busy:
+            if not is_late:
+                return False
+            if self._in_flight:
+                log_line(f"a training begins: {self._in_flight} answer(s) did not end within {WAIT_FOR_ANSWERS:g} s")
+        self.loader.stop()
+        return True
 
     def release(self) -> None:
         """Let the next chat request start an engine."""
-        self._training = False
+        self._training = self.loader.cancelled = False
+        self._drains_since = None
 
     def close(self) -> None:
         """Stop the engine for good."""
         self._training = True
-        self._stop_engine()
+        self.loader.close()
 
-    def _stop_engine(self) -> None:
-        if merging := self._merging:
-            _stop_merge(merging)
-        self._wait_for_answers()
-        if served := self._served:
-            served.engine.stop()
-        with self._engine_lock:
-            if self._served is not None:
-                self._served.engine.stop()
-                self._served = None
+    def _take(self, holds: list[Hold]) -> None:
+        """Let these answers begin; ApiError where a training has closed the gate."""
+        with self._entrance:
+            if self._training:
+                raise self._busy_error()
+            for hold in holds:
+                hold.taken = True
+            self._in_flight += len(holds)
 
-    def _load(self, model: str, origin: ModelOrigin) -> Served:
-        """Start the model's engine, unless it runs, and wait for it, which may take minutes."""
+    async def _wait(self, turn: Turn) -> Served:
+        """The turn's model when it is loaded; ApiError 503 where that takes too long."""
+        first: set[asyncio.Future[Any]] = {turn.loading, turn.done}
+        await asyncio.wait(first, timeout=WAIT_FOR_ANSWERS, return_when=asyncio.FIRST_COMPLETED)
+        if turn.loading.done():
+            await asyncio.wait({turn.done}, timeout=WAIT_FOR_LOADING)
+        if not turn.done.done():
+            raise self._ask_again(turn)
+        result = turn.done.result()
+        if isinstance(result, ApiError):
+            raise result
+        return result
+
+    async def _conduct(self) -> None:
+        """Give each turn its engine, until there are none."""
+        while self._turns:
+            turn = self._turns[0]
+            result: Served | ApiError
+            try:
+                result = await self._load(turn)
+                self._take(list(turn.holds))  # before the next turn can find the engine idle
+            except ApiError as error:
+                result = error
+            except Exception:
+                traceback.print_exc(file=sys.stderr)
+                result = ApiError(500, "The server had an error while processing your request.")
+            self._turns.popleft()
+            turn.done.set_result(result)
+
+    async def _load(self, turn: Turn) -> Served:
+        """The turn's model; ApiError where a training comes between, it fails or nobody wants it any more."""
         try:
-            with self._engine_lock:
-                if self._training:
-                    raise self._busy_error()
-                served = self._served
-                if served is None or served.name != model or served.engine.state == "stopped":
-                    served = self._switch_to(model, origin)
-            served.engine.wait_ready(LOAD_TIMEOUT)
-            self._check(served)
+            served = None if self._training else await asyncio.to_thread(self.loader.join, turn.model, turn.source)
+            if served is None:
+                await self._wait_until_idle(turn)
+                turn.loading.set_result(time.monotonic())
+                served = await asyncio.to_thread(self.loader.switch, turn.model, turn.source)
         except GovorError as error:
             if self._training:
                 raise self._busy_error() from None
-            if isinstance(error, MachineError) and served and served.engine.state == "starting":
-                return served  # the route answers 503
-            log_line(f"{model}: {error}")
+            log_line(f"{turn.model}: {error}")
             message = "The model could not be loaded; the server's log says why."
             raise ApiError(500, message, headers={"x-should-retry": "false"}) from None
         return served
 
-    def _switch_to(self, model: str, origin: ModelOrigin) -> Served:
-        """Stop the engine that runs and start the model's."""
-        if self._served is not None:
-            self._wait_for_answers()
-            self._served.engine.stop()
-            self._served = None
-        run = self._run_to_serve(origin)
-        [served] = served_models([run], program=os.environ.get("GOVOR_VLLM"))
+    async def _wait_until_idle(self, turn: Turn) -> None:
+        """Return when no answer is in flight."""
+        while self._in_flight and turn.is_wanted and not self._training:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), 1)
         if self._training:
             raise self._busy_error()
-        self._served = replace(served, name=model)
-        self._served.engine.start()
-        log_line(f"{model}: {self._served.engine.name} starts")
-        return self._served
+        if not turn.is_wanted:
+            raise self._ask_again(turn)
 
-    def _check(self, served: Served) -> None:
-        """GovorError where the engine feeds the model other prompts than training did."""
-        with self._engine_lock:
-            if served is self._checked or served is not self._served:
-                return
-            prompt_check = check_served_prompts(served)
-            if prompt_check.differences:
-                served.engine.stop()
-                self._served = None
-                first = prompt_check.differences[0]
-                raise GovorError(f"the engine renders prompts otherwise than training did: {first}")
-            self._checked = served
-
-    def _run_to_serve(self, origin: ModelOrigin) -> Run:
-        """The run folder to serve; the run is merged first where the engine cannot take an adapter."""
-        job, step = origin
-        run = self.store.run(job) if step is None else self._checkpoint_run(job, step)
-        trust_code = self._trusts_code(job)
-        if find_vllm(os.environ.get("GOVOR_VLLM")) is None and not run.merged.exists():
-            self._merge(run, self.store.job_folder(job) / "merge.log", trust_code)
-        return open_run(run.path, trust_remote_code=trust_code)
-
-    def _trusts_code(self, job: str) -> bool:
-        """Whether the catalogue, which is the user's own, lets the job's base run code; the run folder has no say."""
-        entry = self.store.entry(job)
-        base = self.catalogue.find(entry.job.model) if entry else None
-        return bool(base and base.tree["model"].get("trust_remote_code"))
-
-    def _merge(self, run: Run, log: Path, trust_code: bool) -> None:
-        """Merge in a process that ends with us: the next server, which would merge too, must not meet it at work."""
-        command = [sys.executable, "-I", "-S", str(SUPERVISOR), sys.executable, "-P", "-m", "train.cli", "merge"]
-        with log.open("wb") as output:
-            self._merging = subprocess.Popen(
-                [*command, "--no-drift", *["--trust-remote-code"] * trust_code, str(run.path)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            if self._merging.wait() != 0:
-                raise GovorError(f"{run.path} could not be merged: see {log}")
-        finally:
-            _stop_merge(self._merging)
-            self._merging = None
-
-    def _checkpoint_run(self, job: str, step: int) -> Run:
-        """A run folder made for a checkpoint: its weights with everything else of the finished run."""
-        run, view = self.store.run(job), self.store.checkpoint_run(job, step)
-        if view.path.exists():
-            return view
-        with complete_folder(view.path) as folder:
-            for file in (run.config_file, run.manifest_file, run.held_out_file):
-                if file.exists():  # the last version deleted held_out.jsonl where nothing was held out
-                    shutil.copyfile(file, folder / file.name)
-            result = run.adapter if run.adapter.exists() else run.merged
-            shutil.copytree(result, folder / result.name, ignore=shutil.ignore_patterns("*.safetensors*", NOTE))
-            for file in (run.checkpoints / f"checkpoint-{step}").glob("*.safetensors*"):
-                shutil.copyfile(file, folder / result.name / file.name)
-        return view
-
-    def _wait_for_answers(self) -> None:
-        """Wait until no request is being answered, for at most ANSWER_GRACE seconds."""
-        deadline = time.monotonic() + ANSWER_GRACE
-        while self._answering > self._loading and time.monotonic() < deadline:
-            time.sleep(0.05)
+    def _ask_again(self, turn: Turn) -> ApiError:
+        """503 with the seconds that the turn may still need, as far as the last load tells; it is kept so long."""
+        if turn.loading.done():
+            elapsed = time.monotonic() - turn.loading.result()
+            seconds = max(self.loader.load_seconds - elapsed, elapsed / 2)
+            message = f"The model is being loaded, for {elapsed:.0f} seconds so far. Ask again in a moment."
+        else:
+            seconds = self.loader.load_seconds * (1 + self._turns.index(turn) if turn in self._turns else 1)
+            message = f"{self._in_flight} answer(s) of another model are being written. Ask again in a moment."
+        seconds = min(120, max(1, math.ceil(seconds)))
+        turn.kept_until = time.monotonic() + seconds + KEPT_LONGER
+        return ApiError(503, message, code="model_not_ready", headers={"retry-after": str(seconds)})
 
     def _busy_error(self) -> ApiError:
         """503 with the time that training may still need: the SDKs ask again by themselves if it is short."""
-        running = self.store.jobs_with_status("running")
-        ends = [entry.job.estimated_finish or time.time() + 30 for entry in running]
+        jobs = self.store.jobs_with_status("running") or self.store.jobs_with_status("queued")
+        ends = [entry.job.estimated_finish or time.time() + 30 for entry in jobs]
         left = max(ends) - time.time() if ends else 2  # none runs: one is just ending
         message = "The card is training a job now; the models answer again when no job runs."
         return ApiError(
             503, message, code="card_is_training", headers={"retry-after": str(min(120, max(1, int(left))))}
         )
-
-
-def _stop_merge(merging: "subprocess.Popen[bytes]") -> None:
-    """End a merge: its supervisor ends it when this pipe closes."""
-    assert merging.stdin is not None
-    merging.stdin.close()

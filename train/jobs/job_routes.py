@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -76,22 +76,37 @@ def add_job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: 
         return list_response(store, "checkpoints", [("job = ?", job_id)], after, limit, with_ids=True)
 
 
-def add_model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> None:
-    """Add the routes of models: list, retrieve, delete."""
+def add_model_routes(
+    routes: APIRouter, store: Store, catalogue: Catalogue, system_message: Callable[[str], str | None]
+) -> None:
+    """Add the routes of models: list, retrieve, delete.
+
+    `system_message`: what a conversation with a job's model gets that brings none. Listed is what can be chatted with
+    now; a base that is not on this machine yet can be named by a job, which fetches it.
+    """
     started = int(time.time())
 
-    def bases() -> Iterable[str]:
-        for name in catalogue.bases:
-            yield wire.ModelObject(id=name, created=started, owned_by="catalogue").model_dump_json()
+    def tuned(text: str, job: str) -> str:
+        model = wire.ModelObject.model_validate_json(text)
+        model.metadata = wire.ModelMetadata(system_message=system_message(job))
+        return model.model_dump_json()
+
+    def base(name: str) -> str:
+        metadata = wire.ModelMetadata(system_message=None)
+        return wire.ModelObject(id=name, created=started, owned_by="catalogue", metadata=metadata).model_dump_json()
 
     @routes.get("/models", response_model=wire.Models)
     async def models() -> Response:
-        return json_response(f'{{"object":"list","data":[{",".join([*store.all_models(), *bases()])}]}}')
+        listed = [*(tuned(text, job) for text, job in store.all_models()), *map(base, catalogue.here())]
+        return json_response(f'{{"object":"list","data":[{",".join(listed)}]}}')
 
     @routes.get("/models/{model:path}", response_model=wire.ModelObject)
     async def model(model: str) -> Response:
-        base = next((text for name, text in zip(catalogue.bases, bases(), strict=True) if name == model), None)
-        return json_response(require_found(store.object_json("models", model) or base, model_not_found(model)))
+        if model in catalogue.bases:
+            return json_response(base(model))
+        origin = store.model_origin(model)
+        text = require_found(store.object_json("models", model), model_not_found(model))
+        return json_response(tuned(text, origin.job) if origin else text)
 
     @routes.delete("/models/{model:path}", response_model=wire.Deleted)
     async def delete_model(model: str) -> Response:

@@ -18,19 +18,23 @@ from train.jobs.engine_gate import EngineGate
 from train.jobs.file_routes import add_file_routes
 from train.jobs.job_errors import log_line
 from train.jobs.job_routes import add_job_routes, add_model_routes
+from train.jobs.model_loader import ModelLoader
 from train.jobs.route_helpers import ERRORS
 from train.jobs.store import Store
 from train.jobs.worker import Worker, cards_of_slots
 from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.guard import Access, guard
-from train.serving.routes import chat_routes
+from train.serving.routes import chat_routes, engines_now
 from train.serving.serve import listen
 
 
-def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, access: Access, slots: int) -> None:
+def serve(
+    folder: Path, catalogue: Catalogue, *, host: str, port: int, access: Access, slots: int, system: bool = True
+) -> None:
     """Serve until SIGINT or SIGTERM; GovorError where that would not be safe, or the folder is in use or somebody's.
 
-    MachineError where there are fewer cards than slots.
+    MachineError where there are fewer cards than slots. `system`: a conversation without a system message gets that of
+    the model's rows, where they share one.
     """
     import uvicorn
 
@@ -50,7 +54,7 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, access: A
             log_line(f"{name}: {base} is not there, so no job can name it")
         address = listener.getsockname()
         config = uvicorn.Config(
-            make_app(store, catalogue, access, slots, cards),
+            make_app(store, catalogue, access, slots, cards, system=system),
             log_level="error",
             access_log=False,  # paths may hold what clients have made up
             server_header=False,
@@ -66,9 +70,18 @@ def serve(folder: Path, catalogue: Catalogue, *, host: str, port: int, access: A
             log_line("ended; jobs that were training go on with the next start")
 
 
-def make_app(store: Store, catalogue: Catalogue, access: Access, slots: int, cards: Sequence[str] = ()) -> FastAPI:
+def make_app(
+    store: Store,
+    catalogue: Catalogue,
+    access: Access,
+    slots: int,
+    cards: Sequence[str] = (),
+    *,
+    system: bool = True,
+) -> FastAPI:
     """The app; its worker runs as long as it does. `cards`: one for each slot, see `cards_of_slots`."""
-    gate = EngineGate(store, catalogue)
+    loader = ModelLoader(store, catalogue, system=system)
+    gate = EngineGate(store, loader)
     worker = Worker(store, slots, gate, cards)
 
     @asynccontextmanager
@@ -86,10 +99,10 @@ def make_app(store: Store, catalogue: Catalogue, access: Access, slots: int, car
     routes = APIRouter(prefix="/v1", responses=ERRORS)
     add_file_routes(routes, store)
     add_job_routes(routes, store, catalogue, worker.wake.set)
-    add_model_routes(routes, store, catalogue)
+    add_model_routes(routes, store, catalogue, loader.system_message)
     app.include_router(routes)
     app.include_router(chat_routes(gate.resolve))
-    app.add_middleware(gate.count_chats)
+    app.add_middleware(gate.hold_engine)
     guard(app, access)
     install_error_handlers(app)
     app.add_exception_handler(sqlite3.Error, storage_failed)
@@ -98,7 +111,8 @@ def make_app(store: Store, catalogue: Catalogue, access: Access, slots: int, car
     @app.get("/health", include_in_schema=False)
     async def health() -> JSONResponse:
         alive = worker.is_alive()
-        return JSONResponse({"status": "ok" if alive else "worker gone"}, 200 if alive else 503)
+        content = {"status": "ok" if alive else "worker gone", "engines": engines_now([loader.engine_kind()])}
+        return JSONResponse(content, 200 if alive else 503)
 
     return app
 

@@ -177,9 +177,9 @@ class Store:
         objects = [row[0] for row in self._connection.execute(query, [*values, limit + 1])]
         return Page(objects[:limit], len(objects) > limit)
 
-    def all_models(self) -> list[str]:
-        """JSON of all fine-tuned models and checkpoints, newest first."""
-        return [row[0] for row in self._connection.execute("SELECT object FROM models ORDER BY seq DESC")]
+    def all_models(self) -> list[tuple[str, str]]:
+        """(JSON, job) of all fine-tuned models and checkpoints, newest first."""
+        return list(self._connection.execute("SELECT object, job FROM models ORDER BY seq DESC"))
 
     def model_origin(self, model: str) -> ModelOrigin | None:
         """The job that a fine-tuned model comes from; None where there is no such model."""
@@ -199,7 +199,7 @@ class Store:
         return Run(self.folder / "runs" / id_)
 
     def checkpoint_run(self, id_: str, step: int | None) -> Run:
-        """The run folder that a checkpoint is served from; engine_gate.py makes it."""
+        """The run folder that a checkpoint is served from; model_loader.py makes it."""
         return Run(self.folder / "runs" / f"{id_}-step-{step}")
 
     def reserve(self, id_: str) -> None:

@@ -152,12 +152,18 @@ class Checkpoint(ResponseModel):
     metrics: dict[str, float]
 
 
+class ModelMetadata(ResponseModel):
+    system_message: str | None
+    """What a conversation without a system message gets."""
+
+
 class ModelObject(ResponseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
     shutdown_date: str | None = None
+    metadata: ModelMetadata | None = None
 
 
 class Deleted(ResponseModel):

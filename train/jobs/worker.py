@@ -36,14 +36,18 @@ TRANSIENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.E
 class GpuLease:
     """The right to the GPUs' memory, which trainings share with the engine that answers chats.
 
-    As it stands, for a server without an engine, both methods do nothing.
+    As it stands, for a server without an engine, it is always to be had.
     """
 
-    def acquire(self) -> None:
-        """Take the memory for training: return when no engine holds any. No engine starts until `release`."""
+    def acquire(self) -> bool:
+        """Take the memory for training: whether no engine holds any. No engine starts until `release`.
+
+        Where it is False, answers in flight are ending: ask again at the next look.
+        """
+        return True
 
     def release(self) -> None:
-        """Give the memory back: no training runs."""
+        """Give the memory back: no training runs, and none is about to."""
 
 
 def cards_of_slots(slots: int) -> list[str]:
@@ -79,6 +83,8 @@ class Worker(threading.Thread):
         self._stopping = threading.Event()
         self._watched: dict[str, WatchedTraining] = {}
         self._last_expiry = time.monotonic()
+        self._waits_for_memory = False
+        """Whether the last look left a job unstarted because an engine still holds the memory."""
         self._not_before: dict[str, float] = {}
         """Job → when it may be tried again, where the disk was full or another process was at work on its run."""
 
@@ -113,12 +119,13 @@ class Worker(threading.Thread):
             self._attempt(job, self._tend)
         self.deaths.count()
         self.checker.advance()
+        self._waits_for_memory = False
         for status in ("running", "queued"):  # first what ran before a crash
             for entry in self.store.jobs_with_status(status, self.slots):
                 waits = self._not_before.get(entry.job.id, 0) > time.monotonic()
                 if entry.job.id not in self._watched and len(self._watched) < self.slots and not waits:
                     self._attempt(entry.job.id, self._start)
-        if not self._watched:
+        if not self._watched and not self._waits_for_memory:
             self.lease.release()
         if time.monotonic() - self._last_expiry > 60:
             self._last_expiry = time.monotonic()
@@ -163,7 +170,9 @@ class Worker(threading.Thread):
             self._set_running(job)
             finish_attempt(self.store, job, self.deaths)
             return
-        self.lease.acquire()
+        if not self.lease.acquire():
+            self._waits_for_memory = True
+            return
         if training_process.find(mark):
             self._watch(job, training_process.TrainingProcesses(mark))
             return

@@ -27,6 +27,8 @@ For a service of its own (`govor jobs serve`):
     served.engine.state              # "stopped", "starting" (also: again, after it died) or "ready"
     served.engine.healthy()          # asks the engine itself
     served.engine.stop()             # blocks until its processes are gone; the memory is free
+    served_beside(served, run)       # vLLM: another run's adapter in the engine that runs; None where it needs its own
+    served_base(name, config, folder, view)     # a base as it is
 
     async def resolve(model_id: str) -> Served:                    # may start an engine and need its time
         ...                                                        # ApiError, or raise model_not_found(model_id)

@@ -63,6 +63,12 @@ def not_ready(seconds: int = 5) -> ApiError:
     return ApiError(503, message, code="model_not_ready", headers={"retry-after": str(seconds)})
 
 
+def unloaded() -> ApiError:
+    """503 for an answer that did not end before its engine had to."""
+    message = "The model was unloaded before its answer was whole: a training needs the card, or the server ends."
+    return ApiError(503, message, code="model_unloaded", headers={"retry-after": "5"})
+
+
 Location = tuple[int | str, ...]
 UNUSUAL = re.compile(r"\\u[dD][89a-fA-F]|NaN|Infinity|[0-9.]{300}|[0-9][eE]\+?[0-9]{3}")
 """What a JSON body has somewhere that holds half an emoji or a number that is none; others need no second look."""

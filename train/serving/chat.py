@@ -58,7 +58,8 @@ def chat(
     opened = partial(open_run, trust_remote_code=trust_remote_code)
     if target.startswith(("http://", "https://")):
         with _client(target, key) as client:
-            talk(_served_reply(client, target, model), system, prompt)
+            own_system, reply = _served_reply(client, target, model)
+            talk(reply, own_system if system is None else system, prompt)
         return
     if folder.name == "merged" and (folder.parent / "manifest.json").is_file():
         own_system, reply = _run_reply(opened(folder.parent), merged=True, repeatable=prompt is not None)
@@ -124,8 +125,8 @@ def _client(url: str, key: str | None) -> Any:
     return OpenAI(base_url=base if base.endswith("/v1") else f"{base}/v1", api_key=key or "none")
 
 
-def _served_reply(client: Any, url: str, model: str | None) -> Reply:
-    """The replies of a model behind an OpenAI API; of the only one where none is named."""
+def _served_reply(client: Any, url: str, model: str | None) -> tuple[str | None, Reply]:
+    """The system message and the replies of a model behind an OpenAI API; of the only one where none is named."""
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
     def explained(error: OpenAIError) -> GovorError:
@@ -136,15 +137,19 @@ def _served_reply(client: Any, url: str, model: str | None) -> Reply:
         return GovorError(f"{url}: {reason}")
 
     try:
-        names = [served.id for served in client.models.list().data]
+        metadata = {served.id: getattr(served, "metadata", None) for served in client.models.list().data}
     except OpenAIError as error:
         raise explained(error) from None
-    if model not in names and (model is not None or len(names) != 1):
-        raise GovorError(f"{url} serves {', '.join(names) or 'no model'}: choose with --model")
-    name = model or names[0]
+    if model not in metadata and (model is not None or len(metadata) != 1):
+        raise GovorError(f"{url} serves {', '.join(metadata) or 'no model'}: choose with --model")
+    name = model or next(iter(metadata))
+    about = metadata[name]  # a server of ours has it
+    own_system = about.get("system_message") if isinstance(about, dict) else None
 
     def reply(messages: Any) -> str:
         reply_text = ""
+        if own_system is not None and all(message["role"] != "system" for message in messages):
+            messages = [{"role": "system", "content": ""}, *messages]  # without one it would put in the run's
         try:
             with client.chat.completions.create(model=name, messages=messages, stream=True) as stream:
                 for chunk in stream:
@@ -155,7 +160,7 @@ def _served_reply(client: Any, url: str, model: str | None) -> Reply:
             raise explained(error) from None
         return reply_text.strip()
 
-    return reply
+    return own_system, reply
 
 
 def converse(opening: list[Message], reply: Reply) -> None:

@@ -21,6 +21,7 @@ Text = Annotated[str, Field(max_length=4 * 2**20)]
 Stop = Annotated[str, Field(max_length=64)]
 """A stop sequence. OpenAI has at most four and says nothing of their length; an engine compares each with every token
 of its vocabulary, so a long one would keep all other clients waiting."""
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 LEAST_TEMPERATURE = 1e-6
 """Below it, but for 0, scores divided by the temperature leave the numbers that an engine can hold."""
@@ -30,6 +31,17 @@ def _temperature(value: float) -> float:
     if 0 < value < LEAST_TEMPERATURE:
         raise ValueError(f"expected 0, or {LEAST_TEMPERATURE} and more")
     return value
+
+
+RENDERING = ("messages", "conversation", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt",
+             "continue_final_message", "return_dict", "return_tensors")  # fmt: skip
+"""What the engine itself says to the renderer of a template, so `chat_template_kwargs` may not."""
+
+
+def _template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if taken := [name for name in RENDERING if name in kwargs]:
+        raise ValueError(f"{taken[0]} is not the template's to be told: expected what the model's own template reads")
+    return kwargs
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +130,32 @@ def _response_format(form: dict[str, Any]) -> dict[str, Any]:
     return form
 
 
-class ChatRequest(BaseModel):
+class VllmFields(BaseModel):
+    """Fields that vLLM alone has, under its names; https://docs.vllm.ai, "OpenAI-Compatible Server".
+
+    `guided_json` and its kin are those of earlier versions, which today's takes as `structured_outputs`.
+    """
+
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_template_kwargs), bounded_json(2**12)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    include_reasoning: bool | None = None
+    bad_words: Annotated[list[Stop], Field(max_length=128)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=4096)] | None = None
+    structured_outputs: Annotated[dict[str, Any], bounded_json(2**16)] | None = None
+    guided_json: Annotated[dict[str, Any], bounded_json(2**16)] | None = None
+    guided_regex: Annotated[str, Field(max_length=4096)] | None = None
+    guided_choice: (
+        Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=128)] | None
+    ) = None
+    guided_grammar: Annotated[str, Field(max_length=2**14)] | None = None
+
+
+class ChatRequest(VllmFields):
     """POST /v1/chat/completions: OpenAI's fields and, under vLLM's names, a few samplers that OpenAI lacks.
 
     Every field has a bound: what one client sends must not keep the others waiting.
@@ -162,9 +199,12 @@ class ChatRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_ignored(cls, body: Any) -> Any:
+        """What asks for something: null is how clients write a field that they do not use."""
         if not isinstance(body, dict):
             return body
-        return {name: value for name, value in body.items() if name not in IGNORED_FIELDS}
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        asking = {name: value for name, value in body.items() if value is not None or name in required}
+        return {name: value for name, value in asking.items() if name not in IGNORED_FIELDS}
 
     def stop_sequences(self) -> list[str]:
         """The stop sequences, without empty ones, which stop nothing."""

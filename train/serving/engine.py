@@ -1,6 +1,7 @@
 """An engine's life: started in a process of its own, watched, started again with back-off, stopped."""
 
 import http.client
+import math
 import os
 import re
 import secrets
@@ -27,6 +28,8 @@ BACK_OFF = (1, 2, 4, 8, 16, 30)
 """Seconds before the next start, by the number of failures in a row; the last holds for all that follow."""
 CALM_SECONDS = 60
 """Seconds: an engine that was ready for so long counts as sound, one that was silent for so long as dead."""
+SAY_EVERY = 10.0
+"""Seconds between two lines of progress while an engine starts."""
 LINE_NOISE = re.compile(r"\x1b\[[0-9;]*m|^\(\S+ pid=\d+\)( [A-Z]+ [\d-]+ [\d:]+ \[[^]]*\])?|^\[transformers\]")
 """What is cut from an engine's lines: colours, and what vLLM and transformers put before every line."""
 State = Literal["stopped", "starting", "ready"]
@@ -85,13 +88,20 @@ class Engine:
             self._thread = threading.Thread(target=self._run, name=f"engine {self.name}", daemon=True)
             self._thread.start()
 
-    def wait_ready(self, timeout: float | None = None) -> None:
-        """Return when it is ready; MachineError where it ends instead, or `timeout` seconds have passed."""
+    def wait_ready(self, timeout: float = math.inf, say: Callable[[str], None] = lambda line: None) -> None:
+        """Return when it is ready; MachineError where it ends instead, or `timeout` seconds have passed.
+
+        `say` is called every SAY_EVERY seconds with how long it has taken and the last line of the engine's output.
+        """
+        began = time.monotonic()
         with self._changed:
-            in_time = self._changed.wait_for(lambda: self.state != "starting", timeout)
+            while not self._changed.wait_for(lambda: self.state != "starting", SAY_EVERY):
+                seconds = time.monotonic() - began
+                if seconds >= timeout:
+                    raise MachineError(f"{self.name} is not ready after {seconds:.0f} s")
+                say(f"{self.name} has been starting for {seconds:.0f} s: {self.last_line()}")
             if self.state != "ready":
-                reason = f"{self.name} is not ready after {timeout:g} s" if not in_time else f"{self.name} was stopped"
-                raise MachineError(self._failure or reason)
+                raise MachineError(self._failure or f"{self.name} was stopped")
 
     def stop(self) -> None:
         """End its processes and return when they are gone."""
@@ -110,6 +120,16 @@ class Engine:
             return False
         finally:
             connection.close()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end, so that an answer which breaks off is no failure of its own."""
+        return self._stopping.is_set()
+
+    def last_line(self) -> str:
+        """The last line of its output, shortened."""
+        lines = [LINE_NOISE.sub("", line).strip() for line in list(self.lines)]
+        return next((line[:200] for line in reversed(lines) if line), "it has said nothing yet")
 
     def failure_lines(self) -> str:
         """The lines of its output that say why it ended: what looks like an error, and the last ones."""
@@ -200,8 +220,15 @@ class Engine:
         return code
 
 
+class EngineRefusedError(MachineError):
+    """The engine answered with a status of 400 and more, below 500."""
+
+
 def request_json(engine: Engine, path: str, body: Any = None) -> Any:
-    """The engine's JSON answer to a GET, or to a POST where there is a body; MachineError unless its status is 200."""
+    """The engine's answer to a GET, or to a POST where there is a body: JSON, or else text.
+
+    MachineError unless its status is 200.
+    """
     headers = {"authorization": f"Bearer {engine.key}"}
     try:
         with httpx2.Client(base_url=engine.url, headers=headers, trust_env=False, timeout=600) as client:
@@ -209,5 +236,6 @@ def request_json(engine: Engine, path: str, body: Any = None) -> Any:
     except httpx2.HTTPError:
         raise MachineError(f"{engine.name} did not answer {path}:{engine.failure_lines()}") from None
     if response.status_code != 200:
-        raise MachineError(f"{engine.name} answered {path} with status {response.status_code}:{engine.failure_lines()}")
-    return response.json()
+        kind = EngineRefusedError if 400 <= response.status_code < 500 else MachineError
+        raise kind(f"{engine.name} answered {path} with status {response.status_code}:{engine.failure_lines()}")
+    return response.json() if "json" in response.headers.get("content-type", "") else response.text

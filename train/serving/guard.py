@@ -47,8 +47,14 @@ def guard(app: FastAPI, access: Access) -> None:
     """
     if access.key is not None:
         app.add_middleware(RequireKey, key=access.key)
-    if access.origins:  # the browser lets a page read the answers
-        app.add_middleware(CORSMiddleware, allow_origins=access.origins, allow_methods=["*"], allow_headers=["*"])
+    if access.origins:  # the browser lets a page read the answers; it asks first, and shows no key with that
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["retry-after", "x-request-id", "x-should-retry"],
+        )
     if access.key is None:
         app.add_middleware(RefuseWebPages, hosts=access.hosts, origins=access.origins)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from train.chats.rows import Message, Row, configured_prompts, trained_answers
 from train.core.errors import GovorError
+from train.core.runs import Run
 from train.encoding.held_out import held_out_rows, prompt_differences
 from train.encoding.loss_mask import encode_each, template_hash
 from train.serving.chat_request import plain_messages
@@ -44,12 +45,14 @@ def check_served_prompts(served: Served) -> PromptCheck:
 
     It also has to answer three prompts, the shortest, the middle one and the longest, and say what it was fed.
     """
+    if served.run is None:  # a base, of which nothing was trained
+        return PromptCheck(0, 0, [])
     if template_hash(served.tokenizer) != served.run.manifest()["template"]["sha256"]:
         return PromptCheck(0, 0, ["the run's chat template was changed after training (chat_template.jinja)"])
     rows = held_out_rows(served.run)
     rows = rows[:: max(1, -(-len(rows) // ROWS))]
     engine_api = served.engine_api
-    compared = [row for row in rows if engine_api.supports_tools or not row.tools] or probes(served)
+    compared = [row for row in rows if engine_api.supports_tools or not row.tools] or probes(served.run)
 
     def render(messages: Sequence[Message], tools: Any) -> list[int]:
         return engine_api.prompt_ids(served, plain_messages(messages), tools)
@@ -69,9 +72,8 @@ def check_served_prompts(served: Served) -> PromptCheck:
     return PromptCheck(len(compared), refused, differences)
 
 
-def probes(served: Served) -> list[Row]:
+def probes(run: Run) -> list[Row]:
     """Rows to compare where none was held out that the engine takes: the config's prompts, each with an answer."""
-    run = served.run
     system = run.manifest()["data"]["system_message"]
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
     prompts = configured_prompts(run.config()) or [[*opening, {"role": "user", "content": "Привет! Как дела?"}]]

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from train.core.errors import DataError, MachineError
 from train.serving.api_errors import ApiError, install_error_handlers, model_not_found, not_ready, read_request
 from train.serving.chat_request import ChatRequest, sampling_of
-from train.serving.engine_api import Served
+from train.serving.engine import EngineRefusedError
+from train.serving.engine_api import EngineApi, Served
 from train.serving.guard import Access, guard
 from train.serving.stream import THINK_START, join_chunks, open_stream, openai_chunks, read_chunks, sse_events
 
@@ -41,10 +42,18 @@ def make_app(served: Iterable[Served], access: Access) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        states = {model.name: model.engine.state for model in by_name.values()}
-        return JSONResponse(states, 200 if set(states.values()) == {"ready"} else 503)
+        models = {model.name: model.engine.state for model in by_name.values()}
+        engines = engines_now({model.engine_api.title: model.engine_api for model in by_name.values()}.values())
+        ready = set(models.values()) == {"ready"}
+        content = {"status": "ok" if ready else "starting", "models": models, "engines": engines}
+        return JSONResponse(content, 200 if ready else 503)
 
     return app
+
+
+def engines_now(kinds: Iterable[type[EngineApi] | EngineApi]) -> dict[str, str]:
+    """For /health: each engine's name and how many answers it writes at once."""
+    return {kind.title: kind.at_once for kind in kinds}
 
 
 def model_routes(served: Callable[[], Iterable[Served]]) -> APIRouter:
@@ -52,7 +61,8 @@ def model_routes(served: Callable[[], Iterable[Served]]) -> APIRouter:
     routes = APIRouter()
 
     def model_object(model: Served) -> dict[str, Any]:
-        return {"id": model.name, "object": "model", "created": model.created, "owned_by": "govor"}
+        about = {"id": model.name, "object": "model", "created": model.created, "owned_by": "govor"}
+        return {**about, "metadata": {"system_message": model.system}}
 
     @routes.get("/v1/models")
     async def models() -> Any:
@@ -100,7 +110,7 @@ def chat_routes(resolve: Callable[[str], Awaitable[Served]]) -> APIRouter:
         url = f"{served.engine.url}/v1/chat/completions"
         upstream = await cancel_on_disconnect(http, open_stream(clients[0], url, served.engine.key, body))
         stops = [] if served.engine_api.strips_stop else request.stop_sequences()
-        chunks = openai_chunks(read_chunks(upstream), served.name, stops=stops, thinking=thinking)
+        chunks = openai_chunks(read_chunks(upstream, served.engine), served.name, stops=stops, thinking=thinking)
         if request.stream:
             usage = bool(request.stream_options and request.stream_options.include_usage)
             return EventStream(sse_events(chunks, usage=usage), upstream)
@@ -117,12 +127,18 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
 
     ApiError where it cannot be answered. Tokenizes the prompt, so not for the event loop.
     """
-    messages = request.plain_messages()
+    messages = served.conversation(request.plain_messages())
     tools = None if request.tool_choice == "none" else request.tools or None
     try:
         prompt = served.prompt(messages, tools)
     except DataError as error:
         raise ApiError(400, str(error), param="messages") from None
+    if request.chat_template_kwargs:
+        try:
+            prompt = served.engine_api.prompt_ids(served, messages, tools, request.chat_template_kwargs)
+        except EngineRefusedError:
+            text = "The model's chat template refuses these chat_template_kwargs."
+            raise ApiError(400, text, param="chat_template_kwargs") from None
     context = served.engine_api.context(served)
     if len(prompt) >= context:
         message = (

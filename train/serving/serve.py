@@ -31,12 +31,16 @@ def serve(
     merged: bool = False,
     program: str | None = None,
     allow_template_drift: bool = False,
+    system: bool = True,
     flags: Sequence[str] = (),
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; then answers in flight are finished and the engines ended."""
+    """Serve until Ctrl-C or SIGTERM; then answers in flight are finished and the engines ended.
+
+    `system`: a conversation without a system message gets that of the run's rows, where they share one.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     with closing(listen(host, port, access.key)) as listener:
-        served = served_models(runs, engine=engine, merged=merged, program=program, flags=flags)
+        served = served_models(runs, engine=engine, merged=merged, program=program, flags=flags, system=system)
         engines = list({id(model.engine): model.engine for model in served}.values())
         try:
             start(engines)
@@ -78,7 +82,7 @@ def start(engines: Sequence[Engine]) -> None:
         print(f"starting {engine.name} …", file=sys.stderr, flush=True)
         engine.start()
     for engine in engines:
-        engine.wait_ready()
+        engine.wait_ready(say=lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def check(served: Served, allow_template_drift: bool) -> PromptCheck:

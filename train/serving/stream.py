@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import httpx2
 
-from train.serving.api_errors import ApiError, not_ready
+from train.serving.api_errors import ApiError, not_ready, unloaded
+from train.serving.engine import Engine
 
 THINK_START, THINK_END = "<think>", "</think>"
 FAILED = "The engine failed while it answered."
@@ -68,7 +69,7 @@ async def open_stream(client: httpx2.AsyncClient, url: str, key: str, body: dict
     raise ApiError(400, message, param=param)
 
 
-async def read_chunks(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+async def read_chunks(response: httpx2.Response, engine: Engine) -> AsyncIterator[dict[str, Any]]:
     """The chunks of an engine's stream, as it sends them; ApiError where it breaks off."""
     try:
         async for event in httpx2.EventSource(response):
@@ -79,7 +80,7 @@ async def read_chunks(response: httpx2.Response) -> AsyncIterator[dict[str, Any]
                 raise ApiError(500, FAILED)
             yield chunk
     except (httpx2.HTTPError, ValueError):
-        raise ApiError(500, FAILED) from None
+        raise (unloaded() if engine.stopping else ApiError(500, FAILED)) from None
 
 
 @dataclass

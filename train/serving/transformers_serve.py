@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from train.chats.rows import Message
 from train.core import compat
 from train.serving.api_errors import ApiError
-from train.serving.chat_request import ChatRequest, Sampling
+from train.serving.chat_request import ChatRequest, Sampling, VllmFields
 from train.serving.engine import request_json
 from train.serving.engine_api import EngineApi, Served
 
@@ -19,6 +19,10 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "frequency_penalty": (0,), "presence_penalty": (0,),
     "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
+    **dict.fromkeys(VllmFields.model_fields, ()), "chat_template_kwargs": ({},), "min_tokens": (0,),
+    "stop_token_ids": ([],), "ignore_eos": (False,), "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,), "include_stop_str_in_output": (False,), "include_reasoning": (True,),
+    "bad_words": ([],),
 }  # fmt: skip
 """Fields that it would silently ignore → the values that ask for nothing."""
 
@@ -29,6 +33,7 @@ class TransformersServeApi(EngineApi):
     title = "transformers serve"
     strips_stop = False
     supports_tools = False
+    at_once = "one answer at a time"
 
     def body(self, model: str, request: ChatRequest, sampling: Sampling, stop: Sequence[int]) -> dict[str, Any]:
         for name, neutral in UNSUPPORTED.items():
@@ -51,10 +56,12 @@ class TransformersServeApi(EngineApi):
     def context(self, served: Served) -> int:
         return served.trained_context
 
-    def prompt_ids(self, served: Served, messages: Sequence[Message], tools: Any) -> list[int]:
+    def prompt_ids(
+        self, served: Served, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """By the code that the engine runs, in the environment that it runs in; it tells only the length itself."""
-        processor = _processor(served.run.merged, served.run.trust_remote_code)
-        architecture = json.loads((served.run.merged / "config.json").read_bytes())["architectures"][0]
+        processor = _processor(served.folder, served.trust_code)
+        architecture = json.loads((served.folder / "config.json").read_bytes())["architectures"][0]
         inputs = compat.serve_inputs(processor, architecture, list(messages))
         rendered = processor.apply_chat_template(inputs, add_generation_prompt=True, tokenize=True, return_dict=True)
         return list(rendered["input_ids"])

@@ -7,9 +7,10 @@ from typing import Any
 
 from train.chats.rows import Message
 from train.core.errors import GovorError
-from train.serving.chat_request import ChatRequest, Sampling
+from train.serving.api_errors import ApiError
+from train.serving.chat_request import ChatRequest, Sampling, VllmFields
 from train.serving.engine import request_json
-from train.serving.engine_api import EngineApi, Served
+from train.serving.engine_api import Adapters, EngineApi, Served
 
 GOVOR_FLAGS = ("--host", "--port", "--api-key", "--served-model-name", "--chat-template")
 """Flags that govor sets itself, so a user may not."""
@@ -17,6 +18,8 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that --max-lora-rank takes."""
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 """Variables that keep it off the network."""
+RUNTIME_ADAPTERS = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+"""Variables with which it takes in adapters while it runs; only who shows the engine's key can have it do so."""
 LARGEST_SHARE = 0.9
 """Of a GPU's memory, for all engines together; vLLM's own default is 0.92."""
 SMALLEST_SHARE = 0.01
@@ -28,8 +31,14 @@ BASE_NAME = "base:"
 IN_4BIT = ["--quantization", "bitsandbytes"]
 """Flags with which it packs 16-bit weights to NF4 while it loads them."""
 PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "top_logprobs", "logit_bias",
-          "response_format", "tools", "tool_choice")  # fmt: skip
-"""Fields that are passed on as they come: vLLM has them under OpenAI's names."""
+          "response_format", "tools", "tool_choice",
+          "chat_template_kwargs", "min_tokens", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens",
+          "include_stop_str_in_output", "include_reasoning", "bad_words", "allowed_token_ids",
+          "structured_outputs")  # fmt: skip
+"""Fields that are passed on as they come: vLLM has them under OpenAI's names, or they are its own."""
+GUIDED = "guided_"
+"""What `json`, `regex`, `choice` and `grammar` of structured_outputs began with before vLLM 0.11, which later versions
+silently ignore."""
 
 
 class VllmApi(EngineApi):
@@ -38,9 +47,16 @@ class VllmApi(EngineApi):
     title = "vLLM"
     strips_stop = True
     supports_tools = True
+    at_once = "many answers at once"
 
     def body(self, model: str, request: ChatRequest, sampling: Sampling, stop: Sequence[int]) -> dict[str, Any]:
         body = request.model_dump(include=set(PASSED_ON), exclude_none=True)
+        for name in VllmFields.model_fields:
+            if name.startswith(GUIDED) and (value := getattr(request, name)) is not None:
+                if "structured_outputs" in body:
+                    raise ApiError(400, f"'{name}' stands beside another constraint: give one of them.", param=name)
+                body["structured_outputs"] = {name.removeprefix(GUIDED): value}
+        ends = request.stop_token_ids or []
         settings = {"temperature": 1.0} | sampling["settings"] if sampling["do_sample"] else sampling["settings"]
         return {
             **body,
@@ -50,7 +66,7 @@ class VllmApi(EngineApi):
             "max_tokens": sampling["max_new_tokens"],
             "stream_options": {"include_usage": True},  # every answer is reserved as a stream, and counted
             "stop": request.stop_sequences(),
-            "stop_token_ids": list(stop),
+            "stop_token_ids": ends if request.ignore_eos else [*stop, *ends],
         }
 
     def context(self, served: Served) -> int:
@@ -60,8 +76,10 @@ class VllmApi(EngineApi):
             reported["context"] = next(int(model["max_model_len"]) for model in models if model["max_model_len"])
         return reported["context"]
 
-    def prompt_ids(self, served: Served, messages: Sequence[Message], tools: Any) -> list[int]:
-        body = {"model": served.model, "messages": messages, "tools": tools}
+    def prompt_ids(
+        self, served: Served, messages: Sequence[Message], tools: Any, kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        body = {"model": served.model, "messages": messages, "tools": tools, "chat_template_kwargs": kwargs}
         return list(request_json(served.engine, "/tokenize", body)["tokens"])
 
     def answered_prompt(self, served: Served, messages: Sequence[Message]) -> list[int] | int:
@@ -70,9 +88,9 @@ class VllmApi(EngineApi):
 
 
 def command(
-    program: str, folder: Path, template: Path, adapters: dict[str, Path], *, dtype: str, flags: Sequence[str]
+    program: str, folder: Path, template: Path, adapters: Adapters | None, *, dtype: str, flags: Sequence[str]
 ) -> list[str]:
-    """The command line of `vllm serve` for the model in a folder, with adapters by name; without its port.
+    """The command line of `vllm serve` for the model in a folder, with the adapters that are there; without its port.
 
     `flags`: the user's own. GovorError where they set what govor sets.
     """
@@ -82,14 +100,31 @@ def command(
     arguments += ["--chat-template", str(template), "--dtype", dtype, "--disable-uvicorn-access-log"]
     arguments += ["--middleware", "govor_engine_key.EngineKey"]
     if adapters:
-        rank = max(rank_of(path) for path in adapters.values())
-        modules = [json.dumps({"name": name, "path": str(path)}) for name, path in adapters.items()]
-        arguments += ["--enable-lora", "--max-lora-rank", str(next(r for r in LORA_RANKS if r >= rank))]
-        arguments += ["--max-loras", str(min(len(adapters), 4)), "--max-cpu-loras", str(len(adapters))]
-        arguments += ["--lora-modules", *modules]
+        paths = {name: path for name, path in adapters.paths.items() if path.exists()}  # one may have been deleted
+        modules = [json.dumps({"name": name, "path": str(path)}) for name, path in paths.items()]
+        arguments += ["--enable-lora", "--max-lora-rank", str(next(r for r in LORA_RANKS if r >= adapters.rank))]
+        arguments += [
+            "--max-loras",
+            str(min(adapters.count, 4)),
+            "--max-cpu-loras",
+            str(max(adapters.count, len(paths))),
+        ]
+        arguments += ["--lora-modules", *modules] if modules else []
     if not any(flag.startswith("--max-model-len") for flag in flags):
         arguments += ["--max-model-len", "auto"]  # as long as the memory allows
     return [*arguments, *flags]
+
+
+def load_adapter(served: Served, name: str, adapter: Path) -> None:
+    """Load another adapter into the engine that runs; it has it after its next start too. MachineError if it fails.
+
+    That needs RUNTIME_ADAPTERS in the engine's environment.
+    """
+    assert served.adapters is not None
+    if name in served.adapters.paths:
+        return
+    request_json(served.engine, "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(adapter)})
+    served.adapters.paths[name] = adapter
 
 
 def has_bitsandbytes(program: str) -> bool:
