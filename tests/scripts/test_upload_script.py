@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import Server, rows
 from tests.scripts.stand_in import Request, StandIn
 
-KEYS = ("OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY", "GOVOR_API_KEY")
+KEYS = ("OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY", "GOVOR_API_KEY", "GOVOR_BASE_URL")
 KEY = "sk-secret-1234567890"
 MODEL = "ft:gpt-4o-mini-2024-07-18:org::abc"
 
@@ -125,7 +125,8 @@ def whole_way(server, rows_file, tmp_path_factory):
     (folder / ".env").write_text(f'GOVOR_API_KEY="{server.key}"\n', encoding="utf-8")
     (folder / "held_out.jsonl").write_bytes(rows(6, start=500))
     words = ["--file", str(rows_file), "--validation-file", "held_out.jsonl", "--model", "gpt-4o-mini-2024-07-18",
-             "--epochs", "2", "--learning-rate", "0.004", "--suffix", "natasha", "--base-url", server.url]  # fmt: skip
+             "--epochs", "2", "--absolute-learning-rate", "0.004", "--suffix", "natasha",
+             "--base-url", server.url]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name not in KEYS}
     script = REPOSITORY / "scripts/upload_and_finetune.py"
     result = subprocess.run(
@@ -140,10 +141,13 @@ def test_the_whole_way_prints_what_people_know(whole_way, server):
     printed, _ = whole_way
     in_order = [
         r"✅ Validation passed: 24 training examples", r"✅ Validation passed: 6 validation examples",
-        r"File ID: file-\w+", r"Validation file ID: file-\w+", r"Job ID: ftjob-\w+",
-        r"gpt-4o-mini-2024-07-18 stands for acme/tiny", r"Status: running",
+        r"\n✅ File uploaded successfully\n   File ID: file-\w+\n", r"\n   Validation file ID: file-\w+\n",
+        r"\n✅ Fine-tuning job created successfully\n   Job ID: ftjob-\w+\n   Status: queued\n",
+        r"gpt-4o-mini-2024-07-18 stands for acme/tiny", r"⏳ Starting to monitor fine-tuning job...",
+        r"Status: running",
         r"step \d+/12  loss \d+\.\d{3}  accuracy 0\.\d+", r"validation loss \d", "Status: succeeded",
-        r"✅ Fine-tuned model: ft:acme/tiny:local:natasha:\w{8}", r"Trained tokens: [\d,]+", r"\n1\. \S", r"\n5\. … \S",
+        r"✅ Fine-tuned model: ft:acme/tiny:local:natasha:\w{8}", r"Trained tokens: [\d,]+",
+        r"\nTest 1: \S.*\nResponse: \S", r"\nTest 5: … \S",
         r"Log: logs/",
     ]  # fmt: skip
     at = 0
@@ -241,8 +245,14 @@ def test_validation_needs_no_network_and_no_key(no_network, rows_file):
         (["--provider", "kimi", "--monitor", "ftjob-1"], "documents no fine-tuning API"),
         (["--provider", "kimi", "--test", "kimi-k2.6"], "set KIMI_API_KEY or MOONSHOT_API_KEY"),
         (["--provider", "openai", "--file", "rows.jsonl"], "set OPENAI_API_KEY"),
-        (["--provider", "openai", "--file", "rows.jsonl", "--learning-rate", "1e-4"], "--learning-rate-multiplier"),
-        (["--file", "rows.jsonl", "--learning-rate", "1", "--learning-rate-multiplier", "1"], "one of them"),
+        (
+            ["--provider", "openai", "--file", "rows.jsonl", "--absolute-learning-rate", "1e-4"],
+            "--learning-rate, where",
+        ),
+        (["--file", "rows.jsonl", "--absolute-learning-rate", "1", "--learning-rate", "1"], "one of them"),
+        (["--file", "rows.jsonl", "--absolute-learning-rate", "0.1"], "multiplier of their own rate"),
+        (["--provider", "openai", "--file", "rows.jsonl", "--model", "gpt-4-turbo"], "shut down on 2026-10-23"),
+        (["--provider", "google", "--file", "rows.jsonl"], "tunes no models since May 2025"),
         (["--file", "rows.jsonl", "--suffix", "наташа"], "letters a-z"),
         (["--file", "rows.jsonl", "--bucket", "b"], "--provider vertex"),
         (["--file", "rows.jsonl", "--provider", "vertex"], "--project-id and --bucket"),
@@ -322,7 +332,7 @@ def test_dry_run_prints_the_requests_and_sends_none(no_network, monkeypatch):
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
     }  # fmt: skip
     assert not Path("logs").exists()
-    local = call("--file", "чаты.jsonl", "--learning-rate", "1e-4", "--dry-run").stdout
+    local = call("--file", "чаты.jsonl", "--absolute-learning-rate", "1e-4", "--dry-run").stdout
     assert '"govor": {\n    "training": {\n      "learning_rate": 0.0001' in local and "127.0.0.1:8000" in local
 
 

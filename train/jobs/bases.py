@@ -1,5 +1,6 @@
 """The bases that clients may name, from catalogue.yaml: public name → base, recipe, overrides."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from train.core.bounded_yaml import BoundedLoader
-from train.core.config import config_class, dump_config, load_config
-from train.core.errors import ConfigError
+from train.core.cards import has_accelerator
+from train.core.config import Config, config_class, dump_config, load_config
+from train.core.errors import BaseError, ConfigError
+from train.models.base import local_folder
 
 DEFAULT_CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 
@@ -35,6 +38,16 @@ class Base(BaseModel):
     tree: dict[str, Any]
     """Sections of the config that its jobs begin with."""
 
+    def why_not_here(self) -> str | None:
+        """Why no job of this base can run on this machine, in a clause; None where nothing is known against it."""
+        config = config_class().model_validate({**self.tree, "name": "x", "data": {"train_file": "x"}})
+        nf4 = config.model.load_in_4bit
+        if not config.training.use_cpu and not has_accelerator(cuda=nf4):
+            return f"it wants {'a CUDA GPU for its 4-bit weights' if nf4 else 'a GPU'}, and this machine shows none"
+        if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE") and not _is_here(config):
+            return f"{self.reference} is not in the local cache and HF_HUB_OFFLINE is set: govor fetch {self.reference}"
+        return None
+
 
 class Catalogue:
     """The bases that clients may name, with their aliases."""
@@ -48,6 +61,19 @@ class Catalogue:
     def find(self, name: str) -> Base | None:
         """The base of that name or alias; None where there is none."""
         return self.bases.get(self._aliases.get(name, name))
+
+    def why_not_here(self, name: str) -> str | None:
+        """Why jobs of the base of that name or alias cannot run on this machine, in a sentence that says what can."""
+        base = self.find(name)
+        why = base and base.why_not_here()
+        if base is None or why is None:
+            return None
+        what = name if name == base.name else f"{name} stands for {base.name} on this server and"
+        others = ", ".join(other.name for other in self.bases.values() if other.why_not_here() is None) or "none"
+        return (
+            f"{what} cannot be tuned here: {why}. Bases that can: {others}; or start the server with a --catalogue in "
+            "which the name stands for one of yours"
+        )
 
 
 def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
@@ -76,6 +102,13 @@ def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
             continue
         bases[name] = Base(name=name, reference=reference, path=path, tree=_config_tree(file, name, entry, path))
     return Catalogue(bases, aliases, missing)
+
+
+def _is_here(config: Config) -> bool:
+    try:
+        return local_folder(config.model) is not None
+    except BaseError:
+        return False
 
 
 def merge_sections(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -90,8 +90,13 @@ def add_model_routes(routes: APIRouter, store: Store, catalogue: Catalogue) -> N
 
     @routes.get("/models/{model:path}", response_model=wire.ModelObject)
     async def model(model: str) -> Response:
-        base = next((text for name, text in zip(catalogue.bases, bases(), strict=True) if name == model), None)
-        return json_response(require_found(store.object_json("models", model) or base, model_not_found(model)))
+        text = store.object_json("models", model)
+        if text is None and (base := catalogue.find(model)) is not None:  # aliases are not listed, but known
+            why = await asyncio.to_thread(catalogue.why_not_here, model)
+            if why is not None:
+                raise ApiError(404, why, param="model", code="model_not_found")
+            text = wire.ModelObject(id=model, created=started, owned_by=f"catalogue: {base.name}").model_dump_json()
+        return json_response(require_found(text, model_not_found(model)))
 
     @routes.delete("/models/{model:path}", response_model=wire.Deleted)
     async def delete_model(model: str) -> Response:
