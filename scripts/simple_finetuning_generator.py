@@ -1,12 +1,13 @@
 """The guide's preparing of medical rows: Alpaca rows → a folder that LLaMA-Factory 0.9.5 trains from as it is.
 
     python scripts/simple_finetuning_generator.py
-    llamafactory-cli train finetuning_output/llamafactory_config.json
+    llamafactory-cli train finetuning_output/llamafactory_config.yaml
 
     finetuning_output/
       medical_finetune_train.jsonl  medical_finetune_val.jsonl  medical_finetune_all.jsonl
       dataset_stats.json            counts, sources, mean lengths
       llamafactory_config.json      the settings of configs/medical.yaml under LLaMA-Factory's names
+      llamafactory_config.yaml      the same: version 0.9.5 means to read JSON, too, and breaks off
       dataset_info.json             what LLaMA-Factory wants to know of the files
 
 The split is that of `govor train configs/medical.yaml`. Nothing is generated here, and nothing is asked of any service.
@@ -39,9 +40,7 @@ PATH = click.Path(path_type=Path)
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--input", "file", type=PATH, default=REPOSITORY / "data/medical.jsonl", help="Rows, Alpaca as a rule.")
-@click.option(
-    "--base", help="Base that LLaMA-Factory tunes: Hub id or folder.  [default: that of configs/medical.yaml]"
-)
+@click.option("--base", help="Base to tune: Hub id or folder.  [default: that of configs/medical.yaml]")
 @click.option(
     "--template",
     type=click.Choice(sorted(template.name for template in TEMPLATES)),
@@ -70,6 +69,7 @@ def generate(file: Path, base: str | None, template: str, folder: Path, *, force
         for name, content in (
             ("dataset_stats.json", stats(parts)),
             ("llamafactory_config.json", settings),
+            ("llamafactory_config.yaml", settings),  # JSON is YAML
             ("dataset_info.json", info),
         )
     }
@@ -80,20 +80,22 @@ def generate(file: Path, base: str | None, template: str, folder: Path, *, force
         write_whole(folder / name, [text], replace=force)
     counts = ", ".join(f"{part} {len(records)}" for part, records in parts.items())
     return [f"rows: {counts}", *(f"wrote {folder / name}" for name in texts),
-            f"next: llamafactory-cli train {folder / 'llamafactory_config.json'}"]  # fmt: skip
+            f"next: llamafactory-cli train {folder / 'llamafactory_config.yaml'}"]  # fmt: skip
 
 
 def read_parts(file: Path, config: Config) -> dict[str, list[dict[str, Any]]]:
-    """train, val and all → records of Alpaca, with what else stood in them (id, source)."""
+    """train, val and all → records of Alpaca; those of an Alpaca file as they stand there, with id and source."""
     found = list(stream_records(file))
     converted = convert_rows([record.row for record in found], "alpaca")
     if converted.refused:
         line, why = converted.refused[0]
         raise DataError(f"{file}:{line}: Alpaca has no place for: {why} ({len(converted.refused)} rows in all)")
-    records = {
-        one.row.line: {"system": "", "history": [], **record, **one.more}
-        for one, record in zip(found, converted.records, strict=True)
-    }
+    lines = file.read_text(encoding="utf-8-sig").split("\n") if file.suffix == ".jsonl" else []
+    records = {}
+    for one, record in zip(found, converted.records, strict=True):
+        as_it_was = lines and one.format_name == "alpaca"
+        record = json.loads(lines[one.row.line - 1]) if as_it_was else {**record, **one.more}
+        records[one.row.line] = {**record, "system": record.get("system", ""), "history": record.get("history", [])}
     train, held_out = split_rows([one.row for one in found], config.data.eval_fraction, config.training.seed)
     return {
         "train": [records[row.line] for row in train],

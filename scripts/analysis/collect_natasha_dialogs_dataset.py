@@ -32,8 +32,8 @@ def main(exports: tuple[Path, ...], persona: str, limit: int | None, sample: int
         found = [str(path) for path in exports or [p for pattern in EXPORTS for p in sorted(Path().glob(pattern))]]
         if not found:
             raise GovorError(
-                f"no export of chats here ({', '.join(EXPORTS)}): make one (Telegram Desktop: ⋮ → Export chat history), "
-                "and name its folder or file"
+                f"no export of chats here ({', '.join(EXPORTS)}): make one in Telegram Desktop (⋮ → Export chat "
+                "history), and name its folder or file"
             )
     options = ["--persona", persona, "--slug", "natasha", "-o", "data"]
     options += [*(["--most-per-chat", str(limit)] if limit else []), *(["--force"] if force else [])]

@@ -118,7 +118,7 @@ def to_terminal(stats: Statistics) -> RenderableType:
 
 
 def channels_of(rows_file: Path) -> dict[str, int] | None:
-    """Channel → its dialogues, from the file of dialogues that `govor collect` wrote: this one, or that beside the rows.
+    """Channel → its dialogues, from the file that `govor collect` wrote beside the rows, or that this one is.
 
     None where there is none.
     """
