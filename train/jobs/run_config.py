@@ -150,8 +150,8 @@ NEXT_TO_NOTHING = 0.01
 def describe_rate(own: float, multiplier: float, config: Config, steps: int) -> tuple[str, bool]:
     """(what a multiplier makes of the base's own rate, in a sentence; whether next to nothing can be learned with it).
 
-    `config` has the resulting rate. That a rate is too small shows in a bound: Adam moves a weight by about the rate in
-    a step, and warm-up and decay leave half of it on average. An adapter begins with B = 0 and rows of A that give about
+    `config` has the resulting rate. That it is too small shows in a bound: Adam moves a weight by about the rate in a
+    step, and warm-up and decay leave half of it on average. An adapter begins with B = 0 and rows of A that give about
     1/√3 for a normalised input, so its output reaches scale · r · rate · steps / 2 / √3 at most; tuning all d × d
     weights of about 0.02 it is √d / 0.02 times rate · steps / 2, here for d = 2,560.
     """
