@@ -47,7 +47,11 @@ def print_estimate(arguments: Arguments, provider: Provider) -> None:
     model = arguments.model or provider.model
     print(
         describe(
-            estimate(arguments.file, provider, model, arguments.epochs), provider, model, arguments.epochs is not None
+            estimate(arguments.file, provider, model, arguments.epochs),
+            arguments.file,
+            provider,
+            model,
+            arguments.epochs is not None,
         )
     )
 

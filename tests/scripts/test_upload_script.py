@@ -309,6 +309,10 @@ def test_estimate(no_network, rows_file, base):
     cost = float(re.search(r"Price: OpenAI gpt-4.1-mini: \$([\d.]+) \(\$5 a million", printed)[1])
     assert cost == pytest.approx(total * 5 / 1e6, abs=0.005)
     local = call("--file", rows_file, "--estimate", "--epochs", "1", "--model", "acme/any").stdout
+    assert "OpenAI gpt-4.1-mini: $0." in printed.split("Asking, 1,000 requests of ")[1], "asking, too"
+    assert re.search(r"your own [\w ]+: \$[\d.]+; \$[\d.]+ \(\d+ W at \$0.1 a kWh", printed)
+    guide = call("--file", rows_file, "--estimate", "--provider", "openai", "--model", "gpt-4-turbo").stdout
+    assert "not offered any more since 2026-10-23 (as of" in guide and "$10 in, $30 out a million" in guide
     assert (
         "it is your own machine" in local and "OpenAI gpt-4o-mini: $" in local and "Gemini 2.5 Flash-Lite: $" in local
     )
