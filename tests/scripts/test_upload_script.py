@@ -237,6 +237,8 @@ def test_validation_needs_no_network_and_no_key(no_network, rows_file):
     assert "at least 10 are needed" in call("--file", "small.jsonl", "--validate-only", exit_code=1).stdout
     Path("good.jsonl").write_bytes(rows(12))
     call("--file", "good.jsonl", "--validation-file", "small.jsonl", "--validate-only", exit_code=1)  # the same rows
+    same = call("--file", "good.jsonl", "--validation-file", "good.jsonl", "--validate-only")
+    assert "warning: training and validation file hold the same rows" in same.stderr
     Path("other.jsonl").write_bytes(rows(9, start=100))
     printed = call("--file", "good.jsonl", "--validation-file", "other.jsonl", "--validate-only").stdout
     assert "✅ Validation passed: 9 validation examples" in printed
