@@ -5,22 +5,27 @@
     python scripts/upload_and_finetune.py --monitor ftjob-…
     python scripts/upload_and_finetune.py --provider vertex --project-id P --bucket B --file data/natasha.jsonl
 
+The scripts in analysis/ are this one with the defaults of the guides that name them, see finetuning/guides.py.
+
 Providers that speak OpenAI's API differ in base URL, key and what they can do, and in nothing else. Keys come from the
 environment or from .env in the working folder: GOVOR_API_KEY where the local server wants one, OPENAI_API_KEY,
 KIMI_API_KEY or MOONSHOT_API_KEY; Google has credentials of its own. What happened is noted in logs/, without keys and
 chat text. Exit codes: 0 done, 1 the file is bad or the job failed, 2 wrong use or environment, 130 interrupted.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from finetuning.arguments import LOCATION, Arguments, check_options, check_steps, script_command
 from finetuning.estimate import estimate
+from finetuning.guides import GUIDES, PLAIN, Guide
 from finetuning.offline import print_estimate, rehearse, rehearse_vertex, validate, write_configs
-from finetuning.providers import PROVIDERS, Job, Provider, Service, find_key, find_provider
+from finetuning.providers import PROVIDERS, Job, Provider, Service, find_key, find_provider, read_env
 from finetuning.vertex import VertexService
 from finetuning.watch import Log, watch
 
@@ -43,8 +48,15 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--validation-file", type=PATH, help="Held-out rows in the same format.")
 @click.option("--model", help="Base to tune.  [default: the provider's usual one]")
 @click.option("--epochs", type=click.IntRange(1, 50), help="Passes over the rows.  [default: the provider chooses]")
-@click.option("--learning-rate", type=POSITIVE, help="The rate itself, such as 1e-4; local only.")
-@click.option("--learning-rate-multiplier", type=POSITIVE, help="Factor on the provider's own rate.")
+@click.option("--batch-size", type=click.IntRange(1, 256), help="Rows a step.  [default: the provider chooses]")
+@click.option(
+    "--learning-rate",
+    "--learning-rate-multiplier",
+    "learning_rate",
+    type=POSITIVE,
+    help="Factor on the provider's own rate.",
+)
+@click.option("--absolute-learning-rate", type=POSITIVE, help="The rate itself, such as 1e-4; local only.")
 @click.option("--suffix", help="Part of the new model's name.")
 @click.option("--validate-only", is_flag=True, help="Check the rows, without network and key.")
 @click.option("--estimate", is_flag=True, help="Tokens and price, without network and key.")
@@ -54,7 +66,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--list-jobs", is_flag=True, help="The newest jobs.")
 @click.option("--cancel", metavar="JOB", help="End a job.")
 @click.option("--dry-run", is_flag=True, help="Print the requests, send none.")
-@click.option("--base-url", help="Another address of the API.")
+@click.option("--base-url", help="Another address of the API.  [default: GOVOR_BASE_URL, also from .env]")
 @click.option("--write-config", is_flag=True, help="Write request bodies for Google and Kimi, to be sent by hand.")
 @click.option("--project-id", help="vertex: Google Cloud project.")
 @click.option("--bucket", help="vertex: Cloud Storage bucket for the rows.")
@@ -67,18 +79,38 @@ POSITIVE = click.FloatRange(0, min_open=True)
     help="vertex: rows that Gemini's format cannot say whole, as in govor convert.",
 )
 @click.option("--force", is_flag=True, help="With --write-config: replace the files.")
-def main(**options: object) -> None:
+@click.pass_context
+def main(context: click.Context, **options: object) -> None:
     """Check rows, upload them, tune a model, watch the job, ask the model."""
+    guide: Guide = context.obj or PLAIN
+    typed = context.get_parameter_source("learning_rate") == ParameterSource.COMMANDLINE
+    if options["absolute_learning_rate"] and not typed:
+        options["learning_rate"] = None  # the guide's
     for stream in (sys.stdout, sys.stderr):  # the terminal's own encoding may lack Cyrillic and ✅
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     with one_line_errors():
-        run(Arguments(**options))  # type: ignore[arg-type]
+        if options["provider"] in (None, "local"):
+            options["base_url"] = options["base_url"] or _own_server()
+        run(Arguments(**options, guide=guide))  # type: ignore[arg-type]
+
+
+def follow_guide(name: str) -> None:
+    """Run as the script of a guide: with its provider, defaults and words."""
+    main(obj=GUIDES[name], default_map=GUIDES[name].defaults())
+
+
+def _own_server() -> str | None:
+    """GOVOR_BASE_URL, from the environment or from .env in the working folder."""
+    return os.environ.get("GOVOR_BASE_URL") or read_env(Path(".env")).get("GOVOR_BASE_URL") or None
 
 
 def run(arguments: Arguments) -> None:
     """Do what the command line says; all that can be refused without a request is refused before the first."""
-    provider = find_provider(arguments.provider, arguments.base_url)
+    guide = arguments.guide
+    provider = find_provider(arguments.provider or (None if arguments.base_url else guide.provider), arguments.base_url)
     check_options(arguments, provider)
+    if guide.provider and guide.provider != provider.name:
+        print(f"note: {arguments.base_url} takes the place of {PROVIDERS[guide.provider].title}", file=sys.stderr)
     if arguments.validate_only:
         validate(arguments, provider)
     elif arguments.estimate:
@@ -86,9 +118,9 @@ def run(arguments: Arguments) -> None:
     elif arguments.write_config:
         write_configs(arguments, provider)
     else:
-        check_steps(arguments, provider)
         if arguments.trains or arguments.upload_only:
             validate(arguments, provider)
+        check_steps(arguments, provider)
         if arguments.dry_run and provider.name == "vertex":
             rehearse_vertex(arguments, provider)
             return
@@ -116,7 +148,7 @@ def act(arguments: Arguments, provider: Provider, service: Service) -> None:
     if arguments.list_jobs:
         print("\n".join(map(job_line, service.jobs())) or "no jobs yet")
         return
-    log = Log(Path("logs"))
+    log = Log(Path("logs"), arguments.guide.log)
     log.note(f"provider {provider.name}, {arguments.base_url or provider.base_url or arguments.location}")
     try:
         if arguments.cancel:
@@ -143,19 +175,26 @@ def finetune(arguments: Arguments, provider: Provider, service: Service, log: Lo
     request = arguments.job_request(provider)
     tokens = estimate(arguments.file, provider, request.model, arguments.epochs).tokens
     log.note(f"training file {arguments.file.name}, {arguments.file.stat().st_size} bytes")
+    if not arguments.upload_only:
+        service.require_model(request.model)
     training_file, validation_file = service.upload(arguments.file), None
-    log.say(f"File ID: {training_file}")
+    log.say(f"✅ File uploaded successfully{arguments.guide.to}")
+    log.say(f"   File ID: {training_file}")
     if arguments.validation_file is not None:
         validation_file = service.upload(arguments.validation_file)
-        log.say(f"Validation file ID: {validation_file}")
+        log.say(f"   Validation file ID: {validation_file}")
     if arguments.upload_only:
         return
     with job_goes_on(arguments, provider, log) as job_ids:
         job = service.create(request, training_file, validation_file)
         job_ids.append(job.id)
-        log.say(f"Job ID: {job.id}")
+        log.say(f"\n✅ Fine-tuning job created successfully{arguments.guide.within}")
+        log.say(f"   Job ID: {job.id}")
+        # the guides' word for a job whose files are still being checked, too
+        log.say(f"   Status: {'queued' if job.status == 'validating_files' else job.status}")
         if job.model and job.model != request.model:
-            log.say(f"Model: {request.model} stands for {job.model} there")
+            log.say(f"   Model: {request.model} stands for {job.model} there")
+        log.say("\n⏳ Starting to monitor fine-tuning job...\n   (This may take several hours)")
         job = follow(arguments, provider, service, job.id, log, tokens=tokens)
     assert job.tuned is not None
     ask_prompts(arguments, service, job.tuned, log)
@@ -204,8 +243,8 @@ def ask_prompts(arguments: Arguments, service: Service, model: str, log: Log) ->
         messages = [{"role": message.role, "content": message.content} for message in prompt]
         if system is not None:
             messages = [{"role": "system", "content": system}, *messages]
-        print(f"\n{number}. {'… ' if len(prompt) > 1 else ''}{prompt[-1].content}", flush=True)
-        print(service.chat(model, messages) or "(an empty answer)", flush=True)
+        print(f"\nTest {number}: {'… ' if len(prompt) > 1 else ''}{prompt[-1].content}", flush=True)
+        print(f"Response: {service.chat(model, messages) or '(an empty answer)'}", flush=True)
         log.note(f"answer {number}")
     print()
 

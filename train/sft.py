@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a script: train/ stands first on the path a
 from train.chats.rows import row_to_json
 from train.chats.split import read_split
 from train.core.compat import launched_with_fsdp
-from train.core.config import Config, load_config
+from train.core.config import Config, load_config, why_rate_ruins
 from train.core.errors import DivergedError, Stopped, one_line_errors
 from train.core.files import require_disk_space, write_atomically
 from train.core.locks import hold_folder
@@ -96,6 +96,8 @@ def _train(config: Config, run: Run, *, resume: bool) -> Run:
     precision = resolve_precision(config)
     if warning := precision_warning(base, precision):
         say(state, warning)
+    if why := why_rate_ruins(config.training.learning_rate, adapter=config.lora is not None):
+        say(state, f"warning: training.learning_rate={why}")
     arguments = sft_config(config, run, precision, evaluate=bool(held_out), resumed=checkpoint is not None)
 
     # 3. Rows → token ids and loss mask

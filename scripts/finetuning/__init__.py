@@ -1,5 +1,6 @@
-"""What upload_and_finetune.py is made of.
+"""What upload_and_finetune.py and the guides' scripts in analysis/ are made of.
 
+    guides.py       what the guides' scripts do unless told, and their words
     arguments.py    the command line, and what is wrong with it before anything is sent
     providers.py    what each provider can do, where it is, which key it takes
     offline.py      what is done without sending anything: check, estimate, rehearse, write request bodies

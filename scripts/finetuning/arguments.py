@@ -6,14 +6,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.core.config import LARGEST_RATE, why_rate_ruins
 from train.core.errors import ConfigError
 
-from .providers import JobRequest, Provider, require, warning
+from .guides import PLAIN, Guide
+from .providers import JobRequest, Provider, require, require_model, warning
 from .vertex import GoogleProject
 
 LOCATION = "us-central1"
 ACTIONS = ("validate_only", "upload_only", "monitor", "test", "list_jobs", "cancel", "estimate", "write_config")
-SCRIPT = Path(__file__).parents[1] / "upload_and_finetune.py"
+SCRIPTS = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Arguments:
     file: Path | None
     model: str | None
     epochs: int | None
+    batch_size: int | None
     learning_rate: float | None
-    learning_rate_multiplier: float | None
+    """The factor on the provider's own rate."""
+    absolute_learning_rate: float | None
     suffix: str | None
     validation_file: Path | None
     validate_only: bool
@@ -43,6 +47,7 @@ class Arguments:
     location: str
     when_lossy: str
     force: bool
+    guide: Guide = PLAIN
 
     @property
     def trains(self) -> bool:
@@ -53,8 +58,9 @@ class Arguments:
         return JobRequest(
             model=self.model or provider.model,
             epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            multiplier=self.learning_rate_multiplier,
+            learning_rate=self.absolute_learning_rate,
+            multiplier=self.learning_rate,
+            batch_size=self.batch_size,
             suffix=self.suffix,
         )
 
@@ -73,18 +79,22 @@ def check_options(arguments: Arguments, provider: Provider) -> None:
     needs_file = arguments.trains or arguments.validate_only or arguments.upload_only or arguments.estimate
     if needs_file and arguments.file is None:
         raise ConfigError("--file FILE is needed: the training rows")
-    if arguments.learning_rate is not None and provider.name != "local":
-        raise ConfigError(
-            f"--learning-rate: {provider.title} takes no rate, only a factor on its own: --learning-rate-multiplier, "
-            "where 1 changes nothing"
-        )
-    if arguments.learning_rate is not None and arguments.learning_rate_multiplier is not None:
-        raise ConfigError("--learning-rate and --learning-rate-multiplier: give one of them")
+    if (rate := arguments.absolute_learning_rate) is not None:
+        if provider.name != "local":
+            raise ConfigError(
+                f"--absolute-learning-rate: {provider.title} takes no rate, only a factor on its own: --learning-rate, "
+                "where 1 changes nothing"
+            )
+        if arguments.learning_rate is not None:
+            raise ConfigError("--learning-rate (a factor) and --absolute-learning-rate: give one of them")
+        if rate > LARGEST_RATE:
+            raise ConfigError(f"--absolute-learning-rate {why_rate_ruins(rate)}. As a factor: --learning-rate {rate:g}")
     suffix = r".{1,128}" if provider.name == "vertex" else r"[A-Za-z0-9_-]{1,64}"
     if arguments.suffix is not None and not re.fullmatch(suffix, arguments.suffix):
         letters = "128 characters" if provider.name == "vertex" else "64 letters a-z, A-Z, digits, `_` and `-`"
         raise ConfigError(f"--suffix {arguments.suffix!r}: 1 to {letters}")
-    if (arguments.project_id or arguments.bucket) and provider.name != "vertex" and not arguments.write_config:
+    vertex = "vertex" in (provider.name, arguments.guide.provider)
+    if (arguments.project_id or arguments.bucket) and not vertex and not arguments.write_config:
         raise ConfigError("--project-id and --bucket go with --provider vertex")
     if arguments.dry_run and (arguments.validate_only or arguments.estimate or arguments.write_config):
         raise ConfigError("--dry-run: nothing is sent here anyway")
@@ -100,14 +110,20 @@ def check_steps(arguments: Arguments, provider: Provider) -> None:
         require(provider, "upload")
         if not arguments.upload_only:
             require(provider, "create")
+            require_model(provider, arguments.model or provider.model)
+            if arguments.batch_size and provider.name == "vertex":
+                print("note: Google chooses the batch size of Gemini itself: --batch-size is left out", file=sys.stderr)
             if (text := warning(provider)) is not None:
                 print(f"note: {text}", file=sys.stderr)
 
 
 def script_command(arguments: Arguments, provider: Provider, *options: str) -> str:
     """The command that runs this script with other options for the same provider."""
-    shown = SCRIPT.relative_to(Path.cwd()) if SCRIPT.is_relative_to(Path.cwd()) else SCRIPT
-    command = ["python", str(shown), "--provider", provider.name]
+    script = SCRIPTS / arguments.guide.script
+    shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
+    command = ["python", str(shown)]
+    if arguments.provider or arguments.guide is PLAIN:
+        command += ["--provider", provider.name]
     for option, value in (("--base-url", arguments.base_url), ("--project-id", arguments.project_id)):
         command += [option, value] if value else []
     command += ["--location", arguments.location] if arguments.location != LOCATION else []

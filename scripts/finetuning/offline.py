@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 from train.chats.checks import check_file, problem_location
@@ -36,6 +37,12 @@ def validate(arguments: Arguments, provider: Provider) -> None:
         if report.warning_count:
             print(f"   {report.warning_count} warnings: govor validate {shlex.quote(str(path))}")
     if arguments.file is not None and arguments.validation_file is not None:
+        if arguments.file.read_bytes() == arguments.validation_file.read_bytes():
+            print(
+                "warning: training and validation file hold the same rows: a loss on them says nothing of new ones",
+                file=sys.stderr,
+            )
+            return
         require_disjoint(
             read_rows(arguments.file), read_rows(arguments.validation_file), arguments.file, arguments.validation_file
         )
@@ -47,7 +54,11 @@ def print_estimate(arguments: Arguments, provider: Provider) -> None:
     model = arguments.model or provider.model
     print(
         describe(
-            estimate(arguments.file, provider, model, arguments.epochs), provider, model, arguments.epochs is not None
+            estimate(arguments.file, provider, model, arguments.epochs),
+            arguments.file,
+            provider,
+            model,
+            arguments.epochs is not None,
         )
     )
 

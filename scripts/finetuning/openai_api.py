@@ -45,6 +45,20 @@ class OpenAiService:
     def close(self) -> None:
         self.client.close()
 
+    def require_model(self, name: str) -> None:
+        """Only our own server is asked: what others list is what they chat with, not what they tune."""
+        if self.provider.name != "local":
+            return
+        with self._one_line_errors():
+            try:
+                self.client.models.retrieve(name)
+            except openai.NotFoundError as error:
+                if error.code != "model_not_found":
+                    return  # a server that knows only how to list
+                names = [model.id for model in self._call(self.client.models.list).data]
+                bases = ", ".join(name for name in names if not name.startswith("ft:")) or "none"
+                raise GovorError(f"{self._message(error)} Bases there: {bases}") from None
+
     def upload(self, path: Path) -> str:
         with path.open("rb") as rows:  # a path would be read into memory whole
             file = self._call(lambda: self.client.files.create(file=(path.name, rows), purpose="fine-tune"))
@@ -71,6 +85,7 @@ class OpenAiService:
             raise UnreachableError(f"{error}; whether the job was created is not known: --list-jobs shows it") from None
 
     def job(self, id_: str) -> Job:
+        id_ = id_.rpartition("/")[2]  # Vertex' guide writes projects/…/pipelineJobs/ID
         return _job(self._call(lambda: self.client.fine_tuning.jobs.retrieve(id_)))
 
     def new_events(self, id_: str, seen: set[str]) -> list[Event]:
@@ -89,6 +104,7 @@ class OpenAiService:
 
     def _events(self, id_: str, after: str | openai.Omit = openai.omit) -> SyncCursorPage[FineTuningJobEvent]:
         """A page of a job's events, newest first."""
+        id_ = id_.rpartition("/")[2]
         return self._call(lambda: self.client.fine_tuning.jobs.list_events(id_, limit=100, after=after))
 
     def jobs(self) -> list[Job]:

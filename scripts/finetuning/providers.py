@@ -13,6 +13,11 @@ Capability = Literal["upload", "create", "jobs", "chat"]
 LAST_DAY = date(2027, 1, 6)
 """OpenAI takes new jobs up to this day (developers.openai.com/api/docs/deprecations, read 2026-11-20)."""
 MIB = 1 << 20
+OWN_SERVER = (
+    "On a server of your own (govor jobs serve) this command trains an open base: --provider local, or "
+    "GOVOR_BASE_URL=http://127.0.0.1:8000/v1"
+)
+"""What to do where a provider does not."""
 
 
 class Provider(NamedTuple):
@@ -39,6 +44,8 @@ class Provider(NamedTuple):
     """Bytes of the largest training file that it takes."""
     service: str
     """The provider's name in the price table."""
+    gone: tuple[tuple[str, str], ...] = ()
+    """(a model's name, with or without what follows a dash, and why the provider tunes it no more)."""
 
 
 ALL: frozenset[Capability] = frozenset({"upload", "create", "jobs", "chat"})
@@ -53,6 +60,7 @@ PROVIDERS = {
             "openai", "OpenAI", "https://api.openai.com/v1", ("openai.com",), ("OPENAI_API_KEY",), ALL,
             "files, the jobs that exist, models, chat", "gpt-4.1-mini-2025-04-14", "gpt_oss", 65_536, 512 * MIB,
             "OpenAI",
+            tuple((name, "shut down on 2026-10-23") for name in ("gpt-3.5-turbo", "gpt-4", "gpt-4.1-nano")),
         ),
         Provider(
             "kimi", "Kimi", "https://api.moonshot.ai/v1", ("moonshot.ai", "moonshot.cn"),
@@ -60,8 +68,14 @@ PROVIDERS = {
             "chat (--test MODEL), models, files for text extraction", "kimi-k2.6", "", 262_144, 100 * MIB, "Kimi",
         ),
         Provider(
+            "google", "Google's Gemini API", None, ("generativelanguage.googleapis.com",), (), frozenset(),
+            "chat with its own models, which its own programs ask", "gemini-3.5-flash", "gemma3_text", 131_072,
+            1024 * MIB, "Google Vertex AI",
+        ),
+        Provider(
             "vertex", "Google Vertex AI", None, ("googleapis.com",), (), ALL, "tuning jobs, chat with tuned models",
             "gemini-3.5-flash", "gemma3_text", 131_072, 1024 * MIB, "Google Vertex AI",
+            (("gemini-1.0", "retired in April 2025"), ("gemini-1.5", "retired in September 2025")),
         ),
     )
 }  # fmt: skip
@@ -119,6 +133,7 @@ class JobRequest(NamedTuple):
     epochs: int | None = None
     learning_rate: float | None = None
     multiplier: float | None = None
+    batch_size: int | None = None
     suffix: str | None = None
 
 
@@ -126,6 +141,9 @@ class Service(Protocol):
     """A provider that answers. Errors are GovorError in one line; UnreachableError where a later try may succeed."""
 
     def close(self) -> None: ...
+
+    def require_model(self, name: str) -> None:
+        """GovorError where the provider says that it tunes no model of that name."""
 
     def upload(self, path: Path) -> str: ...
 
@@ -158,16 +176,23 @@ def find_provider(name: str | None, base_url: str | None) -> Provider:
 def require(provider: Provider, capability: Capability) -> None:
     """GovorError, before any request, where the provider lacks the capability; it names providers that have it."""
     if capability not in provider.capabilities:
+        why = "tunes no models since May 2025" if provider.name == "google" else "documents no fine-tuning API"
         raise GovorError(
-            f"{provider.title} documents no fine-tuning API; it has: {provider.offers}. Kimi's weights are open: tune "
-            "them, or another base, with --provider local; OpenAI until 2027-01-06 and Google (--provider vertex) tune "
-            "models of their own"
+            f"{provider.title} {why}; it has: {provider.offers}. {OWN_SERVER}; OpenAI (--provider openai, until "
+            f"{LAST_DAY}) and Google Vertex AI (--provider vertex) tune models of their own"
         )
     if provider.name == "openai" and capability == "create" and today() > LAST_DAY:
         raise GovorError(
-            f"OpenAI has created no fine-tuning jobs since {LAST_DAY}; it has: {provider.offers}. Train with "
-            "--provider local (govor jobs serve) or --provider vertex"
+            f"OpenAI has created no fine-tuning jobs since {LAST_DAY}; it has: {provider.offers}. {OWN_SERVER}; or "
+            "--provider vertex"
         )
+
+
+def require_model(provider: Provider, model: str) -> None:
+    """GovorError, before any request, where the provider is known to tune no model of that name any more."""
+    why = next((why for name, why in provider.gone if model == name or model.startswith(f"{name}-")), None)
+    if why is not None:
+        raise GovorError(f"{provider.title} tunes no {model} any more ({why}): --model {provider.model}. {OWN_SERVER}")
 
 
 def warning(provider: Provider) -> str | None:
@@ -218,7 +243,11 @@ def read_env(path: Path) -> dict[str, str]:
 
 def openai_body(request: JobRequest, training_file: str, validation_file: str | None) -> dict[str, Any]:
     """The body that creates the job at OpenAI's API."""
-    optional = {"n_epochs": request.epochs, "learning_rate_multiplier": request.multiplier}
+    optional = {
+        "n_epochs": request.epochs,
+        "batch_size": request.batch_size,
+        "learning_rate_multiplier": request.multiplier,
+    }
     hyperparameters = {name: value for name, value in optional.items() if value is not None}
     body: dict[str, Any] = {"model": request.model, "training_file": training_file}
     if validation_file is not None:

@@ -123,6 +123,9 @@ class VertexService:
     def close(self) -> None:
         self.client.close()
 
+    def require_model(self, name: str) -> None:
+        """Nothing is asked: Google says so when the job is created, and what is known to be gone is known before."""
+
     def upload(self, path: Path) -> str:
         """The gs:// address of the rows in Gemini's format; what is there already is not sent again."""
         try:

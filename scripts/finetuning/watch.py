@@ -16,8 +16,9 @@ MAX_MISSED = 10  # polls in a row without an answer
 class Log:
     """The log file logs/….log, created with its first line, and the screen."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"upload_and_finetune_{datetime.now():%Y%m%d_%H%M%S_%f}.log"
+    def __init__(self, folder: Path, name: str | None = None) -> None:
+        """`name`: a file that every run adds to; None: a file of its own."""
+        self.path = folder / (name or f"upload_and_finetune_{datetime.now():%Y%m%d_%H%M%S_%f}.log")
         self._progress_shown = False
 
     def note(self, text: str) -> None:

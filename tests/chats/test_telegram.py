@@ -20,7 +20,9 @@ from tests.conftest import REPOSITORY
 from train.chats.chat_exports import find_exports
 from train.chats.checks import check_file
 from train.chats.messages import Chat, ChatMessage
+from train.chats.readers import read_rows
 from train.chats.rows import is_trained, text_of
+from train.chats.statistics_page import channels_of
 from train.chats.telegram.collect_export import words_filter, write_collected
 from train.chats.telegram.dialogues import MAX_CHARS, MAX_TURNS, Selection, collect_dialogues
 from train.chats.telegram.exchanges import pair
@@ -848,6 +850,8 @@ def test_three_files_are_written_and_not_over_others(taken, working_folder):
     assert rows == [{"messages": row.messages} for row in collected.rows]
     dialogues = json.loads(written[1].read_text(encoding="utf-8"))
     assert dialogues[0]["channel"] == "Иван" and dialogues[0]["date"] == "2023-11-15T01:14:20+03:00"
+    assert [row.messages for row in read_rows(written[1])] == [row["messages"] for row in rows], "read as rows, too"
+    assert channels_of(written[1]) == channels_of(written[0]) == {"Иван": 1, "Дача": 1}
     assert dialogues[1]["participants"] == [
         {"label": "Ольга", "role": "other"}, {"label": "Наташа", "role": "persona"}
     ]  # fmt: skip

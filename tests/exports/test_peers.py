@@ -74,6 +74,18 @@ def govor(*words: object, peers: tuple[str, ...] = ()) -> str:
     return done.stdout
 
 
+def test_llamafactory_takes_the_medical_rows_and_settings_as_they_are(tmp_path, base):
+    """The guide's folder, on a CPU: only what needs a GPU is said otherwise."""
+    generator = REPOSITORY / "scripts/simple_finetuning_generator.py"
+    words = [sys.executable, generator, "--base", base, "-o", tmp_path / "finetuning_output"]
+    subprocess.run(list(map(str, words)), check=True, capture_output=True)
+    on_a_cpu = ("max_steps=1", "quantization_bit=null", "bf16=false", "use_cpu=true")
+    settings = tmp_path / "finetuning_output/llamafactory_config.yaml"
+    said = llamafactory("train", settings, *on_a_cpu, cwd=tmp_path)
+    assert "train_loss" in said and "eval_loss" in said
+    assert (tmp_path / "finetuning_output/saves/adapter_model.safetensors").is_file()
+
+
 def parted(messages: list[dict]) -> tuple[str | None, list[dict]]:
     """(system text, the other messages)."""
     return (messages[0]["content"], messages[1:]) if messages[0]["role"] == "system" else (None, messages)

@@ -17,6 +17,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 ONE_THREAD = {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "1"}  # two threads of a tiny model wait for each other
+ALIASES = ["gpt-4o-mini-2024-07-18", "gpt-4-turbo", "moonshot-v1-8k", "gemini-1.5-pro-002"]
 ENDED = ("succeeded", "failed", "cancelled")
 KEYS = {
     "fine_tuning.job": {
@@ -68,7 +69,16 @@ def strict(answer: dict) -> dict:
 class Server:
     """`govor jobs serve` with a catalogue of tiny bases; it can be killed and started again on the same folder."""
 
-    def __init__(self, folder: Path, base: Path, *flags: str, key: str | None = None, training: dict | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        *flags: str,
+        key: str | None = None,
+        training: dict | None = None,
+        wants_gpu: str | None = None,
+    ):
+        """`wants_gpu`: an alias of a second base, which no machine without a GPU tunes."""
         self.folder = folder
         self.data = folder / "data"
         self.key = key
@@ -77,10 +87,14 @@ class Server:
                     "activation_checkpointing": False, "max_length": 512, **(training or {})}  # fmt: skip
         overrides = {"model": {"dtype": "float32"}, "lora": {"r": 4, "lora_alpha": 8}, "training": settings,
                      "generation": {"max_new_tokens": 8}}  # fmt: skip
-        entry = {"base": str(base), "overrides": overrides, "aliases": ["gpt-4o-mini-2024-07-18"]}
+        entry = {"base": str(base), "overrides": overrides, "aliases": ALIASES}
+        bases = {"acme/tiny": entry}
+        if wants_gpu:
+            bases["acme/large"] = {"base": str(base), "aliases": [wants_gpu]}
         folder.mkdir(parents=True, exist_ok=True)
         self.catalogue = folder / "catalogue.yaml"
-        self.catalogue.write_text(yaml.safe_dump({"acme/tiny": entry, "not/here": {}}), encoding="utf-8")
+        bases["not/here"] = {}
+        self.catalogue.write_text(yaml.safe_dump(bases), encoding="utf-8")
         self.port = 0
         self.process: subprocess.Popen | None = None
         self.clients: list[OpenAI] = []

@@ -84,7 +84,10 @@ def test_the_whole_life_of_a_job(server, finished):
     assert steps[-1]["data"]["full_valid_loss"] == steps[-1]["data"]["valid_loss"]
     for event in steps:
         assert {"step", "train_loss", "total_steps", "train_mean_token_accuracy"} <= event["data"].keys()
-    assert any("gpt-4o-mini-2024-07-18 stands for acme/tiny" in event["message"] for event in events)
+    said = [event["message"] for event in events]
+    assert any("gpt-4o-mini-2024-07-18 stands for acme/tiny" in message for message in said)
+    assert "Learning rate: 0.01 × 0.5 = 0.005" in said
+    assert server.get("/models/gpt-4-turbo")["owned_by"] == "catalogue: acme/tiny"
 
     checkpoints = server.get(f"/fine_tuning/jobs/{job['id']}/checkpoints")
     assert [c["step_number"] for c in checkpoints["data"]] == [8, 4], "one an epoch, newest first"
@@ -223,6 +226,8 @@ def test_chat_with_all_that_is_listed(server, long_job):
         (rows(7), "invalid_n_examples", r"Training file has 7 example\(s\), but must have at least 10 examples"),
         (rows(10) + b'{"messages": [{"content": ""}]}\n', "invalid_training_file", "Example 11, message 1: no `role`"),
         (b'{"prompt": "a", "completion": "b"}\n' * 10, "invalid_training_file", r"prompt-completion format"),
+        ("Вопрос;Ответ;Дата\n".encode() + "Как ты?;Хорошо.;1\n".encode() * 12, "invalid_training_file", "CSV, rows in"),
+        (b"a,b,c\n" + b"1,2,3\n" * 12, "invalid_training_file", "CSV with the columns a, b, c"),
         (b"", "invalid_training_file", "no rows in it"),
         (b"\x1f\x8b" + b"x" * 40, "invalid_training_file", "compressed"),
         (rows(10) + "слово".encode("cp1251") + b"\n", "invalid_training_file", "Example 11, byte 1 is not UTF-8"),

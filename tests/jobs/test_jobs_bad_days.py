@@ -27,13 +27,15 @@ from train.jobs.server import make_app
 from train.jobs.store import Store
 from train.serving.guard import Access
 
+ON_CPU = {"training": {"use_cpu": True}}
+
 
 @pytest.fixture
 def serve(base, tmp_path):
     """Call it with a data folder: a client of the app over it, without its worker."""
 
     def serve(folder):
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base)}}))
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base), "overrides": ON_CPU}}))
         app = make_app(Store(folder), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
         return TestClient(app, base_url="http://localhost")
 

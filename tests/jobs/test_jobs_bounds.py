@@ -16,11 +16,12 @@ from train.jobs.wire import JobRequest
 from train.serving.guard import Access
 
 NAN, INF = float("nan"), float("inf")
+ON_CPU = {"training": {"use_cpu": True}}
 
 
 @pytest.fixture
 def client(tmp_path, base):
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base)}}))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base), "overrides": ON_CPU}}))
     app = make_app(Store(tmp_path / "data"), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
     return TestClient(app, base_url="http://localhost")  # without its worker
 
@@ -98,6 +99,25 @@ def test_every_number_that_a_client_may_set_has_a_largest(ask):
             response = ask(govor={section: {key: 10**8}})
             assert response.status_code == 400, (section, key)
     assert set(LARGEST) <= {f"{section}.{key}" for section, keys in CLIENT_KEYS.items() for key in keys}
+
+
+def test_a_rate_that_ruins_is_refused_and_a_multiplier_is_not(ask):
+    response = ask(govor={"training": {"learning_rate": 0.1}})
+    message = envelope(response.json())["message"]
+    assert response.status_code == 400 and "govor.training.learning_rate: 0.1 is above 0.005" in message
+    assert "learning_rate_multiplier" in message
+    assert ask(govor={"training": {"learning_rate": 5e-3}}).status_code == 200
+    assert ask(hyperparameters={"learning_rate_multiplier": 1000}).status_code == 200
+
+
+def test_the_same_rows_as_training_and_validation_file_warn(client, ask):
+    file = client.post("/v1/files", files={"file": ("b.jsonl", rows(12))}, data={"purpose": "fine-tune"}).json()["id"]
+    other = client.post("/v1/files", files={"file": ("c.jsonl", rows(12, start=90))}, data={"purpose": "fine-tune"})
+    for validation, warned in ((file, True), (other.json()["id"], False)):
+        job = ask(validation_file=validation).json()
+        events = client.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
+        found = [event["level"] for event in events if "hold the same rows" in event["message"]]
+        assert found == ["warn"] * warned and job["validation_file"] == validation
 
 
 def test_uploads(client):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import time
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from train.cli import main
 from train.core.cards import card_count
 from train.core.config import config_class, load_config
 from train.core.errors import ConfigError, GovorError
-from train.jobs import run_config, training_process
+from train.jobs import bases, run_config, training_process
 from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
 from train.jobs.change import JobEntry, JobState, new_id
 from train.jobs.data_folder import lock_folder
@@ -171,6 +172,19 @@ class TestRecipe:
         assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (at_once, accumulated)
         assert math.isclose(training.learning_rate, 2e-5)
         assert run_config.total_steps(config, 100) == 2 * math.ceil(math.ceil(100 / at_once) / accumulated)
+
+    @pytest.mark.parametrize(
+        ("multiplier", "lora", "little"),
+        [(1.0, {}, False), (0.1, {}, False), (0.001, {}, True), (1.0, None, False), (1e-4, None, True)],
+    )
+    def test_what_a_multiplier_makes_of_the_rate_is_stated(self, tmp_path, multiplier, lora, little):
+        """Over 219 steps, as three epochs of the shipped dialogues have."""
+        tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}, "lora": lora}
+        training = {"learning_rate": 2e-4 * multiplier}
+        config = run_config.write_config(tmp_path / "c.yaml", {**tree, "training": training})
+        text, warned = run_config.describe_rate(2e-4, multiplier, config, 219)
+        assert text.startswith(f"Learning rate: 0.0002 × {multiplier:g} = {2e-4 * multiplier:g}")
+        assert warned is little and ("next to nothing" in text) is little
 
     def test_auto(self, tmp_path):
         tree = {"name": "x", "model": {"name_or_path": "x"}, "data": {"train_file": "x"}}
@@ -329,6 +343,22 @@ class TestCatalogue:
         assert catalogue.bases["tiny"].path == str(working_folder / "data/tiny-ru")
         assert catalogue.find("gpt-99") is None
 
+    def test_the_models_of_the_guides_are_known_and_refused_where_their_base_cannot_run(self, monkeypatch, base):
+        Path("data").mkdir()
+        Path("data/tiny-ru").symlink_to(base)
+        catalogue = load_catalogue(DEFAULT_CATALOGUE)
+        guides = "gpt-4-turbo gpt-4 gpt-3.5-turbo moonshot-v1-8k moonshot-v1-32k moonshot-v1-128k gemini-1.5-pro-002"
+        for name in guides.split():
+            why = catalogue.why_not_here(name)
+            assert why.startswith(f"{name} stands for Qwen/Qwen3-4B-Instruct-2507 on this server and cannot be tuned")
+            assert "a CUDA GPU for its 4-bit weights" in why and "Bases that can: tiny;" in why
+        assert catalogue.why_not_here("tiny") is None
+        monkeypatch.setattr(bases, "has_accelerator", lambda cuda: True)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert "govor fetch Qwen/Qwen3-4B-Instruct-2507" in catalogue.why_not_here("gpt-4")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        assert catalogue.why_not_here("gpt-4") is None
+
     def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
         catalogue = load_catalogue(DEFAULT_CATALOGUE)
         assert catalogue.find("tiny") is None and catalogue.missing["tiny"] == "./data/tiny-ru"
@@ -403,6 +433,7 @@ class TestSafety:
             for arguments, shown in (
                 (["list", *at], f"{job.id}  failed            acme/tiny"),
                 (["show", job.id, *at], "Training file has 3 example(s), but must have at least 10 examples"),
+                (["show", job.id, *at], f"\n{date.today()} "),
                 (["list", *at, "--json"], '"object": "fine_tuning.job"'),
             ):
                 seen = CliRunner().invoke(main, ["jobs", *arguments])

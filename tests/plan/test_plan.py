@@ -1,5 +1,6 @@
 """govor plan: counts equal the libraries', bytes what torch allocates, and it needs neither torch nor a network."""
 
+import io
 import json
 import os
 import re
@@ -605,7 +606,31 @@ def test_prices_are_dated_and_have_a_source():
         date.fromisoformat(price.as_of)
         assert price.source.startswith("https://")
         assert price.cost == price.price
-    assert [price.note for price in table if price.service == "Kimi"] == ["documents no fine-tuning"]
+    assert all(price.note.startswith("documents no fine-tuning") for price in table if price.service == "Kimi")
+    guides = {"gpt-4-turbo", "gpt-4", "gpt-3.5-turbo", "moonshot-v1-8k", "moonshot-v1-32k", "moonshot-v1-128k"}
+    gone = {price.model: price.gone for price in table if price.gone}
+    assert guides < gone.keys() and all(date.fromisoformat(day) < date(2026, 11, 29) for day in gone.values())
+    assert all((price.input is None) == (price.output is None) for price in table)
+
+
+def test_what_answering_costs_beside_ones_own_card(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    found = plan(load_config(Path("configs/natasha.yaml")), find_gpu("RTX 4060"))
+    prompt, answer = found.request
+    assert prompt + answer == pytest.approx(found.tokens.total / len(found.tokens.lengths))
+    costs = {one.name: one for one in found.answering}
+    assert costs["OpenAI gpt-4.1"].thousand == pytest.approx((prompt * 3 + answer * 12) / 1000)
+    assert costs["OpenAI gpt-4.1"].year == pytest.approx(100 * costs["OpenAI gpt-4.1"].thousand)
+    assert costs["Google Vertex AI Gemini 2.5 Pro"].thousand is None
+    mine = costs["your own RTX 4060"]
+    seconds = answer * found.memory.base / 272e9  # without the prompt
+    assert seconds * 115 / 3.6e6 * 0.1 * 1000 == pytest.approx(mine.thousand, rel=0.15)
+    assert "115 W at $0.1 a kWh" in mine.note and "$299 new" in mine.note
+    show(found, Console(file=io.StringIO(), width=200))
+    printed = capsys.readouterr().out
+    assert "a year of 100,000" in printed and "not offered any more since 2026-10-23" in printed
+    known = known_gpus().values()
+    assert all(card.watts and card.bandwidth for card in known)
 
 
 def test_a_base_that_is_not_here_is_one_line(write_config, tmp_path):

@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import Server, rows
 from tests.scripts.stand_in import Request, StandIn
 
-KEYS = ("OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY", "GOVOR_API_KEY")
+KEYS = ("OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY", "GOVOR_API_KEY", "GOVOR_BASE_URL")
 KEY = "sk-secret-1234567890"
 MODEL = "ft:gpt-4o-mini-2024-07-18:org::abc"
 
@@ -113,37 +113,41 @@ def openai_stand_in(monkeypatch):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, base):
-    server = Server(tmp_path_factory.mktemp("jobs"), base, key="key-of-the-server")
+    server = Server(tmp_path_factory.mktemp("jobs"), base, key="key-of-the-server", wants_gpu="gpt-4")
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
 def whole_way(server, rows_file, tmp_path_factory):
-    """(output, log) of the default flow, with the key in .env."""
+    """(output, log) of the whole way by a guide's script, with the server and its key in .env."""
     folder = tmp_path_factory.mktemp("client")
-    (folder / ".env").write_text(f'GOVOR_API_KEY="{server.key}"\n', encoding="utf-8")
+    (folder / ".env").write_text(f'GOVOR_API_KEY="{server.key}"\nGOVOR_BASE_URL={server.url}\n', encoding="utf-8")
     (folder / "held_out.jsonl").write_bytes(rows(6, start=500))
-    words = ["--file", str(rows_file), "--validation-file", "held_out.jsonl", "--model", "gpt-4o-mini-2024-07-18",
-             "--epochs", "2", "--learning-rate", "0.004", "--suffix", "natasha", "--base-url", server.url]  # fmt: skip
+    (folder / "data").mkdir()
+    (folder / "data/natasha_finetuning_20251125_153356.jsonl").write_bytes(rows_file.read_bytes())
+    words = ["--validation-file", "held_out.jsonl", "--epochs", "2", "--learning-rate", "0.4"]
     environment = {name: value for name, value in os.environ.items() if name not in KEYS}
-    script = REPOSITORY / "scripts/upload_and_finetune.py"
+    script = REPOSITORY / "scripts/analysis/upload_and_finetune_natasha.py"
     result = subprocess.run(
         [sys.executable, script, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, (result.stdout, result.stderr, server.log())
-    [log] = (folder / "logs").glob("*.log")
-    return result.stdout, log.read_text(encoding="utf-8")
+    assert f"note: {server.url} takes the place of OpenAI" in result.stderr
+    return result.stdout, (folder / "logs/finetune_natasha.log").read_text(encoding="utf-8")
 
 
 def test_the_whole_way_prints_what_people_know(whole_way, server):
     printed, _ = whole_way
     in_order = [
         r"✅ Validation passed: 24 training examples", r"✅ Validation passed: 6 validation examples",
-        r"File ID: file-\w+", r"Validation file ID: file-\w+", r"Job ID: ftjob-\w+",
-        r"gpt-4o-mini-2024-07-18 stands for acme/tiny", r"Status: running",
+        r"\n✅ File uploaded successfully\n   File ID: file-\w+\n", r"\n   Validation file ID: file-\w+\n",
+        r"\n✅ Fine-tuning job created successfully\n   Job ID: ftjob-\w+\n   Status: queued\n",
+        r"gpt-4-turbo stands for acme/tiny", r"⏳ Starting to monitor fine-tuning job...",
+        r"Learning rate: 0.01 × 0.4 = 0.004\n", r"Status: running",
         r"step \d+/12  loss \d+\.\d{3}  accuracy 0\.\d+", r"validation loss \d", "Status: succeeded",
-        r"✅ Fine-tuned model: ft:acme/tiny:local:natasha:\w{8}", r"Trained tokens: [\d,]+", r"\n1\. \S", r"\n5\. … \S",
+        r"✅ Fine-tuned model: ft:acme/tiny:local:natasha-v1:\w{8}", r"Trained tokens: [\d,]+",
+        r"\nTest 1: \S.*\nResponse: \S", r"\nTest 5: … \S",
         r"Log: logs/",
     ]  # fmt: skip
     at = 0
@@ -153,17 +157,17 @@ def test_the_whole_way_prints_what_people_know(whole_way, server):
         at = found.start()
     id_ = re.search(r"ftjob-\w+", printed)[0]
     job = server.get(f"/fine_tuning/jobs/{id_}")
-    assert job["govor"]["config"]["training"]["learning_rate"] == 0.004, "the rate itself, not a factor"
-    resolved = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
+    assert job["govor"]["config"]["training"]["learning_rate"] == 0.004, "a factor, not the rate"
+    resolved = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.4}
     assert job["hyperparameters"] == resolved, "what was `auto` is a number"
-    assert job["user_provided_suffix"] == "natasha"
+    assert job["user_provided_suffix"] == "natasha-v1"
     trained = int(re.search(r"Trained tokens: ([\d,]+)", printed)[1].replace(",", ""))
     assert trained == job["trained_tokens"]
 
 
 def test_the_log_has_what_happened_and_no_key_and_no_chat_text(whole_way, server):
     printed, log = whole_way
-    for word in ("file-", "ftjob-", "Status: succeeded", "answer 5", "rows.jsonl"):
+    for word in ("file-", "ftjob-", "Status: succeeded", "answer 5", "natasha_finetuning_"):
         assert word in log
     assert server.key not in log and server.key not in printed
     prompts = yaml.safe_load((REPOSITORY / "configs/natasha.yaml").read_text(encoding="utf-8"))["prompts"]
@@ -190,8 +194,16 @@ def test_afterwards_jobs_are_listed_watched_and_asked(whole_way, server, monkeyp
     assert "Could not find fine tune: ftjob-none" in call("--monitor", "ftjob-none", *there, exit_code=2).stderr
     assert "ft:none" in call("--test", "ft:none", *there, exit_code=2).stderr
     Path("rows.jsonl").write_bytes(rows(12))
+    files = len(server.get("/files")["data"])
     unknown = call("--file", "rows.jsonl", "--model", "no/such", *there, exit_code=2).stderr
-    assert "Bases here: acme/tiny" in unknown
+    assert "`no/such` does not exist" in unknown and "acme/tiny" in unknown
+    refused = call("--file", "rows.jsonl", "--model", "gpt-4", *there, exit_code=2).stderr
+    assert "gpt-4 stands for acme/large on this server and cannot be tuned here: it wants a GPU" in refused
+    assert "Bases that can: acme/tiny" in refused
+    assert len(server.get("/files")["data"]) == files, "refused before anything is uploaded"
+    body = {"model": "gpt-4", "training_file": server.get("/files")["data"][0]["id"]}
+    answer = server.ask("POST", "/fine_tuning/jobs", json=body)
+    assert answer.status_code == 400 and "cannot be tuned here" in answer.json()["error"]["message"]
 
 
 # What is refused, printed or counted without any request
@@ -225,6 +237,8 @@ def test_validation_needs_no_network_and_no_key(no_network, rows_file):
     assert "at least 10 are needed" in call("--file", "small.jsonl", "--validate-only", exit_code=1).stdout
     Path("good.jsonl").write_bytes(rows(12))
     call("--file", "good.jsonl", "--validation-file", "small.jsonl", "--validate-only", exit_code=1)  # the same rows
+    same = call("--file", "good.jsonl", "--validation-file", "good.jsonl", "--validate-only")
+    assert "warning: training and validation file hold the same rows" in same.stderr
     Path("other.jsonl").write_bytes(rows(9, start=100))
     printed = call("--file", "good.jsonl", "--validation-file", "other.jsonl", "--validate-only").stdout
     assert "✅ Validation passed: 9 validation examples" in printed
@@ -241,8 +255,14 @@ def test_validation_needs_no_network_and_no_key(no_network, rows_file):
         (["--provider", "kimi", "--monitor", "ftjob-1"], "documents no fine-tuning API"),
         (["--provider", "kimi", "--test", "kimi-k2.6"], "set KIMI_API_KEY or MOONSHOT_API_KEY"),
         (["--provider", "openai", "--file", "rows.jsonl"], "set OPENAI_API_KEY"),
-        (["--provider", "openai", "--file", "rows.jsonl", "--learning-rate", "1e-4"], "--learning-rate-multiplier"),
-        (["--file", "rows.jsonl", "--learning-rate", "1", "--learning-rate-multiplier", "1"], "one of them"),
+        (
+            ["--provider", "openai", "--file", "rows.jsonl", "--absolute-learning-rate", "1e-4"],
+            "--learning-rate, where",
+        ),
+        (["--file", "rows.jsonl", "--absolute-learning-rate", "1", "--learning-rate", "1"], "one of them"),
+        (["--file", "rows.jsonl", "--absolute-learning-rate", "0.1"], "multiplier of their own rate"),
+        (["--provider", "openai", "--file", "rows.jsonl", "--model", "gpt-4-turbo"], "shut down on 2026-10-23"),
+        (["--provider", "google", "--file", "rows.jsonl"], "tunes no models since May 2025"),
         (["--file", "rows.jsonl", "--suffix", "наташа"], "letters a-z"),
         (["--file", "rows.jsonl", "--bucket", "b"], "--provider vertex"),
         (["--file", "rows.jsonl", "--provider", "vertex"], "--project-id and --bucket"),
@@ -291,6 +311,10 @@ def test_estimate(no_network, rows_file, base):
     cost = float(re.search(r"Price: OpenAI gpt-4.1-mini: \$([\d.]+) \(\$5 a million", printed)[1])
     assert cost == pytest.approx(total * 5 / 1e6, abs=0.005)
     local = call("--file", rows_file, "--estimate", "--epochs", "1", "--model", "acme/any").stdout
+    assert "OpenAI gpt-4.1-mini: $0." in printed.split("Asking, 1,000 requests of ")[1], "asking, too"
+    assert re.search(r"your own [\w ]+: \$[\d.]+; \$[\d.]+ \(\d+ W at \$0.1 a kWh", printed)
+    guide = call("--file", rows_file, "--estimate", "--provider", "openai", "--model", "gpt-4-turbo").stdout
+    assert "not offered any more since 2026-10-23 (as of" in guide and "$10 in, $30 out a million" in guide
     assert (
         "it is your own machine" in local and "OpenAI gpt-4o-mini: $" in local and "Gemini 2.5 Flash-Lite: $" in local
     )
@@ -322,7 +346,7 @@ def test_dry_run_prints_the_requests_and_sends_none(no_network, monkeypatch):
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
     }  # fmt: skip
     assert not Path("logs").exists()
-    local = call("--file", "чаты.jsonl", "--learning-rate", "1e-4", "--dry-run").stdout
+    local = call("--file", "чаты.jsonl", "--absolute-learning-rate", "1e-4", "--dry-run").stdout
     assert '"govor": {\n    "training": {\n      "learning_rate": 0.0001' in local and "127.0.0.1:8000" in local
 
 

@@ -169,13 +169,14 @@ def test_two_processes_equal_one(write_config):
 
 def test_under_accelerate_the_package_shadows_no_library(write_config):
     """`accelerate launch train/sft.py` puts train/ first on the path."""
-    result = launch(write_config(name="launched"), "training.max_steps=1", "lora.r=2")
+    result = launch(write_config(name="launched"), "training.max_steps=1", "lora.r=2", "training.learning_rate=0.1")
     assert result.returncode == 0, result.stderr
     run = open_run(Path("runs/launched"))
     assert (run.config().lora.r, len(losses(run))) == (2, 1)
     assert "held-out loss" in result.stdout
     assert "step 1/1: loss" in result.stderr, "a plain line a step where nobody watches"
     assert "Warning" not in result.stderr
+    assert "warning: training.learning_rate=0.1 is above 0.005, the most for an adapter" in result.stderr
 
 
 def test_where_nobody_watches_slow_steps_and_the_held_out_rows_say_how_far_they_are(write_config, capsys, monkeypatch):

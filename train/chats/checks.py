@@ -229,7 +229,7 @@ def _problem_of_format(path: Path, line: bytes) -> Problem | None:
     """The problem of a file by what is known of its format; None for OpenAI's rows and where nothing is known."""
     from train.chats.formats import describe, format_of
     from train.chats.sources import GZIP, ZSTD, sample_of
-    from train.chats.tables import is_workbook, rows_of_columns
+    from train.chats.tables import columns_of_table, is_workbook, rows_of_columns
 
     if line.startswith((GZIP, ZSTD)):
         return Problem(0, "binary_file", f"compressed: {_conversion(path)} unpacks it")
@@ -245,11 +245,16 @@ def _problem_of_format(path: Path, line: bytes) -> Problem | None:
         is_text = "\0" not in sample.text and "\ufffd" not in sample.start
         return Problem(0, "other_format" if is_text else "binary_file", text.removeprefix(f"{path}: "))
     names = [form.name for form in forms if form.is_rows] or rows_of_columns(sample)
+    table = columns_of_table(sample)
+    if table and not names:
+        text = f"{table[0]} with the columns {', '.join(table[1][:8])}, expected JSONL: name question and answer"
+        return Problem(0, "other_format", f"{text}: {_conversion(path)} --columns QUESTION,ANSWER")
     if names and (names != ["openai"] or sample.start.startswith("[") or sample.is_list_in_object):
         names = [name for name in names if name != "openai"] or ["OpenAI's"]
         if names == ["OpenAI's"]:
             return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
-        text = f"rows in {' or '.join(names)} format, expected OpenAI's: {_conversion(path)}"
+        what = f"{table[0]}, rows" if table else "rows"
+        text = f"{what} in {' or '.join(names)} format, expected OpenAI's: {_conversion(path)}"
         return Problem(0, "other_format", f"{text} (training reads them as they are)")
     if sample.start.startswith("["):
         return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")

@@ -20,6 +20,7 @@ from train.chats.row_formats import (
     preference_of_openai,
     question_and_answer,
     row_of_alpaca,
+    row_of_dialogue,
     row_of_gemini,
     row_of_list,
     row_of_openai,
@@ -136,6 +137,9 @@ FORMATS: tuple[Format, ...] = (
     ),
     _records(QUESTION_ANSWER, _question_and_answer, "input context контекст system history", to_row=row_of_question),
     _records("gemini", _has("contents"), "systemInstruction system_instruction tools", to_row=row_of_gemini),
+    _records(
+        "govor collect's dialogues", _has("participants", "turns"), "channel chat_type date", to_row=row_of_dialogue
+    ),
     _records("conversation", _has("conversation"), "system", to_row=row_of_pairs),
     _records("dialog", _texts("dialog"), to_row=row_of_list),
     _records("dialogue", _texts("dialogue"), to_row=row_of_list),

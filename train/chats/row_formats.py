@@ -7,6 +7,7 @@ not whole. train/chats/formats.py tells which form a record has.
 import json
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from train.chats.rows import Message, Row, row_from_openai
@@ -197,6 +198,24 @@ def row_of_pairs(line: int, record: dict[str, Any]) -> Row:
         ]
     system = [{"role": "system", "content": _text(record, "system")}] if record.get("system") else []
     return row_of_openai(line, {"messages": [*system, *messages]})
+
+
+def row_of_dialogue(line: int, record: dict[str, Any]) -> Row:
+    """A dialogue as govor collect writes it beside its rows: {"turns": [{"speaker", "role", "text"}, …]}.
+
+    It is one row whatever its length; where several others speak, each one's words stand behind the name, as in rows.
+    """
+    turns = record["turns"]
+    several = len({turn["speaker"] for turn in turns if turn["role"] == "user"}) > 1
+    messages: list[dict[str, Any]] = []
+    for role, group in groupby(turns, key=lambda turn: turn["role"]):
+        said = list(group)
+        runs = [(who, "\n".join(_text(t, "text") for t in own)) for who, own in groupby(said, lambda t: t["speaker"])]
+        named = several and role == "user"
+        messages.append({"role": role, "content": "\n".join(f"{w}: {text}" if named else text for w, text in runs)})
+        if role == "assistant" and not all(turn.get("trained", True) for turn in said):
+            messages[-1]["weight"] = 0
+    return row_of_openai(line, {"messages": messages})
 
 
 def row_of_list(line: int, record: dict[str, Any]) -> Row:

@@ -104,11 +104,14 @@ def to_terminal(stats: Statistics) -> RenderableType:
 
 
 def channels_of(rows_file: Path) -> dict[str, int] | None:
-    """Channel → its dialogues, from the file that `govor collect` wrote beside the rows; None where there is none."""
+    """Channel → its dialogues, from the file that `govor collect` wrote beside the rows, or that this one is.
+
+    None where there is none.
+    """
     dialogues_file = rows_file.with_name(rows_file.name.replace("_finetuning_", "_dialogs_dataset_")).with_suffix(
         ".json"
     )
-    if dialogues_file == rows_file or not dialogues_file.is_file():
+    if "_dialogs_dataset_" not in dialogues_file.name or not dialogues_file.is_file():
         return None
     try:
         return dict(Counter(dialogue["channel"] for dialogue in msgspec.json.decode(dialogues_file.read_bytes())))

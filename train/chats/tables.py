@@ -40,6 +40,18 @@ def rows_of_columns(sample: Sample) -> list[str]:
     return [form.name for form in FORMATS if form.to_row and len(record) > 1 and form.keys and form.keys(record)]
 
 
+def columns_of_table(sample: Sample) -> tuple[str, list[str]] | None:
+    """(CSV or TSV, names of its columns) where the first two lines have as many columns each, two at least."""
+    if sample.start.startswith(("{", "[")):
+        return None
+    lines = [line for line in sample.text.splitlines() if line.strip()][:2]
+    if len(lines) < 2 or "\0" in lines[0]:
+        return None
+    delimiter = table_delimiter(lines[0])
+    names, cells = (next(csv.reader([line], delimiter=delimiter), []) for line in lines)
+    return ("TSV" if delimiter == "\t" else "CSV", names) if len(names) == len(cells) > 1 else None
+
+
 def encoding_of(source: Source) -> str:
     """utf-8, utf-16 where a mark says so, else cp1251, which Excel writes in Russia."""
     import codecs

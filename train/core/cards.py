@@ -5,6 +5,7 @@ So the server that asks neither loads torch nor keeps a CUDA context, which take
 
 import subprocess
 import sys
+from functools import cache
 from typing import NamedTuple
 
 
@@ -21,6 +22,12 @@ def card_count() -> int:
     return answer[0] if answer else 0
 
 
+@cache
+def has_accelerator(*, cuda: bool) -> bool:
+    """Whether torch can train on something other than the CPU; `cuda`: on a CUDA card, which NF4 needs."""
+    return bool((_ask_torch(f"torch.{'cuda' if cuda else 'accelerator'}.is_available()") or [0])[0])
+
+
 def first_card_memory() -> CardMemory | None:
     """The memory of the first card that torch sees; None where it sees none."""
     answer = _ask_torch("*torch.cuda.mem_get_info()")
@@ -29,6 +36,6 @@ def first_card_memory() -> CardMemory | None:
 
 def _ask_torch(expression: str) -> list[int] | None:
     """The integers that an expression about torch gives; None where it fails, as it may without a card."""
-    command = [sys.executable, "-P", "-c", f"import torch; print(*[{expression}])"]
+    command = [sys.executable, "-P", "-c", f"import torch; print(*map(int, [{expression}]))"]
     asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     return [int(word) for word in asked.stdout.split()] if asked.returncode == 0 else None

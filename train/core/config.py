@@ -123,6 +123,26 @@ class Lora(Section):
         return str(self.init_lora_weights).startswith(("olora", "pissa"))
 
 
+LARGEST_RATE, LARGEST_FULL_RATE = 5e-3, 1e-3
+"""The largest learning rates of adapters, and of tuning every weight; beyond them training ends in nonsense."""
+
+
+def why_rate_ruins(rate: float, *, adapter: bool = True) -> str | None:
+    """What is wrong with a learning rate, as the rest of a sentence that begins with its option; None where nothing is.
+
+    The bounds are 25 times govor's default for adapters and 50 times transformers' for all weights; Adam moves a weight
+    by about the rate in each step, whatever the loss.
+    """
+    largest = LARGEST_RATE if adapter else LARGEST_FULL_RATE
+    if rate <= largest:
+        return None
+    return (
+        f"{rate:g} is above {largest:g}, the most for {'an adapter' if adapter else 'tuning every weight'}: the model "
+        "would answer nonsense. This is the rate itself, 2e-4 as a rule for an adapter; hosted services take a "
+        "multiplier of their own rate, which may be 0.1 or 2"
+    )
+
+
 Kernel = Literal["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
 
 

@@ -1,6 +1,7 @@
 """The bases that clients may name, from catalogue.yaml: public name → base, recipe, overrides."""
 
 import math
+import os
 import time
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from train.core.bounded_yaml import BoundedLoader
+from train.core.cards import has_accelerator
 from train.core.config import Config, config_class, dump_config, load_config
-from train.core.errors import ConfigError, GovorError
+from train.core.errors import BaseError, ConfigError, GovorError
 from train.models.base import chat_template_source, local_folder
 from train.models.fetch import WEIGHTS
 
@@ -58,6 +60,15 @@ class Base(BaseModel):
         except GovorError:  # what is damaged there, a job says
             return None
 
+    def why_not_here(self) -> str | None:
+        """Why no job of this base can run on this machine, in a clause; None where nothing is known against it."""
+        nf4 = self.config.model.load_in_4bit
+        if not self.config.training.use_cpu and not has_accelerator(cuda=nf4):
+            return f"it wants {'a CUDA GPU for its 4-bit weights' if nf4 else 'a GPU'}, and this machine shows none"
+        if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE") and not _is_here(self.config):
+            return f"{self.reference} is not in the local cache and HF_HUB_OFFLINE is set: govor fetch {self.reference}"
+        return None
+
 
 class Catalogue:
     """The bases that clients may name, with their aliases."""
@@ -80,6 +91,19 @@ class Catalogue:
             self._here = [name for name, base in self.bases.items() if base.folder()]
             self._looked_at = time.monotonic()
         return self._here
+
+    def why_not_here(self, name: str) -> str | None:
+        """Why jobs of the base of that name or alias cannot run on this machine, in a sentence that says what can."""
+        base = self.find(name)
+        why = base and base.why_not_here()
+        if base is None or why is None:
+            return None
+        what = name if name == base.name else f"{name} stands for {base.name} on this server and"
+        others = ", ".join(other.name for other in self.bases.values() if other.why_not_here() is None) or "none"
+        return (
+            f"{what} cannot be tuned here: {why}. Bases that can: {others}; or start the server with a --catalogue in "
+            "which the name stands for one of yours"
+        )
 
 
 def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
@@ -108,6 +132,13 @@ def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
             continue
         bases[name] = Base(name=name, reference=reference, path=path, tree=_config_tree(file, name, entry, path))
     return Catalogue(bases, aliases, missing)
+
+
+def _is_here(config: Config) -> bool:
+    try:
+        return local_folder(config.model) is not None
+    except BaseError:
+        return False
 
 
 def merge_sections(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import urllib.error
 import urllib.request
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -70,7 +71,8 @@ def show_job(client: Client, id_: str, events: int, *, as_json: bool) -> None:
         return
     print(job_line(job))
     for event in client.events(id_, events):
-        print(f"{event['created_at']}  {event['level']:<5}  {event['message']}")
+        at = datetime.fromtimestamp(event["created_at"]).astimezone()
+        print(f"{at:%Y-%m-%d %H:%M:%S %z}  {event['level']:<5}  {event['message']}")
 
 
 def job_line(job: dict[str, Any]) -> str:

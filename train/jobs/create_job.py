@@ -1,11 +1,13 @@
 """A request → the job in the store, with its own links to the files; once, however often the request comes."""
 
+import filecmp
 import hashlib
 import secrets
 import shutil
 import time
 from pathlib import Path
 
+from train.core.config import why_rate_ruins
 from train.core.errors import ConfigError
 from train.core.files import complete_folder
 from train.jobs import run_config
@@ -27,7 +29,7 @@ def create_job(
     raw: the request's body. key: its Idempotency-Key. retried: whether the client says that it has sent it before.
     ApiError where the request cannot be met.
     """
-    base = _choose_base(catalogue, request)
+    base = choose_base(catalogue, request)
     body_hash = hashlib.sha256(raw).hexdigest()
     with store.change() as change:
         earlier = _find_earlier(change, body_hash, key, retried)
@@ -64,6 +66,9 @@ def _add_job(change: Change, entry: JobEntry, body_hash: str, key: str | None) -
     if job.validation_file:
         files += f" and validation file: {job.validation_file}"
     change.add_event(job.id, "validating", files)
+    if job.validation_file and not entry.state.tree["data"].get("eval_file"):
+        text = "Training file and validation file hold the same rows: there will be no validation loss"
+        change.add_event(job.id, "same rows", text, level="warn")
 
 
 def _new_entry(store: Store, request: JobRequest, base: Base, job_id: str) -> JobEntry:
@@ -76,8 +81,15 @@ def _new_entry(store: Store, request: JobRequest, base: Base, job_id: str) -> Jo
     except ConfigError as error:
         raise ApiError(400, str(error), param="govor") from None
     folder = store.job_folder(job_id)
-    eval_file = folder / "valid.jsonl" if request.validation_file is not None else None
-    tree = run_config.job_tree(merge_sections(base.tree, sections), job_id, folder / "train.jsonl", eval_file, seed)
+    tree_of_base = merge_sections(base.tree, sections)
+    rate = (sections.get("training") or {}).get("learning_rate")
+    adapter = tree_of_base.get("lora", {}) is not None
+    if isinstance(rate, int | float) and (why := why_rate_ruins(rate, adapter=adapter)):
+        text = f"govor.training.learning_rate: {why} (method.supervised.hyperparameters.learning_rate_multiplier)"
+        raise ApiError(400, text, param="govor")
+    validated = request.validation_file is not None and not _same_rows(store, request)
+    eval_file = folder / "valid.jsonl" if validated else None
+    tree = run_config.job_tree(tree_of_base, job_id, folder / "train.jsonl", eval_file, seed)
     job = Job(
         id=job_id,
         model=base.name,
@@ -93,6 +105,17 @@ def _new_entry(store: Store, request: JobRequest, base: Base, job_id: str) -> Jo
         govor=GovorDetails(requested_model=request.model, base=base.reference, config=sections),
     )
     return JobEntry(job, JobState(tree=tree, name_suffix=new_id("", 8)))
+
+
+def _same_rows(store: Store, request: JobRequest) -> bool:
+    """Whether training and validation file hold the very same bytes."""
+    ids = (request.training_file, request.validation_file or "")
+    if any(store.object_json("files", id_) is None for id_ in ids):  # said when they are linked
+        return False
+    try:
+        return filecmp.cmp(store.file_path(ids[0]), store.file_path(ids[1]), shallow=False)
+    except OSError:
+        return False
 
 
 def _link_files(store: Store, job: Job, folder: Path) -> None:
@@ -142,8 +165,8 @@ def _hyperparameters(request: JobRequest) -> Hyperparameters:
     return in_method or at_top or Hyperparameters()
 
 
-def _choose_base(catalogue: Catalogue, request: JobRequest) -> Base:
-    """The base that the request names; ApiError where the server has none of that name."""
+def choose_base(catalogue: Catalogue, request: JobRequest) -> Base:
+    """The base that the request names; ApiError where the server has none of that name, or cannot run it."""
     if request.integrations:
         message = "This server sends nothing to other services: leave `integrations` out and read the job's events."
         raise ApiError(400, message, param="integrations")
@@ -154,4 +177,6 @@ def _choose_base(catalogue: Catalogue, request: JobRequest) -> Base:
         if request.model.startswith("ft:"):
             message = "A fine-tuned model cannot be tuned further on this server: begin with its base."
         raise ApiError(400, message, param="model", code="model_not_available")
+    if (why := catalogue.why_not_here(request.model)) is not None:
+        raise ApiError(400, why, param="model", code="model_not_available")
     return base

@@ -102,10 +102,14 @@ def add_model_routes(
 
     @routes.get("/models/{model:path}", response_model=wire.ModelObject)
     async def model(model: str) -> Response:
-        if model in catalogue.bases:
+        text = store.object_json("models", model)
+        if text is None and catalogue.find(model) is not None:  # aliases are not listed, but known
+            why = await asyncio.to_thread(catalogue.why_not_here, model)
+            if why is not None:
+                raise ApiError(404, why, param="model", code="model_not_found")
             return json_response(base(model))
         origin = store.model_origin(model)
-        text = require_found(store.object_json("models", model), model_not_found(model))
+        text = require_found(text, model_not_found(model))
         return json_response(tuned(text, origin.job) if origin else text)
 
     @routes.delete("/models/{model:path}", response_model=wire.Deleted)

@@ -143,6 +143,35 @@ def with_hyperparameters(tree: dict[str, Any], config: Config, resolved: Hyperpa
     return merge_sections(tree, {"training": training})
 
 
+NEXT_TO_NOTHING = 0.01
+"""Most that an adapter may change a layer's output, relative to it, for a warning that it learns next to nothing."""
+
+
+def describe_rate(own: float, multiplier: float, config: Config, steps: int) -> tuple[str, bool]:
+    """(what a multiplier makes of the base's own rate, in a sentence; whether next to nothing can be learned with it).
+
+    `config` has the resulting rate. That it is too small shows in a bound: Adam moves a weight by about the rate in a
+    step, and warm-up and decay leave half of it on average. An adapter begins with B = 0 and rows of A that give about
+    1/√3 for a normalised input, so its output reaches scale · r · rate · steps / 2 / √3 at most; tuning all d × d
+    weights of about 0.02 it is √d / 0.02 times rate · steps / 2, here for d = 2,560.
+    """
+    rate = config.training.learning_rate
+    moved = rate * steps / 2
+    if config.lora is None:
+        reach = moved * math.sqrt(2560) / 0.02
+    else:
+        scale = config.lora.lora_alpha / (math.sqrt(config.lora.r) if config.lora.use_rslora else config.lora.r)
+        reach = scale * config.lora.r * moved / math.sqrt(3)
+    text = f"Learning rate: {own:g} × {multiplier:g} = {rate:g}"
+    if reach >= NEXT_TO_NOTHING:
+        return text, False
+    return (
+        f"{text}. This learns next to nothing: in {steps} steps it changes what a layer gives by {reach:.1g} of it at "
+        "most. A learning_rate_multiplier of 1 is the base's own rate",
+        True,
+    )
+
+
 def total_steps(config: Config, rows: int) -> int:
     """Number of optimizer steps of a run over so many rows, in one process."""
     training = config.training

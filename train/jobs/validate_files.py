@@ -95,13 +95,27 @@ class FileChecker:
                 rows -= max(1, round(rows * config.data.eval_fraction))  # roughly; the manifest has the exact number
             hyperparameters = run_config.resolve_hyperparameters(job.hyperparameters, config, rows)
             tree = run_config.with_hyperparameters(entry.state.tree, config, hyperparameters)
+            own_rate = config.training.learning_rate
             config = run_config.write_config(folder / "config.yaml", tree)
         except ConfigError as error:
             fail_job(self.store, job.id, JobError(code="invalid_config", message=str(error), param=None))
             return
-        self._queue(job.id, tree, hyperparameters, run_config.total_steps(config, rows))
+        total = run_config.total_steps(config, rows)
+        rate = None
+        if job.hyperparameters.learning_rate_multiplier != "auto":
+            multiplier = config.training.learning_rate / own_rate
+            rate = run_config.describe_rate(own_rate, multiplier, config, total)
+        self._queue(job.id, tree, hyperparameters, total, rate)
 
-    def _queue(self, job: str, tree: dict[str, Any], hyperparameters: Hyperparameters, total: int) -> None:
+    def _queue(
+        self,
+        job: str,
+        tree: dict[str, Any],
+        hyperparameters: Hyperparameters,
+        total: int,
+        rate: tuple[str, bool] | None,
+    ) -> None:
+        """`rate`: of a job with a multiplier, what to say of it, and whether it is a warning."""
         with self.store.change() as change:
             entry = change.entry(job)
             if entry is None or entry.job.status != "validating_files":
@@ -113,4 +127,6 @@ class FileChecker:
             entry.job.govor.config = run_config.public_sections(tree)
             change.save(entry)
             change.add_event(job, "validated", "Files validated, moving job to queued state")
+            if rate is not None:
+                change.add_event(job, "rate", rate[0], level="warn" if rate[1] else "info")
         log_line(f"{job}: files checked, queued")

@@ -7,6 +7,7 @@ from typing import Any
 from train.chats.split import read_split
 from train.core.config import Config
 from train.core.errors import DataError
+from train.plan.answering import Answering, Request, hosted, own, request_of, smallest_card
 from train.plan.estimate import Gpu, Price, Work, known_gpus, prices, seconds, work_of
 from train.plan.fit import Options, settle_fit, smallest_change_that_fits
 from train.plan.memory import Memory, Workload, memory, trained_shapes, workload_of
@@ -47,6 +48,10 @@ class Plan:
     smallest_change: tuple[Options, int] | None
     """The smallest change that fits and the bytes it needs, where the requested GPU is too small."""
     prices: list[Price]
+    request: Request
+    """The size of a request, by the rows."""
+    answering: list[Answering]
+    """What requests cost on one's own card, the requested one or the smallest that does, and at hosted services."""
 
     @property
     def fits(self) -> bool | None:
@@ -71,6 +76,8 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
     too_large = gpu is not None and needed.peak > gpu.usable
     change = smallest_change_that_fits(config, gpu.memory, workload) if gpu and too_large else None
     cards = [] if config.training.use_cpu else _cards(gpu)
+    request, table = request_of(tokens), prices(work.tokens)
+    asked = cards if gpu else smallest_card(cards, config, shapes)
     return Plan(
         config=config,
         shapes=shapes,
@@ -83,7 +90,9 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
         requested_gpu=gpu,
         fit_choice=chosen,
         smallest_change=change,
-        prices=prices(work.tokens),
+        prices=table,
+        request=request,
+        answering=[*own(request, config, shapes, asked), *hosted(request, table)],
     )
 
 
@@ -140,6 +149,8 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
             for card in plan.cards
         ],
         "prices": [price._asdict() for price in plan.prices],
+        "request": plan.request._asdict(),
+        "answering": [answering._asdict() for answering in plan.answering],
     }
 
 

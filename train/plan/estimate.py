@@ -31,6 +31,12 @@ class Gpu(NamedTuple):
     """Its memory in bytes."""
     tflops: float | None
     """10¹² operations a second in 16 bits; None for a card of which only the memory is known."""
+    bandwidth: float | None = None
+    """10⁹ bytes a second from its memory."""
+    watts: float | None = None
+    """Its power limit."""
+    price: int | None = None
+    """US dollars when it was new, by the maker's announcement; None where there was none."""
 
     @property
     def usable(self) -> int:
@@ -50,6 +56,21 @@ class Price(NamedTuple):
     source: str
     verified: bool
     note: str | None
+    input: float | None = None
+    """US dollars a million tokens that the tuned model is asked; None where it is not known."""
+    output: float | None = None
+    """US dollars a million tokens that it answers."""
+    gone: str | None = None
+    """Since when the model is not offered any more."""
+
+
+class OwnCosts(NamedTuple):
+    """What a card of one's own costs beside its price, as prices.yaml assumes."""
+
+    electricity: float
+    """US dollars a kilowatt-hour."""
+    years: float
+    """Years over which the card's price is spread."""
 
 
 class Work(NamedTuple):
@@ -67,7 +88,11 @@ class Work(NamedTuple):
 def known_gpus() -> dict[str, Gpu]:
     """The GPUs of gpus.yaml by name."""
     table = _table("gpus.yaml")["gpus"]
-    return {name: Gpu(name, round(entry["memory"] * GIB), entry["tflops"]) for name, entry in table.items()}
+    known = ("tflops", "bandwidth", "watts", "price")
+    return {
+        name: Gpu(name, round(entry["memory"] * GIB), *(entry.get(key) for key in known))
+        for name, entry in table.items()
+    }
 
 
 def find_gpu(text: str) -> Gpu:
@@ -144,11 +169,20 @@ def prices(tokens: int) -> list[Price]:
     for entry in _table("prices.yaml")["prices"]:
         try:
             entry = {"note": None, **entry, "as_of": str(entry["as_of"])}
+            entry["gone"] = str(entry["gone"]) if entry.get("gone") else None
             cost = None if entry["price"] is None else entry["price"] * tokens / 1e6
             found.append(Price(cost=cost, **entry))
         except (TypeError, KeyError) as error:
             raise ConfigError(f"{Path(__file__).with_name('prices.yaml')}: {entry}: {error}") from None
     return found
+
+
+def own_costs() -> OwnCosts:
+    """The assumptions of prices.yaml on a card of one's own."""
+    try:
+        return OwnCosts(**_table("prices.yaml")["own"])
+    except (TypeError, KeyError) as error:
+        raise ConfigError(f"{Path(__file__).with_name('prices.yaml')}: own: {error}") from None
 
 
 def _plain(name: str) -> str:

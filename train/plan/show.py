@@ -10,6 +10,7 @@ from rich.table import Table
 from train.core.config import Config
 from train.plan import Plan, plan_to_json
 from train.plan import plan as make_plan
+from train.plan.answering import A_YEAR
 from train.plan.estimate import UTILIZATION, find_gpu
 from train.plan.fit import describe_change, format_gib
 
@@ -72,7 +73,7 @@ def _parts(plan: Plan) -> list[Part]:
     parts = [_run(plan), _memory(plan), *([_needs(plan)] if plan.needs else [])]
     if plan.cards:
         parts.append(_cards(plan))
-    return [*parts, _prices(plan)]
+    return [*parts, _prices(plan), _answering(plan)]
 
 
 def _run(plan: Plan) -> Part:
@@ -147,10 +148,24 @@ def _prices(plan: Plan) -> Part:
     for price in plan.prices:
         cost = "–" if price.cost is None or price.price is None else f"${price.cost:.2f}"
         each = "" if price.price is None else f"${price.price:g} a million"
-        notes = [price.note, None if price.verified or price.price is None else "price not verified"]
+        gone = f"not offered any more since {price.gone}" if price.gone else None
+        notes = [price.note, gone, None if price.verified or price.price is None else "price not verified"]
         name = f"{price.service} {price.model or ''}".strip()
         rows.append((name, cost, each, price.as_of, ", ".join(filter(None, notes))))
     return Part("the same tokens at hosted services", ("service", "cost", "price", "as of", ""), rows)
+
+
+def _answering(plan: Plan) -> Part:
+    rows: list[tuple[str, ...]] = [
+        (one.name, dollars(one.thousand), dollars(one.year), one.note) for one in plan.answering
+    ]
+    title = f"asking: a request of {plan.request.prompt:.0f} tokens and {plan.request.answer:.0f} of answer, estimated"
+    return Part(title, ("service", "1,000", f"a year of {A_YEAR:,}", ""), rows)
+
+
+def dollars(cost: float | None) -> str:
+    """`$0.03`, and `$0.0047` below ten cents; `–` where it is not known."""
+    return "–" if cost is None else f"${cost:,.2f}" if cost >= 0.1 else f"${cost:.4f}"
 
 
 def _plain(part: Part) -> str:

@@ -41,6 +41,8 @@ class Tokens(NamedTuple):
     """Tokens of the training rows that the loss counts."""
     too_long: int
     """Training rows longer than training.max_length."""
+    answer: float
+    """Tokens of an answer on average, its end included."""
     how: str
     """How they were counted, in words: `counted with the base's tokenizer and chat template`, or an estimate."""
 
@@ -64,6 +66,7 @@ def count_tokens(
         text_of_chat, how = None, "estimated from the number of characters: the base's tokenizer is not here"
 
     lengths, answers, refused = [], 0, 0
+    sizes: list[int] = []
     for index, row in enumerate([*rows, *held_out]):
         rendered = text_of_chat(row) if text_of_chat else None
         refused += text_of_chat is not None and rendered is None
@@ -71,8 +74,9 @@ def count_tokens(
         length = count(rendered) if rendered is not None else sum(contents) + AROUND * len(contents)
         lengths.append(length)
         if index < len(rows):
-            answer_tokens = sum(n + 1 for n, m in zip(contents, row.messages, strict=True) if is_trained(m))  # + end
-            answers += min(answer_tokens if config.training.assistant_only_loss else length, limit)
+            said = [n + 1 for n, m in zip(contents, row.messages, strict=True) if is_trained(m)]  # + end
+            sizes += said
+            answers += min(sum(said) if config.training.assistant_only_loss else length, limit)
     ours = lengths[: len(rows)]
     if config.data.too_long == "drop":
         ours = [length for length in ours if length <= limit]
@@ -81,6 +85,7 @@ def count_tokens(
         held_out=[min(length, limit) for length in lengths[len(rows) :]],
         trained=answers,
         too_long=sum(length > limit for length in lengths[: len(rows)]),
+        answer=sum(sizes) / max(1, len(sizes)),
         how=how + (f"; {refused} rows that it refuses are estimated" if refused else ""),
     )
 
