@@ -1,9 +1,11 @@
 """Models and rows made on the spot; every test works in a folder of its own, without a network."""
 
 import copy
+import gc
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,6 +25,18 @@ def pytest_configure(config):
     """Hide every card, so that the tests are the same everywhere; `-m gpu`, as `make test-gpu` says, sees the first."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = first if config.option.markexpr == "gpu" else ""
+
+
+modules_looked_through = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item):
+    """Spare the garbage collector the libraries: each of a merge's collections would walk through a million objects."""
+    global modules_looked_through
+    if len(sys.modules) > modules_looked_through + 200:
+        gc.freeze()
+        modules_looked_through = len(sys.modules)
 
 
 def govor(*arguments: str, **kwargs):
