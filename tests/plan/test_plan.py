@@ -46,7 +46,8 @@ def tiny_model(model_type, **fields):
               "num_key_value_heads": 2, "vocab_size": 200, "head_dim": 16, "max_position_embeddings": 128,
               "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
               "topk_group": 1, "moe_intermediate_size": 32, "q_lora_rank": 16, "kv_lora_rank": 16,
-              "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1}  # fmt: skip
+              "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1,
+              "vocab_size_per_layer_input": 200, "hidden_size_per_layer_input": 8}  # fmt: skip
     special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     names = {*plain.to_dict(), *plain.attribute_map}
     known = {key: value for key, value in {**wanted, **fields}.items() if key in names}
