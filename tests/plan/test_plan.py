@@ -310,7 +310,7 @@ def test_the_peak_is_that_of_a_whole_step(checkpointing, batch, tmp_path, write_
     from peft import LoraConfig, get_peft_model
     from trl.trainer.utils import add_fused_lm_head
 
-    size = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "vocab_size": 500, "head_dim": 64}
+    size = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "vocab_size": 500, "head_dim": 64}
     network = tiny_model("qwen3", **size).to(torch.bfloat16)
     network.save_pretrained(tmp_path)
     add_fused_lm_head(network, outputs=("log_probs", "entropy", "is_top1"))
