@@ -387,11 +387,15 @@ def import_peft(config: Config) -> None:
     """
     if "peft" in sys.modules:
         return
-    if not config.model.load_in_4bit and "torch" in config.training.optim:
-        compat.import_peft_without_compiler()
-    else:
-        import peft  # noqa: F401 (to be there)
-    gc.freeze()  # else each later collection walks through a million objects of the libraries, most of a second
+    gc.disable()  # it would walk again and again through a million objects, all of which stay
+    try:
+        if not config.model.load_in_4bit and "torch" in config.training.optim:
+            compat.import_peft_without_compiler()
+        else:
+            import peft  # noqa: F401 (to be there)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _first_line(error: Exception) -> str:
