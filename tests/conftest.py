@@ -27,6 +27,19 @@ def pytest_configure(config):
     os.environ["CUDA_VISIBLE_DEVICES"] = first if config.option.markexpr == "gpu" else ""
 
 
+LONG = ("jobs/test_jobs_crash", "test_readme", "tuning/test_resume", "jobs/test_jobs_api", "serving/test_serve",
+        "test_last_version", "scripts/test_upload_script", "tuning/test_sft", "evaluation/test_evaluate",
+        "tuning/test_kernels", "jobs/test_jobs_load", "jobs/test_jobs_fuzz", "scripts/test_pretrain_tiny",
+        "scripts/test_bench_train", "tuning/test_machines", "test_verbs", "merging/test_merge")  # fmt: skip
+"""Files of more than half a minute. They begin first, lest one of them run on while the other cores have no work."""
+
+
+def pytest_collection_modifyitems(items):
+    """Files go to the workers in this order (--no-loadscope-reorder); xdist's own is by the number of their tests."""
+    order = {REPOSITORY / f"tests/{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 modules_looked_through = 0
 
 
