@@ -11,7 +11,7 @@
 # make test-all   all of these, each to its end, and a table (40 minutes)
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo real-bases demo-real test test-fast test-engines test-peers test-real test-gpu-rehearsal test-gpu cuda-card test-all
@@ -51,7 +51,7 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTEST) -m 'not alone'
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $$(grep -rl --include='*.py' mark.alone tests)
 
 test-fast: .venv/installed
 	$(BIN)/ruff check .

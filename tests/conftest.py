@@ -1,9 +1,11 @@
 """Models and rows made on the spot; every test works in a folder of its own, without a network."""
 
 import copy
+import gc
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,6 +25,31 @@ def pytest_configure(config):
     """Hide every card, so that the tests are the same everywhere; `-m gpu`, as `make test-gpu` says, sees the first."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = first if config.option.markexpr == "gpu" else ""
+
+
+LONG = ("jobs/test_jobs_crash", "test_readme", "tuning/test_resume", "jobs/test_jobs_api", "serving/test_serve",
+        "test_last_version", "scripts/test_upload_script", "tuning/test_sft", "evaluation/test_evaluate",
+        "tuning/test_kernels", "jobs/test_jobs_load", "jobs/test_jobs_fuzz", "scripts/test_pretrain_tiny",
+        "scripts/test_bench_train", "tuning/test_machines", "test_verbs", "merging/test_merge")  # fmt: skip
+"""Files of more than half a minute. They begin first, lest one of them run on while the other cores have no work."""
+
+
+def pytest_collection_modifyitems(items):
+    """Files go to the workers in this order (--no-loadscope-reorder); xdist's own is by the number of their tests."""
+    order = {REPOSITORY / f"tests/{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+modules_looked_through = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item):
+    """Spare the garbage collector the libraries: each of a merge's collections would walk through a million objects."""
+    global modules_looked_through
+    if len(sys.modules) > modules_looked_through + 200:
+        gc.freeze()
+        modules_looked_through = len(sys.modules)
 
 
 def govor(*arguments: str, **kwargs):

@@ -25,7 +25,7 @@ def old(working_folder) -> Path:
 
 def test_a_run_goes_through_the_later_verbs(old):
     run = open_run(Path("runs/natasha"))
-    evaluated = govor("eval", "runs/natasha")
+    evaluated = govor("eval", "runs/natasha", "--samples", "1")
     assert evaluated.exit_code == 0 and "held-out loss:" in evaluated.output
     assert run.manifest()["evaluation"]["rows"] == 2
     assert govor("merge", "runs/natasha").exit_code == 0

@@ -60,7 +60,7 @@ def every_verb(run) -> list[list[str]]:
     path = str(run.path)
     return [
         ["chat", path, "--prompt", "Кто я?"],
-        ["eval", path],
+        ["eval", path, "--samples", "1"],
         ["merge", path, "--no-drift", "--force"],
         ["chat", path, "--merged", "--prompt", "Кто я?"],
         ["chat", str(run.merged), "--prompt", "Кто я?"],
@@ -138,7 +138,7 @@ def test_with_the_user_s_word_it_works_wholly(run, write_config, base, working_f
     assert marker.exists()
     assert (made.adapter / "evil.py").is_file()
     marker.unlink()
-    for verb in (["eval"], ["merge", "--no-drift"], ["chat", "--prompt", "Кто я?"]):
+    for verb in (["eval", "--samples", "1"], ["merge", "--no-drift"], ["chat", "--prompt", "Кто я?"]):
         marker.unlink(missing_ok=True)
         result = govor(verb[0], str(made.path), *verb[1:])
         assert "[y/N]" not in result.output and not marker.exists(), verb

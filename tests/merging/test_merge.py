@@ -354,7 +354,7 @@ class TestDrift:
 
     def test_losses_are_those_of_eval(self, run):
         merge(run)
-        govor("eval", str(run.path))
+        govor("eval", str(run.path), "--quick")
         drift, evaluation = run.manifest()["merge"]["drift"], run.manifest()["evaluation"]
         assert drift["adapter_loss"] == pytest.approx(evaluation["tuned_loss"], rel=1e-5)
         assert drift["untuned"]["loss"] == pytest.approx(evaluation["base_loss"], rel=1e-5)

@@ -47,7 +47,8 @@ def tiny_model(model_type, **fields):
               "num_key_value_heads": 2, "vocab_size": 200, "head_dim": 16, "max_position_embeddings": 128,
               "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
               "topk_group": 1, "moe_intermediate_size": 32, "q_lora_rank": 16, "kv_lora_rank": 16,
-              "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1}  # fmt: skip
+              "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1,
+              "vocab_size_per_layer_input": 200, "hidden_size_per_layer_input": 8}  # fmt: skip
     special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     names = {*plain.to_dict(), *plain.attribute_map}
     known = {key: value for key, value in {**wanted, **fields}.items() if key in names}
@@ -310,7 +311,7 @@ def test_the_peak_is_that_of_a_whole_step(checkpointing, batch, tmp_path, write_
     from peft import LoraConfig, get_peft_model
     from trl.trainer.utils import add_fused_lm_head
 
-    size = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "vocab_size": 500, "head_dim": 64}
+    size = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "vocab_size": 500, "head_dim": 64}
     network = tiny_model("qwen3", **size).to(torch.bfloat16)
     network.save_pretrained(tmp_path)
     add_fused_lm_head(network, outputs=("log_probs", "entropy", "is_top1"))

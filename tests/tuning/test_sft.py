@@ -413,15 +413,16 @@ def test_manifest_is_valid_json_and_holds_no_chat_text_but_the_system_message(fi
             assert message["content"] not in text
 
 
-def test_the_compiler_stays_out_of_a_job_that_has_no_use_for_it(write_config):
-    """bitsandbytes would load it as it is imported; what asks for it later gets it."""
+def test_the_compiler_stays_out_of_a_job_that_has_no_use_for_it(finished_run):
+    """bitsandbytes would load it as it is imported; what asks for it later gets it. Nor is the collector in the way."""
     script = f"""
-import sys
+import gc, sys
 from pathlib import Path
-from train.core.config import load_config
-from train.models.load import import_peft
-import_peft(load_config(Path({str(write_config())!r})))
+from train.core.runs import Run
+from train.models.load import load_tuned
+load_tuned(Run(Path({str(finished_run.path)!r})))
 assert "bitsandbytes" in sys.modules and "torch._inductor.compile_fx" not in sys.modules
+assert gc.get_freeze_count() > 10 * len(gc.get_objects())
 import torch
 compiled = torch.compile(lambda x: x + 1, backend="eager")
 assert compiled(torch.ones(2)).tolist() == [2, 2] and torch._dynamo.utils.counters["frames"]["ok"]

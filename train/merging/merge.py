@@ -13,7 +13,7 @@ from train.core.runs import Run
 from train.merging.drift import Measured, MergeDrift, Target, Tune, measure_drift
 from train.merging.merged_files import write_merged
 from train.models.base import run_base
-from train.models.load import quiet_libraries
+from train.models.load import import_peft, quiet_libraries
 
 Device = Literal["cpu", "cuda"]
 MAX_DRIFT, LEAST_BOUND = 0.1, 0.005  # nats a token; LOG.md has the figures
@@ -92,6 +92,7 @@ def merge(
         raise RunError(f"{run.path} was not trained over NF4: there is one target, 16bit, and nothing to compare")
     device = resolve_device(device, config)
     quiet_libraries()
+    import_peft(config)
     base = run_base(run)
     started = time.perf_counter()
     dtype = replace_merged(run, base, target, device, force=force)

@@ -1,7 +1,9 @@
 """Base model, tokenizer and adapter: the only place that loads weights."""
 
+import gc
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -298,6 +300,7 @@ def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload
     precision = resolve_precision(config)
     if not run.adapter.exists():
         return load_merged(run, use_cpu=use_cpu), load_run_tokenizer(run, run.merged)
+    import_peft(config)
     import torch
     from peft import PeftModel
 
@@ -385,8 +388,17 @@ def import_peft(config: Config) -> None:
     They stand in for kernels that a device lacks. Where the config has no use for them the compiler stays out: it would
     be a second before the first step. Later calls of torch.compile work as ever.
     """
-    if not config.model.load_in_4bit and "torch" in config.training.optim:
-        compat.import_peft_without_compiler()
+    if "peft" in sys.modules:
+        return
+    gc.disable()  # it would walk again and again through a million objects, all of which stay
+    try:
+        if not config.model.load_in_4bit and "torch" in config.training.optim:
+            compat.import_peft_without_compiler()
+        else:
+            import peft  # noqa: F401 (to be there)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _first_line(error: Exception) -> str:
