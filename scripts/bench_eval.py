@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+from scipy.stats import spearmanr
 
 from train.chats.rows import Row
 from train.core.errors import one_line_errors
@@ -35,7 +36,8 @@ ANSWERS = 128
 @click.option("--draws", default=100, show_default=True)
 @click.option("--plays", type=click.Path(path_type=Path))
 @click.option("--speaker", "speakers", multiple=True, metavar="PLAY/SPEAKER_ID")
-def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...]) -> None:
+@click.option("--curve", "curves", multiple=True, type=click.Path(path_type=Path), help="Run with all its states kept.")
+def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], curves: tuple[Path, ...]) -> None:
     """Print what the measures say where the truth is known."""
     with one_line_errors():
         opened = open_run(run)
@@ -50,10 +52,23 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...]) -
             print(f"{name}: {draw_halves(answers, others, base, draws)}")
         for edit, sentence in planted(hers[:ANSWERS]):
             print(f"{edit}: {sentence}")
+        if curves:
+            rising = [rank_correlation(open_run(curve)) for curve in curves]
+            each = ", ".join(f"{value:.2f}" for value in rising)
+            print(
+                f"position over saved states, rank correlation with the step: {each}; median {statistics.median(rising):.2f}"
+            )
         tuned = (base * 2)[: 3 * ANSWERS // 2]
         started = time.process_time()
         judge_answers(trained, real_answers(held_out), tuned, tuned, 1)
         print(f"all measures on {len(tuned)} ready answers a side: {time.process_time() - started:.1f} s of one core")
+
+
+def rank_correlation(run: Run) -> float:
+    """Spearman's, of step and position, over the saved states that `govor eval RUN --checkpoints` judged."""
+    told = json.loads((run.evaluation / "evaluation.json").read_text(encoding="utf-8"))
+    places = [(int(state["name"].rpartition("-")[2]), state["position"]["value"]) for state in told["checkpoints"]]
+    return float(spearmanr(*zip(*places, strict=True)).statistic)
 
 
 def real_answers(rows: Sequence[Row]) -> list[Answer]:
