@@ -2,7 +2,8 @@
 
 Needs a finished run of a Russian persona with its evaluation (`make demo`, then `govor eval runs/tiny`), whose sampled
 base answers it takes. `--plays`: speeches of plays, a JSON object a line with `play`, `speaker_id` and `text`, as in
-the Russian Drama Corpus; each named speaker is judged like a persona.
+the Russian Drama Corpus; each named speaker is judged like a persona. `--curve`: a run trained with
+training.save_steps=14 and judged by `govor eval RUN --checkpoints`.
 """
 
 import gzip
@@ -55,9 +56,8 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], c
         if curves:
             rising = [rank_correlation(open_run(curve)) for curve in curves]
             each = ", ".join(f"{value:.2f}" for value in rising)
-            print(
-                f"position over saved states, rank correlation with the step: {each}; median {statistics.median(rising):.2f}"
-            )
+            middle = statistics.median(rising)
+            print(f"position over saved states, rank correlation with the step: {each}; median {middle:.2f}")
         tuned = (base * 2)[: 3 * ANSWERS // 2]
         started = time.process_time()
         judge_answers(trained, real_answers(held_out), tuned, tuned, 1)
