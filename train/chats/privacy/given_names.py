@@ -47,7 +47,7 @@ def other_words_for(word: str) -> list[str]:
 
 
 TENDER = "{u}ся {u}ська {u}сик {u}сенька {u}ля {u}лька {u}ленька {u}лечка {u}лёк {u}ня {u}нька {u}нчик {u}ша {u}шка {u}шенька {u}ха {u}шечка"
-ROUGH = "ик чик {a}н {a}нчик {a}с {a}сик ос он ыч {o}нок {k}ка {e}чка {e}ньк{ja} ища"
+ROUGH = "ик чик {k}чик {u}шик {a}н {a}нчик {a}с {a}сик ос он ыч {o}нок {k}ка {e}чка {e}ньк{ja} ища"
 """Endings of diminutives after the stem of a short name: `лен-уся`, `кат-юня`, `дим-он`; letters in braces are softened."""
 
 
@@ -59,10 +59,27 @@ def tender_forms(word: str) -> tuple[tuple[str, str, frozenset[str]], ...]:
     """
     found: dict[str, tuple[str, set[str]]] = {}
     for row in rows_of(word):
-        short = [each for each in row.diminutives if re.fullmatch("[а-яё]{2,4}[ая]", each) and not re.search("[кшх]а$|ся$", each[2:])]
-        for base in dict.fromkeys([*short[:3], *(each for each in row.diminutives if each in ("маша", "паша", "саша", "даша", "миша", "гоша", "лёша"))]):
+        short = [
+            each
+            for each in row.diminutives
+            if re.fullmatch("[а-яё]{2,4}[ая]", each) and not re.search("[кшх]а$|ся$", each[2:])
+        ]
+        for base in dict.fromkeys(
+            [
+                *short[:3],
+                *(
+                    each
+                    for each in row.diminutives
+                    if each in ("маша", "паша", "саша", "даша", "миша", "гоша", "лёша", "наташа", "андрюша")
+                ),
+            ]
+        ):
             soft = base.endswith("я")
-            letters = {"u": "ю", "a": "я", "o": "ё", "k": "ь", "e": "е", "ja": "а"} if soft else {"u": "у", "a": "а", "o": "о", "k": "", "e": "о", "ja": "а"}
+            letters = (
+                {"u": "ю", "a": "я", "o": "ё", "k": "ь", "e": "е", "ja": "а"}
+                if soft
+                else {"u": "у", "a": "а", "o": "о", "k": "", "e": "о", "ja": "а"}
+            )
             for ending in f"{TENDER} {ROUGH}".split():
                 made = base[:-1] + ending.format(**letters)
                 if is_known(made):

@@ -35,7 +35,7 @@ STRONG = (
 WORDS_BETWEEN = r"(?:[\s(—–:,=-]{1,3}(?:[а-яё]{1,14}|wi-?fi|[a-z]{3,8}(?=\s))){0,4}?"
 IS = r"\s{0,2}(?:[:=—–-]|это|такой)?\s{0,2}"
 PASSWORD = (
-    r"(?:парол[ьяеюи]м?|пасс(?:ворд\w?|код\w?)?|pass(?:code|word|wd)?|pwd|пин(?:-?\s?код\w{0,2})?|pin(?:-?code)?|"
+    r"(?:парол[ьяеюи]м?|парольчик\w?|паролик\w?|пасс(?:ворд\w?|код\w?)?|pass(?:code|word|wd)?|pwd|пин(?:-?\s?код\w{0,2})?|pin(?:-?code)?|"
     r"код\w?[\s-](?:парол\w|доступа)|п[иэ]к-?код)"
 )
 WIFI = r"(?:вай[\s-]?фа[йяеию]\w?|wi-?fi|вифи\w?|вафл[ияюе]|роутер\w{0,2}|сетк[аеиу]|сет[ьи]|ssid|точк[аи]\sдоступа|хотспот\w?)"
@@ -51,27 +51,31 @@ PASSWORDS = [
     _any_case(rf"(?<!\w){PASSWORD}(?!\w)[^\n.!?;]{{1,60}}?(?<![\w./@-])(?P<value>{STRONG})(?![\w./@])"),
     _any_case(
         rf"(?<![\w./@-])(?P<value>{STRONG})\s?[\s(—–:,=-]{{1,3}}(?:(?:это|вот|мой|наш|новый|старый|твой|ваш|тут)\s){{0,2}}"
-        rf"(?:{PASSWORD}|ключ\w?)(?!\w)(?!\s(?:не|забы))"
+        rf"(?:{PASSWORD}|ключ\w?)(?!\w)(?!\s(?:не|забы)|\W{{1,3}}{TOKEN})"
     ),
     _any_case(
         r"(?<!\w)(?:временн\w{2,3}|нов\w{2,3}|постав\w{2,4}|сменил\w?|поменял\w?|придумал\w?)\s(?:на\s)?"
         rf"(?<![\w./@-])(?P<value>{STRONG})(?=[^\n]{{1,40}}парол)"
     ),
     _any_case(
+        rf"(?<!\w)(?:вай[\s-]?фа[йяе]\w?|wi-?fi|вифи|вафл[ия]|роутер\w{{0,2}}){WORDS_BETWEEN}{IS}(?<![\w-])"
+        rf"(?P<value>(?=[^\s,;]{{6}})(?:(?=[^\s,;]{{0,60}}[^\W\d]){TOKEN}|[0-9]{{8,20}}))(?!\w|[,\s]{{1,3}}(?:пар|ключ|пас|pas))"
+    ),
+]
+KEYS = [
+    _any_case(
         rf"(?<!\w){WIFI}(?!\w)[^\n]{{0,40}}?(?<!\w)(?:ключ\w?|код\w?|{PASSWORD})(?!\w){WORDS_BETWEEN}{IS}(?<![\w-])"
         rf"(?P<value>(?=[^\s,;]{{6}}){TOKEN}){NO_UNIT}"
     ),
     _any_case(
-        rf"(?<!\w)(?:вай[\s-]?фа[йяе]\w?|wi-?fi|вифи|вафл[ия]|роутер\w{{0,2}}){WORDS_BETWEEN}{IS}(?<![\w-])"
-        rf"(?P<value>(?=[^\s,;]{{6}})(?:(?=[^\s,;]{{0,60}}[^\W\d]){TOKEN}|[0-9]{{8,20}}))"
+        r"(?<!\w)(?:ключ\w?|key)\s(?:от|к|для)\s(?:вай\w+|wi-?fi|вифи|роутера|сет\w+|сейф\w|кабинет\w|аккаунт\w|акк\w{0,2})\W{1,3}"
+        rf"(?P<value>{TOKEN}){NO_UNIT}"
     ),
+]
+SECRET_WORDS_TOLD = [
     _any_case(
         r"(?<!\w)(?:кодов|секретн|контрольн)\w{2,3}\s(?:слов\w{1,2}|фраз\w)\s?(?:[:=—–-]|это|[«\"'])\s?[«\"']?"
         r"(?P<value>[\w-]{4,30})"
-    ),
-    _any_case(
-        r"(?<!\w)(?:ключ\w?|key)\s(?:от|к|для)\s(?:вай\w+|wi-?fi|вифи|роутера|сет\w+|сейф\w|кабинет\w|аккаунт\w|акк\w{0,2})\W{1,3}"
-        rf"(?P<value>{TOKEN}){NO_UNIT}"
     ),
 ]
 WORD_PASSWORDS = [
@@ -103,6 +107,9 @@ DOOR_CODES = [
     ),
     _any_case(rf"(?<!\w)код\w{{0,2}}{IS}(?P<value>[0-9]{{3,6}})(?=\s(?:от|на|в|для)?\s?{DOOR})"),
     _any_case(r"(?<![\w-])(?P<value>[0-9]{1,3}[кkвb][0-9]{4})(?![\w-])"),
+    _any_case(
+        rf"(?<!\w)(?:дверь|калитка|ворота|парадная|подъезд|домофон)\s?:\s?(?P<value>[0-9]{{3,6}})(?![\w-]){NO_UNIT}"
+    ),
     _any_case(r"(?<!\w)домофон\W{1,3}[0-9]{1,4}\W{1,3}(?:ключ|код|вызов|потом)\W{1,3}(?P<value>[0-9]{3,6})(?![\w-])"),
 ]
 PRESSED = _any_case(
@@ -128,7 +135,9 @@ CODE = (
 )
 CODE_WORD = rf"код(?:а|ом|у|ы|ик\w?|еш\w{{0,2}})?(?!\w){NO_CODE}"
 SMS = r"(?:смс\w{0,4}|sms|эсэмэс\w*|пуш\w?|otp|2fa|аутентификатор\w?|двухфактор\w+|одноразов\w{2,3}(?:\s\w+)?)"
-CAME = r"(?:приш[её]?л[оаи]?|прислал[аи]?|прислали|прилетел[оа]?|приходит|упал[оа]?|скинул[аи]?|выслал[аи]?|отправил[аи]?)"
+CAME = (
+    r"(?:приш[её]?л[оаи]?|прислал[аи]?|прислали|прилетел[оа]?|приходит|упал[оа]?|скинул[аи]?|выслал[аи]?|отправил[аи]?)"
+)
 ENTER = r"(?:вводи(?:те)?|введи(?:те)?|ввожу|ввёл|ввел[аи]?|вбей(?:те)?|вбивай(?:те)?|вбиваю|дикту[юй]\w{0,2}|пиши|лови|держи)"
 ONE_TIME_CODES = [
     _any_case(rf"(?<!\w){CODE_WORD}[^0-9\n]{{0,28}}(?<![\w.-]){CODE}"),
@@ -182,9 +191,7 @@ ORDINAL = (
     r"(?:ого|его|ое|е)"
 )
 TENS = r"(?:двадцать|тридцать|сорок|пятьдесят|шестьдесят|семьдесят|восемьдесят|девяносто)"
-SPOKEN_YEAR = (
-    rf"(?:(?:тысяча\sдевятьсот|две\sтысячи|двухтысячн\w+)\s?)?(?:{TENS}\s)?(?:[а-яё]{{4,15}}(?:ого|его))(?:\sгода(?!\sрожд))?"
-)
+SPOKEN_YEAR = rf"(?:(?:тысяча\sдевятьсот|две\sтысячи|двухтысячн\w+)\s?)?(?:{TENS}\s)?(?:[а-яё]{{4,15}}(?:ого|его))(?:\sгода(?!\sрожд))?"
 SPOKEN_DATE = rf"{ORDINAL}\s{MONTH}(?!\w)(?:\s(?:{SPOKEN_YEAR}|{YEAR}{YEAR_END}))?"
 BORN = (
     r"(?<!\w)(?:(?:дат[аыуе]|день|дня|год|число)\s(?:(?:моего|его|её|ее)\s)?рожд\w{0,4}\.?|рождени[ея]|д\.?\s?р\.?|др|"
@@ -199,7 +206,9 @@ BORN_AFTER = (
 BIRTH_DATES = [
     _any_case(rf"{BORN}{NOT_A_PERSON}[^0-9\n]{{0,22}}(?<![\w.])(?P<value>{DATE})"),
     _any_case(rf"(?<![\w.,/-])(?P<value>{DATE})[\s,(—–-]{{0,3}}{OWNER}{BORN_AFTER}"),
-    _any_case(r"(?<!\w)родил(?:ась|ся)\s(?:я\s)?в\s(?P<value>[4-9][0-9](?:-?о?м)?(?:\s(?:году|г\.?))?)(?![\w:.,/-])(?!\s?[0-9])"),
+    _any_case(
+        r"(?<!\w)родил(?:ась|ся)\s(?:я\s)?в\s(?P<value>[4-9][0-9](?:-?о?м)?(?:\s(?:году|г\.?))?)(?![\w:.,/-])(?!\s?[0-9])"
+    ),
 ]
 SPOKEN_BIRTH_DATES = [
     _any_case(rf"{BORN}{NOT_A_PERSON}[^0-9\n.!?]{{0,22}}?(?<!\w)(?P<value>{SPOKEN_DATE})(?!\w)"),
@@ -251,7 +260,9 @@ PLACES = [
     re.compile(
         rf"(?<![\w.,-])(?:[NS]\s?)?(?P<lat>{DEGREES}){SIDE}\s?[,;/|]?\s{{0,2}}(?:[EW]\s?)?(?P<lon>{DEGREES}){SIDE}(?![\w.]*[0-9])"
     ),
-    re.compile(rf"(?<![\w.,-])(?P<lat>{COMMA_DEGREES}){SIDE}(?:\s?[;/|]\s?|,?\s{{1,2}})(?P<lon>{COMMA_DEGREES}){SIDE}(?![\w.]*[0-9])"),
+    re.compile(
+        rf"(?<![\w.,-])(?P<lat>{COMMA_DEGREES}){SIDE}(?:\s?[;/|]\s?|,?\s{{1,2}})(?P<lon>{COMMA_DEGREES}){SIDE}(?![\w.]*[0-9])"
+    ),
     _any_case(
         r"(?<!\w)(?:ш(?:ир(?:ота)?\.?)?|lat(?:itude)?)\W{0,3}(?P<lat>-?[0-9]{1,2}[.,][0-9]{3,})\W{1,3}"
         r"(?:д(?:олг(?:ота)?\.?)?|lo?ng?(?:itude)?)\W{0,3}(?P<lon>-?[0-9]{1,3}[.,][0-9]{3,})"
@@ -276,15 +287,33 @@ NO_IP = _any_case(r"(?:верси|python|питон|пункт|п\.|обнов|�
 IP_WORD = _any_case(r"(?<!\w)(?:ip|айпи\w{0,3}|сервер\w{0,2}|сервак\w{0,2}|хост\w{0,2}|vpn)(?!\w)")
 POLICY_NUMBER = r"(?P<value>[0-9](?:[\s-]?[0-9]){15})(?![\w-])"
 POLICIES = [
-    _any_case(rf"(?<!\w)(?:мед)?(?:полис\w{{0,2}}|омс|дмс|енп|страховк\w)(?!\w)[^0-9\n]{{0,40}}(?<![\w-]){POLICY_NUMBER}"),
-    _any_case(rf"(?<![\w-]){POLICY_NUMBER}(?=\W{{1,4}}(?:(?:это|вот|мой|номер|наш)\s){{0,3}}(?:мед)?(?:полис|омс|дмс|енп)(?!\w))"),
+    _any_case(
+        rf"(?<!\w)(?:мед)?(?:полис\w{{0,2}}|омс|дмс|енп|страховк\w)(?!\w)[^0-9\n]{{0,40}}(?<![\w-]){POLICY_NUMBER}"
+    ),
+    _any_case(
+        rf"(?<![\w-]){POLICY_NUMBER}(?=\W{{1,4}}(?:(?:это|вот|мой|номер|наш)\s){{0,3}}(?:мед)?(?:полис|омс|дмс|енп)(?!\w))"
+    ),
 ]
 PAPERS = _any_case(
     r"(?<!\w)(?:ву|права|водительск\w{2,3}(?:\sудостоверени\w)?|стс|птс|кпп)\W{1,3}(?:номер\W{1,2})?"
     r"(?P<value>[0-9]{2}\s?[0-9а-яa-z]{2}\s?[0-9]{6}|[0-9]{9})(?![\w-])"
 )
 """Driving licence, papers of a car, the tax code of a company's branch."""
-MEETING_WORDS = ("зум", "zoom", "конфер", "идентиф", "meeting", "телемост", "встреч", "созвон", "тимс", "teams", "пасскод", "passcode", "вебекс")
+MEETING_WORDS = (
+    "зум",
+    "zoom",
+    "конфер",
+    "идентиф",
+    "meeting",
+    "телемост",
+    "встреч",
+    "созвон",
+    "тимс",
+    "teams",
+    "пасскод",
+    "passcode",
+    "вебекс",
+)
 MEETINGS = [
     _any_case(
         r"(?<!\w)(?:зум\w{0,2}|zoom|конференци\w|идентификатор\w{0,2}|meeting|телемост\w{0,2}|встреч\w|созвон\w?|тимс\w?|teams|вебекс\w?)(?!\w)"
@@ -306,7 +335,7 @@ LINKING = r"(?:в|во|на|мой|моя|моё|у\sменя|меня|я|это
 NICK = r"@?(?=[A-Za-z0-9_.-]{4})_*[A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9_]"
 NICKS = [
     _any_case(
-        rf"(?<!\w){NETWORK}(?:,?\s(?:{LINKING}|{NETWORK})(?!\w)){{0,4}}(?:(?P<sign>\s?[:=—–]\s?|\s?-\s|-)|,?\s{{1,2}})"
+        rf"(?<!\w){NETWORK}(?:,?\s(?:{LINKING}|{NETWORK}|(?<=в\s)[а-яё]{{3,9}})(?!\w)){{0,4}}(?:(?P<sign>\s?[:=—–]\s?|\s?-\s|-)|,?\s{{1,2}})"
         rf"(?P<value>{NICK})(?![\w@/]|\.[A-Za-z])"
     ),
     _any_case(
@@ -319,7 +348,9 @@ NICKS = [
 ]
 NICKS_WITH_NUMBER = [
     _any_case(r"(?<!\w)live:\.?[a-z0-9_.-]{4,}[a-z0-9_]"),
-    _any_case(r"(?<![\w#])(?P<value>[A-Za-zА-Яа-яЁё0-9_.]{2,32}#[0-9]{4})(?!\w)(?=[^\n]*(?:диск|дис\b|discord|(?<!\w)дс(?!\w)|ник|battle|баттл))"),
+    _any_case(
+        r"(?<![\w#])(?P<value>[A-Za-zА-Яа-яЁё0-9_.]{2,32}#[0-9]{4})(?!\w)(?=[^\n]*(?:диск|дис\b|discord|(?<!\w)дс(?!\w)|ник|battle|баттл))"
+    ),
     _any_case(
         r"(?:диск\w*|discord|(?<!\w)дс(?!\w)|ник\w{0,3}|battle\w*|баттл\w*)[^\n]{0,30}?(?<![\w#])(?P<value>[A-Za-zА-Яа-яЁё0-9_.]{2,32}#[0-9]{4})(?!\w)"
     ),
@@ -329,7 +360,9 @@ NICKS_WITH_NUMBER = [
     _any_case(
         rf"(?<!\w)(?:айди\w{{0,4}}|id|ид|страниц\w|профил\w)(?:\s(?:мой|моя|у меня|в|во|на|это))*\s(?:в\s|во\s)?{NETWORK}\W{{1,3}}(?P<value>(?:id)?[0-9]{{5,17}})(?!\w)"
     ),
-    _any_case(r"(?<!\w)(?:вк|vk|вконтакте)\s?[:—–-]?\s(?P<value>[0-9]{6,10})(?![\w-])(?!\s?(?:руб|подпис|участ|лайк|просм|чел|тыс))"),
+    _any_case(
+        r"(?<!\w)(?:вк|vk|вконтакте)\s?[:—–-]?\s(?P<value>[0-9]{6,10})(?![\w-])(?!\s?(?:руб|подпис|участ|лайк|просм|чел|тыс))"
+    ),
     _any_case(r"(?<![\w./=?&-])id[0-9]{6,10}(?!\w)"),
 ]
 NO_NICK = _any_case(
@@ -375,7 +408,7 @@ BARE = [
         r"(?P<value>9[0-9]{9})(?![\w-])"
     ),
     _any_case(
-        r"(?<![\w.,+-])(?P<value>9[0-9]{9})(?=\W{1,4}(?:(?:это|вот|мой|новый|наш|мамин|её|его|рабочий|личный)\s){0,3}"
+        r"(?<![\w.,+-])(?<![78]\s)(?P<value>9[0-9]{9})(?=\W{1,4}(?:(?:это|вот|мой|новый|наш|мамин|её|его|рабочий|личный)\s){0,3}"
         r"(?:номер|телефон|тел(?!\w)|моб|сотов|симк|мой|звон|пиши|набир|набер|ватсап|вотсап|вайбер|тг(?!\w)|телег|сбп|сбер|тиньк|альфа|втб|перевод|"
         r"мама|папа|муж|жена))"
     ),
@@ -393,11 +426,13 @@ LOCALS = [
         rf"номер(?!\s(?:{NOT_A_PHONE}|дома))(?:ок)?|{LOCAL_PLACE})(?!\w){LOCAL_GAP}(?<![\w.,+-])(?P<value>{LOCAL_NUMBER}){NO_UNIT}"
     ),
     _any_case(
-        rf"(?<![\w.,+-])(?P<value>[0-9]{{1,3}}[\s-][0-9]{{2}}[\s-][0-9]{{2}})(?=\W{{1,4}}(?:(?:это|вот|наш|мой|там)\s){{0,2}}"
+        rf"(?<![\w.,+-])(?<![0-9)][\s-])(?P<value>[0-9]{{1,3}}[\s-][0-9]{{2}}[\s-][0-9]{{2}})(?=\W{{1,4}}(?:(?:это|вот|наш|мой|там)\s){{0,2}}"
         rf"(?:номер|телефон|{LOCAL_PLACE}|звони))"
     ),
 ]
-NOT_FOR_LOCAL = _any_case(rf"(?<!\w)(?:за|стои\w*|цен\w|куп\w+|прода\w+|почти|около|минимум|счет|счёт|парти\w+|{NOT_A_PHONE})")
+NOT_FOR_LOCAL = _any_case(
+    rf"(?<!\w)(?:за|стои\w*|цен\w|день|график|стаж|куп\w+|прода\w+|почти|около|минимум|счет|счёт|парти\w+|{NOT_A_PHONE})"
+)
 SOLID_LABEL = _any_case(rf"(?<!\w)(?:{LOCAL_PLACE}|тел|телефон\w?|(?:по)?звони\w*|наб[еи]р\w+)(?!\w)")
 PROVIDER = (
     r"(?:[a-z0-9-]{2,30}|яндекс|майл|мейл|мэйл|маил|гмейл|гмаил|джимейл|инбокс|рамблер|лист|бк|почта|аутлук|айклауд)"
@@ -420,13 +455,18 @@ HOUSE_NO = r"(?P<house>[1-9][0-9]{0,2}[а-в]?(?:\s?[кс/]\s?[0-9]{1,2})?)"
 HOUSE_AND_FLAT = _any_case(
     rf"(?<![\w-])(?P<street>(?:8\sмарта|[19]\sмая|[0-9]{{2}}\sлет\s)?(?:(?<=8\sмарта)|(?<=\sмая)|[а-яё][а-яё-]{{3,30}})),?\s{HOUSE_NO}"
     r"(?:\s?[-–]\s?|,\s)(?P<flat>[1-9][0-9]{0,3})(?![\w-]|[:.,][0-9])"
-    r"(?!\s?(?:мин|час|ч\b|км|руб|₽|%|лет|год|дн|раз|чел|шт|тыс|балл|января|февраля|марта|апреля|мая|июн|июл|августа|сент|окт|нояб|дек))"
+    r"(?!\s?(?:мин|час|ч\b|км|руб|₽|%|лет|год|дн|раз|чел|шт|тыс|балл|стр|том(?!\w)|комнат|побед|парт|сет|ложк|стакан|недел|месяц|груп|класс|курс|смен|января|февраля|марта|апреля|мая|июн|июл|августа|сент|окт|нояб|дек))"
 )
-HOUSE_AND_PARTS = _any_case(
-    rf"(?<![\w-])(?P<street>[а-яё][а-яё-]{{3,30}}),?\s{HOUSE_NO}(?:[\s,;]{{1,3}}{PART}){{1,6}}"
+HOUSE_AND_PARTS = _any_case(rf"(?<![\w-])(?P<street>[а-яё][а-яё-]{{3,30}}),?\s{HOUSE_NO}(?:[\s,;]{{1,3}}{PART}){{1,6}}")
+PARTS = _any_case(
+    rf"(?<!\w)(?={PART}[^\n]{{0,40}}(?:подъезд|подьезд|этаж|домофон)|[^\n]{{0,40}}(?<!\w)кв(?!\w)){PART}(?:[\s,;]{{1,3}}{PART}){{1,6}}"
 )
-PARTS = _any_case(rf"(?<!\w)(?={PART}[^\n]{{0,40}}(?:подъезд|подьезд|этаж|домофон)|[^\n]{{0,40}}(?<!\w)кв(?!\w)){PART}(?:[\s,;]{{1,3}}{PART}){{1,6}}")
-SPORT = _any_case(r"кубк|кубок|матч|сч[её]т\w?|сери[яию]|лиг[аеиу]|чемпионат|обыгра|выигра|проигра|уступи|сыграл|тайм|период|финал|клуб|турнир|гол[аы]?(?!\w)")
+NO_STREETS = word_set(
+    "первая вторая третья четвёртая четвертая пятая последняя следующая большая маленькая целая каждая такая какая"
+)
+SPORT = _any_case(
+    r"кубк|кубок|матч|сч[её]т\w?|сери[яию]|лиг[аеиу]|чемпионат|обыгра|выигра|проигра|уступи|сыграл|тайм|период|финал|клуб|турнир|гол[аы]?(?!\w)"
+)
 EXPIRY_DATE = r"(?P<date>(?:0[1-9]|1[0-2])\s?[/.-]\s?(?:20)?[23][0-9])(?![\w/.]*[0-9])"
 EXPIRY = re.compile(rf"(?<![\w/.-]){EXPIRY_DATE}(?:[\s,;/]{{1,3}}(?P<code>[0-9]{{3}})(?![\w-]))?")
 NAMED_EXPIRY = _any_case(
@@ -438,12 +478,15 @@ CARD_CODE = _any_case(
     r"(?:\s?-?(?:код|(?:с|на)\s(?:обратк\w|оборот\w|обратной|задней\sстороны)|сзади|с\sзади|безопасности|карты|стороны|на\sобороте|у\sнее|там)){0,3}"
     r"\W{0,3}(?P<code>[0-9]{3})(?![\w-])"
 )
-CODE_OF_CARD = _any_case(r"(?<![\w.,/-])(?P<code>[0-9]{3})(?=\W{1,3}(?:это\s)?(?:cvv|cvc|цвв|цвс|свв|свс|сзади|на\sобороте|с\sобратк|код\sсзади))")
+CODE_OF_CARD = _any_case(
+    r"(?<![\w.,/-])(?P<code>[0-9]{3})(?=\W{1,3}(?:это\s)?(?:cvv|cvc|цвв|цвс|свв|свс|сзади|на\sобороте|с\sобратк|код\sсзади))"
+)
 CARD_WORD = _any_case(r"(?<!\w)(?:cvv|cvc|цв[вс]|св[вс]|карт[аыуео]|сиви)")
 CARD_NUMBER = re.compile(r"(?<![0-9])[0-9]{4}(?:[\s-]?[0-9]{4}){3}(?![0-9])")
 
 
 DIGIT = re.compile("[0-9]")
+LATIN = re.compile("[A-Za-z]")
 SECRET_RUN = re.compile("[A-Za-z0-9_.-]{16}")
 SECRET_WORDS = ("://", "key", "token", "secret", "passw", "парол")
 """A run of such characters or one of the words is what no secret lacks: most of a chat is not searched for forms."""
@@ -454,8 +497,9 @@ def find_labelled(text: str) -> Iterator[Finding]:
     lower = text.lower()
     if DIGIT.search(text):
         yield from _with_digits(text, lower)
+    latin = LATIN.search(text) is not None
     for word, patterns, kind in WITHOUT_DIGITS:
-        if any(map(lower.__contains__, word)):
+        if (latin or kind != "nick") and any(map(lower.__contains__, word)):
             for pattern in patterns:
                 for match in pattern.finditer(text):
                     if (kind == "nick" and not _is_nick(match)) or (kind == "word" and not _is_password(match)):
@@ -475,7 +519,9 @@ def find_short_addresses(text: str) -> Iterator[tuple[int, int]]:
     spans: dict[int, int] = {}
     for match in HOUSE_AND_FLAT.finditer(text):
         near = text[max(0, match.start() - 30) : match.end() + 30]
-        holiday = match["street"][0].isdigit() and max(int(re.match("[0-9]+", match["house"])[0]), int(match["flat"])) < 32
+        holiday = (
+            match["street"][0].isdigit() and max(int(re.match("[0-9]+", match["house"])[0]), int(match["flat"])) < 32
+        )
         if not holiday and not SPORT.search(near) and _is_street(match["street"]):
             spans[match.start()] = match.end()
     lower = text.lower()
@@ -540,7 +586,11 @@ def _codes(text: str, lower: str) -> Iterator[Finding]:
         yield from ((2, *match.span("value"), "secret") for match in PRESSED.finditer(text))
     if not any(map(lower.__contains__, CODE_WORDS)) or NOT_ONE_TIME.search(text):
         return
-    patterns = [*(ONE_TIME_CODES if ONE_TIME.search(text) else ()), *PLAIN_CODES, *([CAME_CODE] if CODE_NEAR.search(text) else ())]
+    patterns = [
+        *(ONE_TIME_CODES if ONE_TIME.search(text) else ()),
+        *PLAIN_CODES,
+        *([CAME_CODE] if CODE_NEAR.search(text) else ()),
+    ]
     for pattern in patterns:
         yield from ((1, *match.span("value"), "secret") for match in pattern.finditer(text))
 
@@ -687,10 +737,18 @@ def _digits_of(words: list[str]) -> str:
 def _is_street(word: str) -> bool:
     """Whether a street can be called so: a surname's genitive (`ленина`), an adjective (`садовая`), a known word."""
     cases = {"nomn", "accs", "loct"} if word[0].isupper() else {"nomn", "accs"}
-    return word[0].isdigit() or word.lower() in STREETS or any(
-        ("Surn" in parse.tag and parse.tag.case == "gent")
-        or (parse.tag.POS == "ADJF" and parse.tag.gender == "femn" and parse.tag.case in cases and parse.score > 0.1)
-        for parse in analyse(word)
+    if word.lower() in NO_STREETS:
+        return False
+    return (
+        word[0].isdigit()
+        or word.lower() in STREETS
+        or any(
+            ("Surn" in parse.tag and parse.tag.case == "gent")
+            or (
+                parse.tag.POS == "ADJF" and parse.tag.gender == "femn" and parse.tag.case in cases and parse.score > 0.1
+            )
+            for parse in analyse(word)
+        )
     )
 
 
@@ -703,6 +761,7 @@ WITH_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
     (("рожд", "род", "др", "д.", "д р", "г.", "гр", "г р", "днюх", "birth", "dob"), BIRTH_DATES, "date"),
     (("полис", "мс", "енп", "страхов"), POLICIES, "policy"),
     (("api", "апи", "эйпи", "ток", "tok", "secr", "секр", "acces", "ключ", "key", "bear"), API_KEYS, "secret"),
+    (("ключ", "key", "сет", "вай", "wi", "вифи", "вафл", "роутер", "ssid", "доступа", "хотсп"), KEYS, "secret"),
     (MEETING_WORDS, MEETINGS, "number"),
     (("live:", "#", "диск", "id", "ид", "айди", "вк", "vk"), NICKS_WITH_NUMBER, "nick"),
     (("ву", "водит", "прав", "стс", "птс", "кпп"), [PAPERS], "number"),
@@ -714,19 +773,84 @@ WITH_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
 """Words of which one must be there, patterns, kind."""
 WITHOUT_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
     (
-        ("парол", "пасс", "pass", "pwd", "пин", "pin", "фай", "фая", "фае", "фаю", "wi", "вифи", "вафл", "роутер", "сет", "ключ", "key",
-         "ssid", "слов", "фраз", "доступа", "пик", "пэк"),
+        (
+            "парол",
+            "пасс",
+            "pass",
+            "pwd",
+            "пин",
+            "pin",
+            "вайф",
+            "вай-ф",
+            "вай ф",
+            "wi",
+            "вифи",
+            "вафл",
+            "роутер",
+            "доступа",
+            "-код",
+        ),
         PASSWORDS,
         "secret",
     ),
-    (("парол", "пасс", "pass", "фай", "фая", "фае", "wi", "вифи", "вафл"), WORD_PASSWORDS, "word"),
-    (("рожд", "родил", "др", "д.", "г.", "днюх"), SPOKEN_BIRTH_DATES, "date"),
+    (("кодов", "секретн", "контрольн"), SECRET_WORDS_TOLD, "secret"),
+    (("парол", "pass", "вайф", "вай-ф", "вай ф", "wi", "вифи", "вафл"), WORD_PASSWORDS, "word"),
+    (("рожд", "родил", " др ", "днюх", "г.р"), SPOKEN_BIRTH_DATES, "date"),
     (("собак", "собач", "@", "at"), [SPOKEN_EMAIL], "email"),
     (
-        ("тел", "тг", "tg", "инст", "inst", "скай", "skyp", "вк", "vk", "конт", "ник", "дис", "дс", "тик", "твит", "юзер", "логин", "стим",
-         "steam", "юту", "ютьюб", "tube", "tiktok", "twit", "твич", "одноклас", "вайб", "viber", "тсап", "whats", "facebook", "фейсб", "пинт",
-         "тред", "thread", "hub", "хаб", "макс", "робл", "robl", "эпик", "epic", "псн", "psn", "сигнал", "снап", "snap", "акк", "линк", "linked",
-         "disc"),
+        (
+            "тел",
+            "тг",
+            "tg",
+            "инст",
+            "inst",
+            "скай",
+            "skyp",
+            "вк",
+            "vk",
+            "конт",
+            "ник",
+            "дис",
+            "дс",
+            "тик",
+            "твит",
+            "юзер",
+            "логин",
+            "стим",
+            "steam",
+            "юту",
+            "ютьюб",
+            "tube",
+            "tiktok",
+            "twit",
+            "твич",
+            "одноклас",
+            "вайб",
+            "viber",
+            "тсап",
+            "whats",
+            "facebook",
+            "фейсб",
+            "пинт",
+            "тред",
+            "thread",
+            "hub",
+            "хаб",
+            "макс",
+            "робл",
+            "robl",
+            "эпик",
+            "epic",
+            "псн",
+            "psn",
+            "сигнал",
+            "снап",
+            "snap",
+            "акк",
+            "линк",
+            "linked",
+            "disc",
+        ),
         NICKS,
         "nick",
     ),

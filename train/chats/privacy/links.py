@@ -91,7 +91,12 @@ def find_contacts(text: str) -> Iterator[tuple[int, int, int, str]]:
     for match in LINK.finditer(text) if "/" in text else ():
         if match[1] is None or _is_profile(match[1], match[2]):
             end = match.start() + len(match[0].rstrip(".,:?!*~-"))
-            yield 0, match.start(), end, "document" if match[1] and _pattern_of(match[1]) in (DOCUMENTS | CALLS) else "link"
+            yield (
+                0,
+                match.start(),
+                end,
+                "document" if match[1] and _pattern_of(match[1]) in (DOCUMENTS | CALLS) else "link",
+            )
     if "@" in text:
         yield from ((0, *match.span(), "email") for match in EMAIL.finditer(text))
         for match in NICK.finditer(text):

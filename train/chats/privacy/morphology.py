@@ -91,7 +91,8 @@ def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
     common = known and not names and (bool(chosen) or not first)
     surname = bool(names) and not given
     return {
-        form: (form != "любови" and (common or _is_ordinary(form, of, surname)), frozenset(of)) for form, of in cases.items()
+        form: (form != "любови" and (common or _is_ordinary(form, of, surname)), frozenset(of))
+        for form, of in cases.items()
     }
 
 

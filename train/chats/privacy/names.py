@@ -67,7 +67,9 @@ DEALING_VERBS = word_set(
     """
 )
 """What is done with a person: `у льва спроси`, `поговори со львом`, `поздравь любовь`."""
-NEEDS = word_set("нужен нужна нужно нужны надо пора плохо некогда исполнилось исполняется звонили сказали передали выдали")
+NEEDS = word_set(
+    "нужен нужна нужно нужны надо пора плохо некогда исполнилось исполняется звонили сказали передали выдали"
+)
 """`Любови нужен отпуск`."""
 CALLS_TO = word_set(
     """
@@ -77,10 +79,15 @@ CALLS_TO = word_set(
     """
 )
 """What follows a name with which somebody is called, without a comma: `маш глянь личку`."""
-RULERS = word_set("первый второй третий четвёртый четвертый великий грозный невский святой")
-TITLES = word_set(
-    "царь царица князь княгиня император императрица апостол святой королева пророк икона святитель преподобный княжна"
+RULER_AFTER = re.compile(
+    r" (?:[IVX]{1,4}(?!\w)|(?P<rank>(?:перв|втор|треть|четв[её]рт|велик|грозн|невск)[а-яё]{2,3})(?!\w)(?: (?P<counted>[а-яё]+))?)",
+    re.IGNORECASE,
 )
+RULER_BEFORE = re.compile(
+    r"(?<!\w)(?:цар[ьяюеи]|цариц|княз|княгин|княжн|император|императриц|апостол|свят[оыа]|королев|пророк|икон|преподобн|святител)[а-яё]{0,4} $",
+    re.IGNORECASE,
+)
+"""What makes a name one of history or of the church: `пётр первый`, `царь пётр`."""
 GREETINGS = word_set(
     """
     привет приветик здравствуй здравствуйте спасибо спс пасиб пока алло эй хай салют дорогая дорогой милая милый
@@ -366,7 +373,6 @@ class Context:
             before = before[1:]
         return any(parse.normal_form in TELLING_VERBS for parse in analyse(before[0]))
 
-
     def _is_dealt_with(self) -> bool:
         """Whether a verb of dealing with somebody is next to it, a preposition may be between: `у льва спроси`."""
         if not self.cases & {"gent", "accs", "ablt"}:
@@ -374,7 +380,7 @@ class Context:
         before = [word for word, gap in self.before[:2] if gap == " "] if self.gap_before == " " else []
         preposition = bool(before) and before[0].lower() in ("у", "с", "со", "от", "про", "за", "без")
         verb = before[1:] if preposition else before
-        after = [self.after[0][1]] if preposition and self.after and self.gap_after == " " else []
+        after = [self.after[0][1]] if self.after and self.gap_after == " " else []
         requests = [parse for word in verb[:1] + after for parse in analyse(word) if parse.tag.POS in ("VERB", "INFN")]
         if not preposition:
             requests = [parse for parse in requests if "impr" in parse.tag and "accs" in self.cases]
@@ -389,16 +395,13 @@ class Context:
 
 def _is_a_ruler(text: str, match: re.Match[str]) -> bool:
     """Whether the match names somebody of history: `при петре первом`, `царь пётр`, not `саша второй раз звонит`."""
-    before = re.search(r"([а-яё]+) $", text[max(0, match.start() - 20) : match.start()].lower())
-    if before and analyse(before[1])[0].normal_form in TITLES:
+    if RULER_BEFORE.search(text, max(0, match.start() - 20), match.start()):
         return True
-    after = re.match(r" (?:([IVX]{1,4})(?!\w)|([А-Яа-яЁё]{5,})(?: ([а-яё]+))?)", text[match.end() : match.end() + 50])
-    if not after or rows_of(match[0]) and match[0].lower() not in {row.full for row in rows_of(match[0])}:
+    after = RULER_AFTER.match(text, match.end())
+    if not after or (rows_of(match[0]) and match[0].lower() not in {row.full for row in rows_of(match[0])}):
         return False
-    if after[1]:
-        return True
-    counts = after[3] and is_part_of_speech(after[3], {"NOUN"}) and not after[2][0].isupper()
-    return not counts and any(parse.normal_form in RULERS for parse in analyse(after[2])[:2])
+    counts = after["counted"] and is_part_of_speech(after["counted"], {"NOUN"}) and not after["rank"][0].isupper()
+    return not counts
 
 
 def _is_predicate(word: str, verbs: frozenset[str]) -> bool:
