@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.privacy.morphology import endings_of, analyse, is_known, normalize_word
+from train.chats.privacy.morphology import analyse, endings_of, is_known, normalize_word
 
 
 class GivenName(NamedTuple):
@@ -46,9 +46,12 @@ def other_words_for(word: str) -> list[str]:
     return list(dict.fromkeys(each for each in words if normalize_word(each) != own))
 
 
-TENDER = "{u}ся {u}ська {u}сик {u}сенька {u}ля {u}лька {u}ленька {u}лечка {u}лёк {u}ня {u}нька {u}нчик {u}ша {u}шка {u}шенька {u}ха {u}шечка"
+TENDER = (
+    "{u}ся {u}ська {u}сик {u}сенька {u}ля {u}лька {u}ленька {u}лечка {u}лёк {u}ня {u}нька {u}нчик {u}ша "
+    "{u}шка {u}шенька {u}ха {u}шечка"
+)
 ROUGH = "ик чик {k}чик {u}шик {a}н {a}нчик {a}с {a}сик ос он ыч {o}нок {k}ка {e}чка {e}ньк{ja} ища"
-"""Endings of diminutives after the stem of a short name: `лен-уся`, `кат-юня`, `дим-он`; letters in braces are softened."""
+"""Endings of diminutives after the stem of a short name: `лен-уся`, `дим-он`; letters in braces are softened."""
 
 
 @lru_cache(maxsize=2_000)
