@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from train.chats.privacy.addresses import PART
+from train.chats.privacy.id_numbers import inn_valid
 from train.chats.privacy.morphology import analyse, is_known, word_set
 from train.core.secrets import find_secrets
 
@@ -125,7 +126,8 @@ NO_CODE = (
     r"на\sревью|на\sгит|программ|направлен|специальност))"
 )
 NOT_ONE_TIME = _any_case(
-    r"ошиб|error|промо|скидк|купон|артикул|товар|домен|статус|http|строк|коммит|регион|сервис|дресс|подразд|оквэд|окпд|краск"
+    r"ошиб|error|промо|скидк|купон|артикул|товар|домен|статус|http|строк|коммит|регион|сервис|дресс|подразд|оквэд|окпд|краск|"
+    r"выдан|паспорт"
 )
 ONE_TIME = _any_case(
     r"смс|sms|эсэмэс|подтвержд|(?<!\w)вход|войти|зайти|приш[её]?л|прислал|прилет|сообщ|телег|телеграм|госуслуг|"
@@ -575,7 +577,8 @@ def _with_digits(text: str, lower: str) -> Iterator[Finding]:
                 yield 1, *match.span(), "plate"
     for pattern in BARE:
         for match in pattern.finditer(text):
-            if not OTHER_NUMBER.search(text[max(0, match.start("value") - 40) : match.start("value")]):
+            before = text[max(0, match.start("value") - 40) : match.start("value")]
+            if not OTHER_NUMBER.search(before) and not inn_valid(match["value"]):  # `find_numbers` takes those
                 yield 2, *match.span("value"), "phone"
     for pattern in LOCALS:
         yield from ((2, *match.span("value"), "phone") for match in pattern.finditer(text) if _is_local(match))
