@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.privacy.morphology import analyse, normalize_word
+from train.chats.privacy.morphology import analyse, endings_of, is_known, normalize_word
 
 
 class GivenName(NamedTuple):
@@ -44,6 +44,53 @@ def other_words_for(word: str) -> list[str]:
     own = normalize_word(word)
     words = [each for row in rows_of(word) for each in (row.full, *row.diminutives)]
     return list(dict.fromkeys(each for each in words if normalize_word(each) != own))
+
+
+TENDER = (
+    "{u}ся {u}ська {u}сик {u}сенька {u}ля {u}лька {u}ленька {u}лечка {u}лёк {u}ня {u}нька {u}нчик {u}ша "
+    "{u}шка {u}шенька {u}ха {u}шечка"
+)
+ROUGH = "ик чик {k}чик {u}шик {a}н {a}нчик {a}с {a}сик ос он ыч {o}нок {k}ка {e}чка {e}ньк{ja} ища"
+"""Endings of diminutives after the stem of a short name: `лен-уся`, `дим-он`; letters in braces are softened."""
+
+
+@lru_cache(maxsize=2_000)
+def tender_forms(word: str) -> tuple[tuple[str, str, frozenset[str]], ...]:
+    """(form, diminutive, cases) by rule for what the table lacks: Мария → манюня, манюней, …; Дмитрий → димасик.
+
+    Only of names that the table has, and no form that the dictionary knows as a word (катушка, томик).
+    """
+    found: dict[str, tuple[str, set[str]]] = {}
+    for row in rows_of(word):
+        short = [
+            each
+            for each in row.diminutives
+            if re.fullmatch("[а-яё]{2,4}[ая]", each) and not re.search("[кшх]а$|ся$", each[2:])
+        ]
+        for base in dict.fromkeys(
+            [
+                *short[:3],
+                *(
+                    each
+                    for each in row.diminutives
+                    if each in ("маша", "паша", "саша", "даша", "миша", "гоша", "лёша", "наташа", "андрюша")
+                ),
+            ]
+        ):
+            soft = base.endswith("я")
+            letters = (
+                {"u": "ю", "a": "я", "o": "ё", "k": "ь", "e": "е", "ja": "а"}
+                if soft
+                else {"u": "у", "a": "а", "o": "о", "k": "", "e": "о", "ja": "а"}
+            )
+            for ending in f"{TENDER} {ROUGH}".split():
+                made = base[:-1] + ending.format(**letters)
+                if is_known(made):
+                    continue
+                for form, case in [(made, "nomn"), *endings_of(made, possessive=False, whole=True)]:
+                    if case != "None" and not is_known(form):
+                        found.setdefault(normalize_word(form), (made, set()))[1].add(case)
+    return tuple((form, made, frozenset(cases)) for form, (made, cases) in found.items())
 
 
 def is_patronymic(word: str) -> bool:

@@ -18,7 +18,9 @@ LABELS = {
     r"в[ао]т?с?апп?\w*|whats ?app|viber|вайбер\w*|смс\w*|sms|контакт\w*|симк\w+|"
     r"(?:мо|тво|сво|наш|ваш|его|е[её]|их)\w* номер\w*|"
     r"номер\w* (?:для|тел|моб)\w*|мой(?=\W*$)|пиши(?:те)?(?![а-яё])",
-    "card": r"карт\w+|card|visa|виз[ауы]\b|мир\b|сбер\w*|тиньк\w*|альфа\w*",
+    "card": r"карт\w+|card|visa|виз[ауы]\b|мир\b|сбер\w*|тин(?:ьк|[её]к)\w*|альфа\w*|мастеркард\w*|"
+    r"mastercard|кредитк\w*|"
+    r"втб\b|райф\w*|cvv|cvc|цвв|exp\b",
     "passport": r"пас?сп(?:орт\w*|\.)|загран\w*|сери[яию]\b|сер\.",
     "inn": r"инн(?:ка|а|у|ом|ку)?(?![а-яё])|inn\b",
     "snils": r"снилс\w*|страхов\w+ (?:свид|номер)\w*|пенсионн\w+ (?:свид|страх|фонд)\w*|зел[её]н\w+ карточ\w+",
@@ -237,9 +239,16 @@ CARD_PARTS = re.compile(
 )
 
 
+CARD_NEAR = re.compile(r"срок|действует до|годна до|cvv|cvc|цвв|свв|exp\b|valid")
+
+
 def _is_unchecked_card(number: Number) -> bool:
     """Whether sixteen digits are called a card, or have its expiry date after them."""
-    return number.label == "card" or (number.label != "other" and bool(CARD_PARTS.match(number.after)))
+    if number.label == "card" or (number.label != "other" and CARD_PARTS.match(number.after)):
+        return True
+    russian = re.match("220[0-4]|4|5[1-5]", number.digits) is not None
+    fours = [len(group) for group in number.groups] == [4] * 4
+    return russian and number.label is None and (fours or bool(CARD_NEAR.search(number.before + number.after)))
 
 
 def _rule(kind: str, pattern: str, accept: Callable[[Number], bool]) -> Rule:

@@ -32,21 +32,52 @@ PROFILES = {
     r"tiktok\.com|threads\.(?:net|com)": "@",
     r"youtube\.com": "@|(?:c|user|channel)/",
     r"linkedin\.com": "in/",
+    r"steamcommunity\.com": "(?:id|profiles)/",
+    r"snapchat\.com": "add/",
+    r"twitch\.tv": r"(?!(?:directory|downloads|p|jobs|turbo|settings|videos)(?:[/?]|$))\w",
+    r"s\.team": "p/",
     r"github\.com": r"(?!(?:features|topics|explore|search|login|about|settings|marketplace|trending)/?$)[\w-]+/?$",
 }
 """By site: how a path begins that leads to a person; no others do."""
 DOCUMENTS = {
     r"docs\.google\.com": "(?:document|spreadsheets|presentation|forms)/",
     r"drive\.google\.com": "(?:file|drive|open)",
-    r"meet\.google\.com|(?:[a-z0-9]+\.)?zoom\.us|telemost\.yandex\.ru|teams\.microsoft\.com|join\.skype\.com": r"\w",
     r"forms\.gle|forms\.yandex\.(?:ru|com)|docs\.yandex\.(?:ru|com)|notion\.so|miro\.com": r"\w",
-    r"disk\.yandex\.(?:ru|com)|yadi\.sk|cloud\.mail\.ru|1drv\.ms|(?:www\.)?dropbox\.com|mega\.nz|discord\.gg": r"\w",
+    r"disk\.yandex\.(?:ru|com)|yadi\.sk|cloud\.mail\.ru|1drv\.ms|(?:www\.)?dropbox\.com|mega\.nz": r"\w",
 }
-"""By site: how a path begins that leads to a document or a call."""
+"""By site: how a path begins that leads to a document."""
+CALLS = {
+    r"(?:[a-z0-9-]+\.)?zoom(?:gov)?\.(?:us|com)": r"(?:j|my|w|s|wc|webinar|meeting|launch|rec)/",
+    r"meet\.google\.com": r"(?!(?:about|landing|new|tel)(?:[/?]|$))\w",
+    r"g\.co": "meet/",
+    r"teams\.microsoft\.com": "(?:l/|meet/|dl/|_#/)",
+    r"teams\.live\.com": "(?:meet/|l/)",
+    r"[a-z0-9-]+\.webex\.com": r"(?:meet|join|wbxmjs|webappng|[\w-]+/j\.php|[\w-]+/[jm]/)",
+    r"meet\.jit\.si|8x8\.vc|jitsi\.[a-z0-9.-]+\.[a-z]{2,6}|meet\.[a-z0-9-]+\.(?:ru|com|org|net|su|by|kz)": r"\w",
+    r"whereby\.com": r"(?!(?:information|pricing|blog|user|org|signup|download|product|about)(?:[/?]|$))\w",
+    r"discord\.gg": r"\w",
+    r"discord(?:app)?\.com": "(?:invite|channels|users)/",
+    r"telemost(?:\.360)?\.yandex\.(?:ru|com)": r"(?:j|live)/",
+    r"(?:[a-z0-9-]+\.)?sferum\.ru": r"(?:\?|call|c/|join)",
+    r"vk\.me|web\.vk\.me": r"(?:join|call)/",
+    r"(?:[a-z0-9-]+\.)?(?:jazz\.sber|salutejazz)\.ru": r"(?!(?:about|download|help|pricing)(?:[/?]|$))\w",
+    r"[a-z0-9-]+\.ktalk\.ru|talk\.kontur\.ru": r"\w",
+    r"join\.skype\.com|meet\.lync\.com": r"\w",
+    r"(?:[a-z0-9-]+\.)?mts-link\.ru|(?:events|my)\.webinar\.ru": r"(?:j/|event/|[0-9])",
+    r"dion\.vc": "(?:event|room)/",
+    r"(?:[a-z0-9-]+\.)?trueconf\.(?:ru|com|name)": r"(?:c|j|webrtc)/",
+    r"(?:app\.|global\.)?(?:gotomeeting|gotomeet)\.(?:com|me)|bluejeans\.com": r"(?:join/|[0-9])",
+    r"facetime\.apple\.com": r"join",
+    r"call\.whatsapp\.com": "(?:voice|video)/",
+    r"signal\.link": "call",
+    r"app\.slack\.com": "huddle/",
+}
+"""By site: how a path begins that leads to a call, as the invitations of these services have it."""
 SITES = {
     **{site: rf"(?!(?:{pages})(?:[/?.]|$))[\w+]" for site, pages in OTHER_PAGES.items()},
     **PROFILES,
     **DOCUMENTS,
+    **CALLS,
 }
 LINK = re.compile(
     r"(?<![\w@.-])(?:tg://(?:resolve|user|openmessage|join|privatepost|contact)\?[A-Za-z0-9_=&+%-]+|(?:https?://)?"
@@ -60,7 +91,12 @@ def find_contacts(text: str) -> Iterator[tuple[int, int, int, str]]:
     for match in LINK.finditer(text) if "/" in text else ():
         if match[1] is None or _is_profile(match[1], match[2]):
             end = match.start() + len(match[0].rstrip(".,:?!*~-"))
-            yield 0, match.start(), end, "document" if match[1] and _pattern_of(match[1]) in DOCUMENTS else "link"
+            yield (
+                0,
+                match.start(),
+                end,
+                "document" if match[1] and _pattern_of(match[1]) in (DOCUMENTS | CALLS) else "link",
+            )
     if "@" in text:
         yield from ((0, *match.span(), "email") for match in EMAIL.finditer(text))
         for match in NICK.finditer(text):

@@ -80,13 +80,20 @@ def inflect(word: str, first: bool) -> dict[str, tuple[bool, frozenset[str]]]:
             another = "Patr" in form.tag and form.tag.gender != parse.tag.gender  # Сергеевич is not Сергеевна
             if not another and (form.tag.number != "plur" or {"Surn", "Patr"} & form.tag.grammemes):
                 cases.setdefault(form.word, set()).add(str(form.tag.case))
-    for ending, case in _endings(word, possessive=bool(given), whole=not chosen):
+    for ending, case in endings_of(word, possessive=bool(given), whole=not chosen):
         cases.setdefault(ending, set()).add(case)
+    if given and word[-1] in "ая" and len(word) > 3 and word[-2] not in "аеёиоуыэюя":
+        called = word[:-1] + ("ь" if word[-1] == "я" else "")
+        if called not in cases:
+            cases[called] = {"voct"}
     for spelled in [form for form in cases if "ё" in form]:
         cases.setdefault(normalize_word(spelled), set()).update(cases[spelled])
     common = known and not names and (bool(chosen) or not first)
     surname = bool(names) and not given
-    return {form: (common or _is_ordinary(form, of, surname), frozenset(of)) for form, of in cases.items()}
+    return {
+        form: (form != "любови" and (common or _is_ordinary(form, of, surname)), frozenset(of))
+        for form, of in cases.items()
+    }
 
 
 def _is_ordinary(form: str, cases: set[str], surname: bool) -> bool:
@@ -99,7 +106,7 @@ def _is_ordinary(form: str, cases: set[str], surname: bool) -> bool:
     return any(parse.score > 0.05 and parse.normal_form in ORDINARY and parse.tag.POS != "GRND" for parse in other)
 
 
-def _endings(word: str, possessive: bool, whole: bool) -> Iterator[tuple[str, str]]:
+def endings_of(word: str, possessive: bool, whole: bool) -> Iterator[tuple[str, str]]:
     """(form, case) that the dictionary lacks: `Светин …` of a given name; all forms of a name that it does not know."""
     stem, last = word[:-1], word[-1]
     if last in "ая" and (possessive or whole):

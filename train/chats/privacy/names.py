@@ -15,7 +15,15 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from train.chats.privacy.given_names import is_given, is_patronymic, other_words_for, rows_of, sounds, to_cyrillic
+from train.chats.privacy.given_names import (
+    is_given,
+    is_patronymic,
+    other_words_for,
+    rows_of,
+    sounds,
+    tender_forms,
+    to_cyrillic,
+)
 from train.chats.privacy.morphology import analyse, inflect, is_known, is_part_of_speech, normalize_word, word_set
 
 WORD = re.compile(r"(?<![^\W_])[^\W\d_]+(?![^\W_])")
@@ -47,9 +55,43 @@ SPEECH_VERBS = word_set(
 TELLING_VERBS = word_set(
     """
     позвонить звонить написать писать передать сказать отдать ответить скинуть отправить напомнить перезвонить
-    подарить объяснить рассказать переслать вернуть помочь
+    подарить объяснить рассказать переслать вернуть помочь показать показывать дать давать купить принести подсказать
+    отвезти занести доверить выдать оставить перевести кинуть отнести вручить скидывать объявить намекнуть поручить
     """
 )
+DEALING_VERBS = word_set(
+    """
+    спросить спрашивать узнать уточнить взять попросить поговорить говорить договориться обсудить созвониться
+    встретиться
+    увидеться связаться списаться познакомиться забрать позвать пригласить подождать ждать дождаться видеть увидеть
+    встретить поздравить поздравлять найти подвезти предупредить разбудить обнять слушать спрятать простить благодарить
+    """
+)
+"""What is done with a person: `у льва спроси`, `поговори со львом`, `поздравь любовь`."""
+NEEDS = word_set(
+    "нужен нужна нужно нужны надо пора плохо некогда исполнилось исполняется звонили сказали передали выдали"
+)
+"""`Любови нужен отпуск`."""
+CALLS_TO = word_set(
+    """
+    глянь смотри посмотри скинь скажи позвони набери дай пришли приезжай приходи напиши ответь подожди зайди помоги
+    слушай
+    привет иди забери купи перезвони ты тебе тебя у где когда как почему зачем спасибо извини прости давай поехали го
+    подойди выйди открой возьми спишь проснись выручай скинешь сможешь можешь поможешь придешь придёшь будешь будь ау
+    """
+)
+"""What follows a name with which somebody is called, without a comma: `маш глянь личку`."""
+RULER_AFTER = re.compile(
+    r" (?:[IVX]{1,4}(?!\w)|(?P<rank>(?:перв|втор|треть|четв[её]рт|велик|грозн|"
+    r"невск)[а-яё]{2,3})(?!\w)(?: (?P<counted>[а-яё]+))?)",
+    re.IGNORECASE,
+)
+RULER_BEFORE = re.compile(
+    r"(?<!\w)(?:цар[ьяюеи]|цариц|княз|княгин|княжн|император|императриц|апостол|свят[оыа]|королев|пророк|икон|"
+    r"преподобн|святител)[а-яё]{0,4} $",
+    re.IGNORECASE,
+)
+"""What makes a name one of history or of the church: `пётр первый`, `царь пётр`."""
 GREETINGS = word_set(
     """
     привет приветик здравствуй здравствуйте спасибо спс пасиб пока алло эй хай салют дорогая дорогой милая милый
@@ -120,7 +162,9 @@ class NameFinder:
         if not self.forms:
             return []
         matches = [match for match in WORD.finditer(text) if self.forms_of(match[0])]
-        matches = [m for m in matches if not _is_half_of_a_word(text, m) and not _has_an_object(text, m)]
+        matches = [
+            m for m in matches if not (_is_half_of_a_word(text, m) or _has_an_object(text, m) or _is_a_ruler(text, m))
+        ]
         sure = {match.start() for match in matches if not all(form.ordinary for form in self.forms_of(match[0]))}
         ends = {match.end() for match in matches if match.start() in sure}
         unsure = [Context(text, match, self.forms_of(match[0])) for match in matches if match.start() not in sure]
@@ -175,6 +219,14 @@ def _forms_of_name(name: str) -> list[tuple[str, NameForm]]:
                 for form, (common, cases) in inflected.items()
                 if form not in FAMOUS
             ]
+    if any(form.part == "given" for _, form in forms):
+        known_forms = {form for form, _ in forms}
+        given = next(form.word for _, form in forms if form.part == "given")
+        forms += [
+            (form, NameForm(0, False, cases, word, "given"))
+            for form, word, cases in tender_forms(given)
+            if form not in known_forms
+        ]
     return forms
 
 
@@ -235,6 +287,8 @@ class Context:
             or self._is_named_in_full()
             or self._acts()
             or self._is_told()
+            or self._is_dealt_with()
+            or self._is_called()
         )
 
     def _is_capitalised(self) -> bool:
@@ -310,6 +364,8 @@ class Context:
         """Whether a verb of telling or giving is next to it, a pronoun or adverb may be between: `передай свете`."""
         if "datv" not in self.cases:
             return False
+        if self.after and self.gap_after == " " and self.after[0][1].lower() in NEEDS and self.match[0][0].isupper():
+            return True
         if self.after and self.gap_after == " ":
             requests = [parse for parse in analyse(self.after[0][1]) if {"impr", "INFN"} & parse.tag.grammemes]
             if any(parse.normal_form in TELLING_VERBS for parse in requests):
@@ -320,6 +376,36 @@ class Context:
         if len(before) == 2 and is_part_of_speech(before[0], {"NPRO", "ADVB", "PRCL"}):
             before = before[1:]
         return any(parse.normal_form in TELLING_VERBS for parse in analyse(before[0]))
+
+    def _is_dealt_with(self) -> bool:
+        """Whether a verb of dealing with somebody is next to it, a preposition may be between: `у льва спроси`."""
+        if not self.cases & {"gent", "accs", "ablt"}:
+            return False
+        before = [word for word, gap in self.before[:2] if gap == " "] if self.gap_before == " " else []
+        preposition = bool(before) and before[0].lower() in ("у", "с", "со", "от", "про", "за", "без")
+        verb = before[1:] if preposition else before
+        after = [self.after[0][1]] if self.after and self.gap_after == " " else []
+        requests = [parse for word in verb[:1] + after for parse in analyse(word) if parse.tag.POS in ("VERB", "INFN")]
+        if not preposition:
+            requests = [parse for parse in requests if "impr" in parse.tag and "accs" in self.cases]
+        return any(parse.normal_form in DEALING_VERBS for parse in requests)
+
+    def _is_called(self) -> bool:
+        """Whether it is a shortened form that somebody is called by: `маш глянь личку`, `лен ты где`."""
+        if not self.cases <= {"voct", "None"} or not self._begins_sentence() or self.gap_after != " " or not self.after:
+            return False
+        return self.after[0][1].lower() in CALLS_TO
+
+
+def _is_a_ruler(text: str, match: re.Match[str]) -> bool:
+    """Whether the match names somebody of history: `при петре первом`, `царь пётр`, not `саша второй раз звонит`."""
+    if RULER_BEFORE.search(text, max(0, match.start() - 20), match.start()):
+        return True
+    after = RULER_AFTER.match(text, match.end())
+    if not after or (rows_of(match[0]) and match[0].lower() not in {row.full for row in rows_of(match[0])}):
+        return False
+    counts = after["counted"] and is_part_of_speech(after["counted"], {"NOUN"}) and not after["rank"][0].isupper()
+    return not counts
 
 
 def _is_predicate(word: str, verbs: frozenset[str]) -> bool:

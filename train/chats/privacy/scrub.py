@@ -50,7 +50,10 @@ LABELLED_KINDS = {
 """The same for what has no fixed form; `number`: one that a word names and its check digit denies."""
 PLACEHOLDER_WORDS = {**KINDS, **LABELLED_KINDS}
 MAY_BE_DATA = re.compile("[0-9A-Za-z_@]")
-MAY_BE_DATA_WORDS = ("собак", "собач", "пят", "вос", "сем", "девят", "нол")
+MAY_BE_DATA_WORDS = (
+    "собак", "собач", "пят", "вос", "сем", "девят", "нол", "парол", "вифи", "вайф", "вай-ф", "вай ф", "вафл",
+    "рожд", "родил", " др ", "днюх", "г.р", "кодов", "секретн", "контрольн",
+)  # fmt: skip
 """Such a character or, of an address or number told in words, one of the words is what no data but a name lacks."""
 PLACEHOLDER = re.compile(f"<(?:{'|'.join(PLACEHOLDER_WORDS.values())})_[0-9]+>")
 
