@@ -118,6 +118,9 @@ FORMATS: tuple[Format, ...] = (
     Format("WhatsApp's text", whatsapp.fits, whatsapp.read_chats, note=whatsapp.LACKS),
     Format("Discord's JSON", discord.fits, discord.read_chats),
     Format("Instagram's JSON", instagram.fits, instagram.read_chats, pages=True, note=instagram.LACKS),
+    Format(
+        "Messenger's encrypted chats", instagram.fits_encrypted, instagram.read_chats, note=instagram.LACKS,
+    ),
     Format("ChatGPT's conversations", chatgpt.fits, chatgpt.read_chats, note=chatgpt.LACKS),
     # Rows: govor validate, convert, train
     _records("openai", _has("messages"), "tools functions parallel_tool_calls", to_row=row_of_openai),
