@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import openpyxl
@@ -175,8 +176,54 @@ def test_tables_as_excel_writes_them(encoding, delimiter):
     assert [[m["content"] for m in row.messages] for row in rows] == [
         ['Ты "дома"?', "Да; мам,\nскоро"], ["Когда?", "Завтра"]
     ]  # fmt: skip
-    if encoding != "utf-16":
-        assert "rows in question-answer format" in check_file(path).errors[0].message
+    assert "rows in question-answer format" in check_file(path).errors[0].message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Вопрос;Ответ\n;\nТы дома?;Да\n;;\n\n",
+        "№;Вопрос;Ответ;\n;;;\n1;Ты дома?;Да\n",
+        "sep=;\nВопрос;Ответ\nТы дома?;Да\n",
+        'Вопрос;Ответ;"Откуда (чат, почта, звонок)"\nТы дома?;Да;чат\n',
+        "Вопрос;Ответ\nТы дома?;Да;;\n",
+    ],
+)
+def test_tables_with_empty_rows_and_odd_headings(content):
+    path = write(content, "t.csv")
+    [row] = read_rows(path)
+    assert [m["content"] for m in row.messages] == ["Ты дома?", "Да"]
+    assert "rows in question-answer format" in check_file(path).errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Вопрос;Ответ\nКак?;\n;Да\n", ["t.csv:2: 'ответ' is empty: fill it in", "t.csv:3: 'вопрос' is empty"]),
+        ("Вопрос;Ответ\nКак?\n", ["t.csv:2: row 1 has not the columns of the first line: 1 cells, not 2"]),
+        ('Вопрос\tОтвет\n"Идиот" — о чём?\tО князе\n', ["t.csv:2: not a valid table", "each quote in it is doubled"]),
+        ("id;contents\n1;привет\n", ["its keys ('id', 'contents')", "-o rows.jsonl --columns QUESTION,ANSWER"]),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_by_its_line(content, said):
+    write(content, "t.csv")
+    result = run("convert", "t.csv", "--to", "openai", "-o", "o.jsonl")
+    assert result.exit_code == 1 and all(text in result.output for text in said), result.output
+    assert "govor validate" not in result.output, "it does not list what is wrong with a table"
+
+
+def test_validate_names_a_table_whose_columns_say_nothing_and_a_text_that_is_none():
+    [problem] = check_file(write("Клиент;Мы\nТы дома?;Да\nКогда?;Скоро\n", "t.csv")).errors
+    assert (
+        "a table with the columns 'Клиент', 'Мы'" in problem.message and "--columns QUESTION,ANSWER" in problem.message
+    )
+    [problem] = check_file(write("Просто текст, и ещё\nвторая строка\n" * 9, "t.txt")).errors
+    assert problem.message.startswith("neither JSON nor a table")
+    path = write("prompt,chosen,rejected\nа,б,в\n", "t.csv")
+    [problem] = check_file(path).errors
+    assert "preference rows" in problem.message and "training reads" not in problem.message
+    convert_file(path, "openai", Path("out.jsonl"), when_lossy="refuse", force=False)
+    assert json.loads(Path("out.jsonl").read_text())["preferred_output"] == [{"role": "assistant", "content": "б"}]
 
 
 def workbook(*lines, sheet: str = "Лист1", empty_before: bool = False) -> bytes:
@@ -204,6 +251,17 @@ def test_workbooks():
     damaged = path.read_bytes()[:-200]
     with pytest.raises(GovorError, match="not a whole"):
         read_rows(write(damaged, "rows.xlsx"))
+
+
+def test_cells_of_a_workbook():
+    lines = [("Отчёт",), (), ("Вопрос", "Ответ"), ("Когда?", datetime(2025, 1, 2)), ("А?", "раз_x000D_\nдва")]
+    content = workbook(*lines)
+    rows = read_rows(write(content, "rows"))  # as standard input: by a name without .xlsx
+    assert [row.messages[1]["content"] for row in rows] == ["2025-01-02", "раз\nдва"]
+    for cells, said in (("А?", "#REF!"), "'ответ' holds #REF!"), (("А?", None), "rows:3: 'ответ' is empty"):
+        path = write(workbook(("Вопрос", "Ответ"), ("Б?", "б"), cells), "rows")
+        with pytest.raises(DataError, match=said):
+            read_rows(path)
 
 
 def test_a_workbook_that_would_fill_the_memory_is_refused(monkeypatch):

@@ -76,6 +76,11 @@ def _has(*names: str, unless: Callable[[dict[str, Any]], bool] = lambda record: 
     return lambda record: wanted if wanted <= record.keys() and not unless(record) else None
 
 
+def _has_turns(key: str) -> Keys:
+    """Under the key stand turns; a column of a table that is called so holds text."""
+    return lambda record: frozenset((key,)) if key in record and not isinstance(record[key], str) else None
+
+
 def _is_labelled(record: dict[str, Any]) -> bool:
     """Whether each answer is judged by itself, as KTO wants it."""
     return isinstance(record.get("label"), bool)
@@ -124,7 +129,7 @@ FORMATS: tuple[Format, ...] = (
     Format("ChatGPT's conversations", chatgpt.fits, chatgpt.read_chats, note=chatgpt.LACKS),
     # Rows: govor validate, convert, train
     _records("openai", _has("messages"), "tools functions parallel_tool_calls", to_row=row_of_openai),
-    _records("sharegpt", _has("conversations"), "system tools", to_row=row_of_sharegpt),
+    _records("sharegpt", _has_turns("conversations"), "system tools", to_row=row_of_sharegpt),
     _records(
         "alpaca", _has("instruction", "output", unless=_is_preferred), "input context system history",
         to_row=row_of_alpaca,
@@ -138,8 +143,8 @@ FORMATS: tuple[Format, ...] = (
         to_row=partial(row_of_alpaca, question="query", answer="response"),
     ),
     _records(QUESTION_ANSWER, _question_and_answer, "input context контекст system history", to_row=row_of_question),
-    _records("gemini", _has("contents"), "systemInstruction system_instruction tools", to_row=row_of_gemini),
-    _records("conversation", _has("conversation"), "system", to_row=row_of_pairs),
+    _records("gemini", _has_turns("contents"), "systemInstruction system_instruction tools", to_row=row_of_gemini),
+    _records("conversation", _has_turns("conversation"), "system", to_row=row_of_pairs),
     _records("dialog", _texts("dialog"), to_row=row_of_list),
     _records("dialogue", _texts("dialogue"), to_row=row_of_list),
     _records("data", _texts("data"), to_row=row_of_list),

@@ -50,6 +50,8 @@ class Preference(NamedTuple):
 
 def row_of_openai(line: int, record: dict[str, Any]) -> Row:
     """{"messages": […]} with the roles that others use too (`bot`); keys of no meaning in it are left out."""
+    if not isinstance(record["messages"], list):
+        raise TypeError(f"`messages` is {json_kind(record['messages'])}, expected a list")
     checked = {key: value for key, value in record.items() if key in ROW_KEYS}
     checked["messages"] = [
         _openai_message(message, number) if isinstance(message, dict) else message
