@@ -58,6 +58,8 @@ ROWS = [
     ("question-answer", {"input_text": Q, "output_text": A}),
     ("gemini", {"contents": [{"role": "user", "parts": [{"text": Q}]}, {"role": "model", "parts": [{"text": A}]}]}),
     ("gemini", {"contents": [{"parts": [{"text": "Кто "}, {"text": "я?"}]}, {"role": "model", "parts": {"text": A}}]}),
+    ("gemini", {"contents": [{"role": "USER", "parts": {"text": Q}}, {"role": "MODEL", "parts": {"text": A}}]}),
+    ("openai", {"messages": [{"author": "user", "content": Q}, {"author": "bot", "content": A}]}),
     ("conversation", {"conversation": [{"human": Q, "assistant": A}]}),
     ("dialog", {"dialog": [Q, A]}),
     ("data", {"id": "0", "data": [Q, A]}),
@@ -81,7 +83,7 @@ def test_every_form_is_named_and_read(name, record, packing):
     if name != "openai":
         assert f"rows in {name} format" in first.message and "govor convert file.jsonl --to openai" in first.message
     elif packing == "jsonl":
-        assert first.kind in ("extra_key", "extra_message_key", "unrecognized_role")
+        assert first.kind in ("extra_key", "extra_message_key", "unrecognized_role", "missing_role")
     else:
         assert first.kind == "json_array"
     convert_file(path, "openai", Path("out.jsonl"), when_lossy="drop", force=True)
@@ -327,6 +329,10 @@ WORSE = {"role": "assistant", "content": "Никто"}
         {"chosen": PAIR, "rejected": [PAIR[0], WORSE]},
         {"prompt": [PAIR[0]], "chosen": PAIR, "rejected": [PAIR[0], WORSE], "score": 3},
         {"prompt": Q, "chosen": PAIR, "rejected": [PAIR[0], WORSE]},
+        {"prompt": Q, "messages": PAIR, "chosen": PAIR, "rejected": [PAIR[0], WORSE]},  # UltraFeedback
+        {"question": Q, "chosen": A, "rejected": "Никто"},
+        {"instruction": Q, "input": "", "chosen": A, "rejected": "Никто"},
+        {"chosen": f"\n\nHuman: {Q}\n\nAssistant: {A}", "rejected": f"\n\nHuman: {Q}\n\nAssistant: Никто"},  # Anthropic
     ],
 )
 def test_preference_rows_are_checked_named_and_kept(record, capsys):
@@ -354,6 +360,16 @@ def test_the_prompt_may_stand_behind_a_system_message_in_both_answers():
         convert_file(path, "openai", Path("out.jsonl"), when_lossy="refuse", force=True)
 
 
+def test_a_question_under_another_name_is_not_lost_behind_a_system_message():
+    row = {"system": "Ты Наташа.", "question": Q, "chosen": A, "rejected": "Никто"}
+    convert_file(write(dumps(row)), "openai", Path("out.jsonl"), when_lossy="refuse", force=False)
+    asked = json.loads(Path("out.jsonl").read_text())["input"]["messages"]
+    assert asked == [{"role": "system", "content": "Ты Наташа."}, PAIR[0]]
+    for wrong, said in (({**row, "question": ""}, "no question"), ({**row, "prompt": "а"}, "are both questions")):
+        with pytest.raises(DataError, match=said):
+            convert_file(write(dumps(wrong)), "openai", Path("p.jsonl"), when_lossy="drop", force=False)
+
+
 def test_bad_preference_rows_are_named_by_line(capsys):
     good = dumps({"prompt": Q, "chosen": A, "rejected": "Никто"})
     bad = [dumps({"prompt": Q, "chosen": "", "rejected": "б"}), dumps({"chosen": A, "rejected": "Никто"})]
@@ -373,7 +389,13 @@ def packed(kind: str) -> bytes:
             archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
     else:
         with zipfile.ZipFile(data, "w") as archive:
-            archive.writestr("word/document.xml" if kind == "docx" else "notes.md", "x")
+            if kind == "slack":
+                archive.writestr("channels.json", '[{"id": "C1"}]')
+                archive.writestr("general/1.json", '[{"type": "message", "text": "a", "ts": "1735700000.000100"}]')
+            elif kind == "ods":
+                archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+            else:
+                archive.writestr("word/document.xml" if kind == "docx" else "notes.md", "x")
     return data.getvalue()
 
 
@@ -391,6 +413,12 @@ NAMED = [
     (b"PAR1\x15\x04", "Parquet"),
     (b"SQLite format 3\x00", "a SQLite database"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Excel file: save it as .xlsx"),
+    (b"BM\x36\x10\x00\x00\x00\x00\x00\x00", "an image"),
+    (b"II*\x00\x08", "an image"),
+    (b"{\\rtf1\\ansi a}", "a document in RTF: save it as text"),
+    (packed("ods"), "a document of LibreOffice: save it as .xlsx or CSV"),
+    (packed("slack"), "a zip archive, in it a Slack export: it is not read"),
+    (b"ID,Timestamp,Contents,Attachments\n1,2025,a,\n", "Discord's own data package: it holds your own messages"),
     (b"OggS\x00\x02", "sound or video"),
     (b'[{"type": "message", "user": "U1", "text": "a", "ts": "1735700000.000100"}]', "a Slack export: it is not read"),
     (b'[{"ID": 1, "Timestamp": "2025", "Contents": "a"}]', "Discord's own data package: it holds your own messages"),
@@ -421,6 +449,11 @@ def test_folders_urls_and_standard_input(tmp_path):
     assert result.exit_code == 2 and "a folder, expected a file of rows" in str(result.output)
     result = run("validate", "https://example.org/rows.jsonl")
     assert result.exit_code == 2 and "a URL: download the file" in result.output
+    result = run("collect", "https://example.org/result.json", "--persona", "x")
+    assert "https://example.org/result.json: a URL: download the file" in result.output
+    (tmp_path / "chats" / "1.json").write_bytes(b'[{"type": "message", "text": "a", "ts": "1735700000.000100"}]')
+    for verb in (["validate"], ["collect", "--persona", "x"]):
+        assert "in it a Slack export: it is not read" in run(*verb, str(tmp_path / "chats")).output
     rows = "\n".join(dumps({"messages": [{**PAIR[0], "content": str(n)}, PAIR[1]]}) for n in range(10)).encode()
     result = run("validate", "-", stdin=rows)
     assert result.exit_code == 0 and "10 training examples" in result.output

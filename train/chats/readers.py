@@ -35,7 +35,10 @@ from train.chats.tables import is_workbook, read_table, read_workbook, rows_of_c
 from train.core.errors import DataError, GovorError
 
 MOST_PROBLEMS = 100  # kept; all are counted
-LISTS = {"sharegpt": ("conversations", {"from", "value", "role", "content"}), "openai": ("messages", MESSAGE_KEYS)}
+LISTS = {
+    "sharegpt": ("conversations", {"from", "value", "role", "content"}),
+    "openai": ("messages", {*MESSAGE_KEYS, "author"}),
+}
 """By format, the key of its turns, and the keys of a turn that are read."""
 
 
