@@ -9,6 +9,7 @@ import click
 
 from train.core.errors import one_line_errors
 from train.core.files import require_new, write_whole
+from train.core.pages import speaker
 from train.core.runs import open_run
 from train.evaluation.report import loss_curve
 
@@ -21,7 +22,7 @@ def main(run: Path, out: Path, force: bool) -> None:
     """Training and held-out loss of RUN over its steps, into OUT."""
     with one_line_errors():
         require_new(out, force)
-        write_whole(out, [loss_curve(open_run(run).metrics())], replace=force)
+        write_whole(out, [loss_curve(open_run(run).metrics(), speaker("en", {}))], replace=force)
     print(out)
 
 

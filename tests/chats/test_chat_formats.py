@@ -197,6 +197,13 @@ LRM = "\u200e"
         ("12.02.2025, 14:24 - Пропущенный видеозвонок", "call"),
         ("12.02.2025, 14:24 - Мама: Missed voice call", "call"),
         (f"[12.02.2025, 14:24:00] Мама: {LRM}image absente", "unsupported"),
+        ("12.02.2025, 14:24 - Мама: Ожидание сообщения. Это может занять некоторое время.", "unsupported"),
+        ("12.02.2025, 14:24 - Мама: Waiting for this message. This may take a while.", "unsupported"),
+        ("12.02.2025, 14:24 - Мама: Это сообщение удалено", "deleted"),
+        (
+            f"[12.02.2025, 14:24:00] Мама: Смета.pdf • {LRM}3 страницы {LRM}<прикреплено: 00000012-Смета.pdf>",
+            "media_without_text",
+        ),
         ("12.02.2025, 14:24 - Мама: <Média vynechány>", "media_without_text"),
         (f"[12.02.2025, 14:24:00] Мама: {LRM}Вы изменили код безопасности", "service"),
         ('12.02.2025, 14:24 - Мама изменила тему с "Дом" на "Дача: лето"', "service"),
@@ -223,6 +230,7 @@ def test_what_whatsapp_writes_instead_of_words(line, reason, tmp_path):
         ("{m}/{d}/25, 2:00\u202fPM - ", "mdy"), ("2025-{m}-{d}, 14:00 - ", "ymd"),
         ("[{d}/{m}/25, 2:00:0{n} PM] ", "dmy"),
         ("{d}.{m}.25, 14:00 - ", "dmy"), ("{d}.{m}.2025 в 14:00 - ", "dmy"),
+        ("{d}.{m}.25, 2:00\u202fПП - ", "dmy"), ("{d}/{m}/25, 2:00 p.\xa0m. - ", "dmy"),
         ("{d}/{m}/25, 2:00\u202fpm - ", "dmy"), ("{d}.{m}.25 14:00 - ", "dmy"), ("{d}/{m}/25 14.00 - ", "dmy"),
     ],
 )  # fmt: skip
@@ -247,6 +255,18 @@ def test_lines_captions_edits_and_names(tmp_path):
         "<script> и {скобки}"
     ]  # fmt: skip
     assert found.dialogues[0].channel == "Семья" and found.dialogues[0].chat_type == "private_group"
+
+
+def test_names_with_quotes_labels_behind_captions_and_mentions(tmp_path):
+    text = (
+        f'[12.02.2025, 14:20:00] Вася "Бык": Смотри: вот {LRM}изображение отсутствует\n'
+        "[12.02.2025, 14:21:00] Катя: @\u2068Пётр Иванов\u2069, глянь\n"
+        '[12.02.2025, 14:22:00] Катя изменила тему с "Дом: раз" на "Дом: два"\n'
+    )
+    file = written(tmp_path, text, "_chat.txt")
+    found = collected(file)
+    assert turns(found) == ["Смотри: вот / @Пётр Иванов, глянь"] and found.report.dropped["service"] == 1
+    assert list(survey_exports([file]).mentions.values()) == [["Пётр Иванов"]]
 
 
 def test_two_exports_of_one_chat_count_once(tmp_path):
@@ -356,6 +376,51 @@ def test_chatgpt_is_the_branch_that_was_last(tmp_path):
     assert turns(found) == ["Привет / Здравствуйте / Что здесь? / Кот"]
     assert +found.report.dropped == {"service": 2, "other_branch": 1}
     assert turns(collected(tmp_path / "conversations.json", persona="user")) == ["Здравствуйте / Что здесь?"]
+
+
+def test_what_was_said_aloud_to_chatgpt_is_said_and_citations_are_not(tmp_path):
+    def node(key, parent, role, *parts):
+        content = {"content_type": "multimodal_text", "parts": parts}
+        return key, {"parent": parent, "message": {"author": {"role": role}, "create_time": 1, "content": content}}
+
+    said = [{"content_type": "audio_transcription", "text": "Который час?"}, {"content_type": "audio_asset_pointer"}]
+    nodes = [node("a", None, "user", *said), node("b", "a", "assistant", "Полдень \ue200cite\ue202t0\ue201【1†a】.")]
+    file = written(tmp_path, json.dumps([{"mapping": dict(nodes), "current_node": "b"}]), "conversations.json")
+    assert turns(collected(file, persona="assistant")) == ["Который час? / Полдень."]
+
+
+def test_an_empty_chat_stops_nothing(tmp_path):
+    written(tmp_path, made.instagram(), "inbox/mama_1/message_1.json")
+    empty = {"participants": [{"name": "a"}], "messages": [], "title": "a"}
+    written(tmp_path, json.dumps(empty), "message_requests/a_2/message_1.json")
+    written(tmp_path, telegram_page("", name="Пусто"), "chats/chat_1/messages.html")
+    found = collected(tmp_path)
+    assert turns(found) == ROWS and found.report.channels == 3
+
+
+def test_calls_on_instagram_and_encrypted_chats_of_messenger(tmp_path):
+    talk = [("Мама", "Ты дома?"), ("Катя", "Да"), ("Мама", "Мама started an audio call"), ("Мама", "Audio call ended")]
+    messages = [instagram_message(n, *said) for n, said in enumerate(talk)]
+    people = [{"name": "Мама"}, {"name": "Катя"}]
+    file = written(tmp_path, json.dumps({"participants": people, "messages": messages}), "message_1.json")
+    assert turns(collected(file)) == ["Ты дома? / Да"] and collected(file).report.dropped["call"] == 2
+    for name in ("Мама", "Папа"):
+        said = [{"senderName": "Катя", "text": "Да", "timestamp": 9000, "isUnsent": False, "media": []},
+                {"senderName": name, "text": f"{name}?", "timestamp": 8000, "isUnsent": False}]  # fmt: skip
+        chat = {"participants": [name, "Катя"], "threadName": f"{name}_7", "messages": said}
+        written(tmp_path, json.dumps(chat), f"e2e/{name}_7.json")
+    found = collected(tmp_path / "e2e")
+    assert turns(found) == ["Мама? / Да", "Папа? / Да"] and [d.channel for d in found.dialogues] == ["Мама", "Папа"]
+
+
+def test_whoever_is_mentioned_by_name_is_known_to_the_scrubber(tmp_path):
+    link = '<div class="text"><a href="" onclick="return ShowMentionName()">Пётр</a>, глянь</div>'
+    pages = written(tmp_path, telegram_page(telegram_message(1, "Мама", body=link)), "messages.html")
+    message = discord_message(1, "Мама", "@Пётр, глянь") | {"mentions": [{"id": "9", "name": "p", "nickname": "Пётр"}]}
+    channel = {"guild": {}, "channel": {"id": "1", "type": "DirectTextChat"}, "messages": [message]}
+    discord = written(tmp_path, json.dumps(channel), "d/discord.json")
+    for file in (pages, discord):
+        assert list(survey_exports([file]).mentions.values()) == [["Пётр"]]
 
 
 def test_scrubbing_and_the_account_hold_for_every_format(tmp_path, capsys):

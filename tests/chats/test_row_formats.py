@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import openpyxl
@@ -57,6 +58,8 @@ ROWS = [
     ("question-answer", {"input_text": Q, "output_text": A}),
     ("gemini", {"contents": [{"role": "user", "parts": [{"text": Q}]}, {"role": "model", "parts": [{"text": A}]}]}),
     ("gemini", {"contents": [{"parts": [{"text": "Кто "}, {"text": "я?"}]}, {"role": "model", "parts": {"text": A}}]}),
+    ("gemini", {"contents": [{"role": "USER", "parts": {"text": Q}}, {"role": "MODEL", "parts": {"text": A}}]}),
+    ("openai", {"messages": [{"author": "user", "content": Q}, {"author": "bot", "content": A}]}),
     ("conversation", {"conversation": [{"human": Q, "assistant": A}]}),
     ("dialog", {"dialog": [Q, A]}),
     ("data", {"id": "0", "data": [Q, A]}),
@@ -80,7 +83,7 @@ def test_every_form_is_named_and_read(name, record, packing):
     if name != "openai":
         assert f"rows in {name} format" in first.message and "govor convert file.jsonl --to openai" in first.message
     elif packing == "jsonl":
-        assert first.kind in ("extra_key", "extra_message_key", "unrecognized_role")
+        assert first.kind in ("extra_key", "extra_message_key", "unrecognized_role", "missing_role")
     else:
         assert first.kind == "json_array"
     convert_file(path, "openai", Path("out.jsonl"), when_lossy="drop", force=True)
@@ -175,8 +178,55 @@ def test_tables_as_excel_writes_them(encoding, delimiter):
     assert [[m["content"] for m in row.messages] for row in rows] == [
         ['Ты "дома"?', "Да; мам,\nскоро"], ["Когда?", "Завтра"]
     ]  # fmt: skip
-    if encoding != "utf-16":
-        assert "rows in question-answer format" in check_file(path).errors[0].message
+    assert "rows in question-answer format" in check_file(path).errors[0].message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Вопрос;Ответ\n;\nТы дома?;Да\n;;\n\n",
+        "№;Вопрос;Ответ;\n;;;\n1;Ты дома?;Да\n",
+        "sep=;\nВопрос;Ответ\nТы дома?;Да\n",
+        'Вопрос;Ответ;"Откуда (чат, почта, звонок)"\nТы дома?;Да;чат\n',
+        "Вопрос;Ответ\nТы дома?;Да;;\n",
+    ],
+)
+def test_tables_with_empty_rows_and_odd_headings(content):
+    path = write(content, "t.csv")
+    [row] = read_rows(path)
+    assert [m["content"] for m in row.messages] == ["Ты дома?", "Да"]
+    assert "rows in question-answer format" in check_file(path).errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Вопрос;Ответ\nКак?;\n;Да\n", ["t.csv:2: 'ответ' is empty: fill it in", "t.csv:3: 'вопрос' is empty"]),
+        ("Вопрос;Ответ\nКак?\n", ["t.csv:2: row 1 has not the columns of the first line: 1 cells, not 2"]),
+        ('Вопрос\tОтвет\n"Идиот" — о чём?\tО князе\n', ["t.csv:2: not a valid table", "each quote in it is doubled"]),
+        ("id;contents\n1;привет\n", ["its keys ('id', 'contents')", "-o rows.jsonl --columns QUESTION,ANSWER"]),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_by_its_line(content, said):
+    write(content, "t.csv")
+    result = run("convert", "t.csv", "--to", "openai", "-o", "o.jsonl")
+    assert result.exit_code == 1 and all(text in result.output for text in said), result.output
+    assert "govor validate" not in result.output, "it does not list what is wrong with a table"
+
+
+def test_validate_names_a_table_whose_columns_say_nothing_and_a_text_that_is_none():
+    [problem] = check_file(write("Клиент;Мы\nТы дома?;Да\nКогда?;Скоро\n", "t.csv")).errors
+    assert (
+        "a CSV table with the columns 'Клиент', 'Мы'" in problem.message
+        and "--columns QUESTION,ANSWER" in problem.message
+    )
+    [problem] = check_file(write("Просто текст, и ещё\nвторая строка\n" * 9, "t.txt")).errors
+    assert problem.message.startswith("neither JSON nor a table")
+    path = write("prompt,chosen,rejected\nа,б,в\n", "t.csv")
+    [problem] = check_file(path).errors
+    assert "preference rows" in problem.message and "training reads" not in problem.message
+    convert_file(path, "openai", Path("out.jsonl"), when_lossy="refuse", force=False)
+    assert json.loads(Path("out.jsonl").read_text())["preferred_output"] == [{"role": "assistant", "content": "б"}]
 
 
 def workbook(*lines, sheet: str = "Лист1", empty_before: bool = False) -> bytes:
@@ -204,6 +254,17 @@ def test_workbooks():
     damaged = path.read_bytes()[:-200]
     with pytest.raises(GovorError, match="not a whole"):
         read_rows(write(damaged, "rows.xlsx"))
+
+
+def test_cells_of_a_workbook():
+    lines = [("Отчёт",), (), ("Вопрос", "Ответ"), ("Когда?", datetime(2025, 1, 2)), ("А?", "раз_x000D_\nдва")]
+    content = workbook(*lines)
+    rows = read_rows(write(content, "rows"))  # as standard input: by a name without .xlsx
+    assert [row.messages[1]["content"] for row in rows] == ["2025-01-02", "раз\nдва"]
+    for cells, said in (("А?", "#REF!"), "'ответ' holds #REF!"), (("А?", None), "rows:3: 'ответ' is empty"):
+        path = write(workbook(("Вопрос", "Ответ"), ("Б?", "б"), cells), "rows")
+        with pytest.raises(DataError, match=said):
+            read_rows(path)
 
 
 def test_a_workbook_that_would_fill_the_memory_is_refused(monkeypatch):
@@ -269,6 +330,10 @@ WORSE = {"role": "assistant", "content": "Никто"}
         {"chosen": PAIR, "rejected": [PAIR[0], WORSE]},
         {"prompt": [PAIR[0]], "chosen": PAIR, "rejected": [PAIR[0], WORSE], "score": 3},
         {"prompt": Q, "chosen": PAIR, "rejected": [PAIR[0], WORSE]},
+        {"prompt": Q, "messages": PAIR, "chosen": PAIR, "rejected": [PAIR[0], WORSE]},  # UltraFeedback
+        {"question": Q, "chosen": A, "rejected": "Никто"},
+        {"instruction": Q, "input": "", "chosen": A, "rejected": "Никто"},
+        {"chosen": f"\n\nHuman: {Q}\n\nAssistant: {A}", "rejected": f"\n\nHuman: {Q}\n\nAssistant: Никто"},  # Anthropic
     ],
 )
 def test_preference_rows_are_checked_named_and_kept(record, capsys):
@@ -296,6 +361,16 @@ def test_the_prompt_may_stand_behind_a_system_message_in_both_answers():
         convert_file(path, "openai", Path("out.jsonl"), when_lossy="refuse", force=True)
 
 
+def test_a_question_under_another_name_is_not_lost_behind_a_system_message():
+    row = {"system": "Ты Наташа.", "question": Q, "chosen": A, "rejected": "Никто"}
+    convert_file(write(dumps(row)), "openai", Path("out.jsonl"), when_lossy="refuse", force=False)
+    asked = json.loads(Path("out.jsonl").read_text())["input"]["messages"]
+    assert asked == [{"role": "system", "content": "Ты Наташа."}, PAIR[0]]
+    for wrong, said in (({**row, "question": ""}, "no question"), ({**row, "prompt": "а"}, "are both questions")):
+        with pytest.raises(DataError, match=said):
+            convert_file(write(dumps(wrong)), "openai", Path("p.jsonl"), when_lossy="drop", force=False)
+
+
 def test_bad_preference_rows_are_named_by_line(capsys):
     good = dumps({"prompt": Q, "chosen": A, "rejected": "Никто"})
     bad = [dumps({"prompt": Q, "chosen": "", "rejected": "б"}), dumps({"chosen": A, "rejected": "Никто"})]
@@ -315,7 +390,13 @@ def packed(kind: str) -> bytes:
             archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
     else:
         with zipfile.ZipFile(data, "w") as archive:
-            archive.writestr("word/document.xml" if kind == "docx" else "notes.md", "x")
+            if kind == "slack":
+                archive.writestr("channels.json", '[{"id": "C1"}]')
+                archive.writestr("general/1.json", '[{"type": "message", "text": "a", "ts": "1735700000.000100"}]')
+            elif kind == "ods":
+                archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+            else:
+                archive.writestr("word/document.xml" if kind == "docx" else "notes.md", "x")
     return data.getvalue()
 
 
@@ -333,6 +414,12 @@ NAMED = [
     (b"PAR1\x15\x04", "Parquet"),
     (b"SQLite format 3\x00", "a SQLite database"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1", "an old Excel file: save it as .xlsx"),
+    (b"BM\x36\x10\x00\x00\x00\x00\x00\x00", "an image"),
+    (b"II*\x00\x08", "an image"),
+    (b"{\\rtf1\\ansi a}", "a document in RTF: save it as text"),
+    (packed("ods"), "a document of LibreOffice: save it as .xlsx or CSV"),
+    (packed("slack"), "a zip archive, in it a Slack export: it is not read"),
+    (b"ID,Timestamp,Contents,Attachments\n1,2025,a,\n", "Discord's own data package: it holds your own messages"),
     (b"OggS\x00\x02", "sound or video"),
     (b'[{"type": "message", "user": "U1", "text": "a", "ts": "1735700000.000100"}]', "a Slack export: it is not read"),
     (b'[{"ID": 1, "Timestamp": "2025", "Contents": "a"}]', "Discord's own data package: it holds your own messages"),
@@ -363,6 +450,11 @@ def test_folders_urls_and_standard_input(tmp_path):
     assert result.exit_code == 2 and "a folder, expected a file of rows" in str(result.output)
     result = run("validate", "https://example.org/rows.jsonl")
     assert result.exit_code == 2 and "a URL: download the file" in result.output
+    result = run("collect", "https://example.org/result.json", "--persona", "x")
+    assert "https://example.org/result.json: a URL: download the file" in result.output
+    (tmp_path / "chats" / "1.json").write_bytes(b'[{"type": "message", "text": "a", "ts": "1735700000.000100"}]')
+    for verb in (["validate"], ["collect", "--persona", "x"]):
+        assert "in it a Slack export: it is not read" in run(*verb, str(tmp_path / "chats")).output
     rows = "\n".join(dumps({"messages": [{**PAIR[0], "content": str(n)}, PAIR[1]]}) for n in range(10)).encode()
     result = run("validate", "-", stdin=rows)
     assert result.exit_code == 0 and "10 training examples" in result.output

@@ -151,11 +151,15 @@ def test_every_form_is_tried():
     assert all(form.source and form.literals for form in FORMS)
 
 
+INVENTED = "tests/chats/privacy_kinds"
+"""Files of invented personal data, tokens among it."""
+
+
 def test_nothing_is_found_where_there_is_none():
     command = ["git", "ls-files", "-z"]
     names = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip("\0")
     texts = {name: (REPOSITORY / name).read_bytes().decode(errors="replace") for name in names.split("\0")
-             if (REPOSITORY / name).is_file()}  # fmt: skip
+             if (REPOSITORY / name).is_file() and not name.startswith(INVENTED)}  # fmt: skip
     for name in README:
         readme = importlib.metadata.metadata(name)
         texts[name] = str(readme.get_payload() or readme["Description"])

@@ -227,7 +227,7 @@ def test_chat_with_all_that_is_listed(server, long_job):
         (rows(10) + b'{"messages": [{"content": ""}]}\n', "invalid_training_file", "Example 11, message 1: no `role`"),
         (b'{"prompt": "a", "completion": "b"}\n' * 10, "invalid_training_file", r"prompt-completion format"),
         ("Вопрос;Ответ;Дата\n".encode() + "Как ты?;Хорошо.;1\n".encode() * 12, "invalid_training_file", "CSV, rows in"),
-        (b"a,b,c\n" + b"1,2,3\n" * 12, "invalid_training_file", "CSV with the columns a, b, c"),
+        (b"a,b,c\n" + b"1,2,3\n" * 12, "invalid_training_file", "a CSV table with the columns 'a', 'b', 'c'"),
         (b"", "invalid_training_file", "no rows in it"),
         (b"\x1f\x8b" + b"x" * 40, "invalid_training_file", "compressed"),
         (rows(10) + "слово".encode("cp1251") + b"\n", "invalid_training_file", "Example 11, byte 1 is not UTF-8"),

@@ -86,7 +86,18 @@ def test_the_wheels_are_pinned_in_the_constraints_alone():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {Requirement(text).name.replace("_", "-") for text in project["dependencies"]}
     fetched = {name.lower().replace("_", "-") for name in (*wheels.NAMES, wheels.BITSANDBYTES)}
-    elsewhere = {"torch", "matplotlib", "psutil", "numpy", "pyyaml", "safetensors", "openai", "lxml", "openpyxl"}
+    elsewhere = {
+        "torch",
+        "matplotlib",
+        "psutil",
+        "numpy",
+        "pyyaml",
+        "safetensors",
+        "openai",
+        "lxml",
+        "openpyxl",
+        "scipy",
+    }
     assert needed - fetched == elsewhere, "the machine has them, or no step needs them"
     assert not {Requirement(peer).name for peer in wheels.PEERS} & set(versions)
     for file in FOLDER.iterdir():

@@ -32,6 +32,8 @@ def find_exports(paths: Iterable[Path]) -> list[Export]:
     found: dict[str, Export] = {}
     for path in paths:
         if not path.exists():
+            if url := re.match(r"(\w{2,}):/", str(path)):  # a path has one of a URL's two strokes
+                raise GovorError(f"{url[1]}://{str(path)[url.end() :]}: a URL: download the file and give its path")
             raise GovorError(f"{path}: no such file")
         own = list(_exports_in(path))
         if not own:

@@ -14,6 +14,8 @@ from train.core.errors import GovorError
 
 LACKS = "the speakers are `user` and `assistant`; of answers that were asked for again the last is taken"
 TEXTS = ("text", "multimodal_text")
+CITATION = re.compile(r" ?\ue200[^\ue201]{0,400}\ue201| ?【\d+(?::\d+)?†[^】\n]{0,200}】")
+"""What the web page shows as a number beside the text."""
 
 
 def fits(sample: Sample) -> bool:
@@ -63,6 +65,12 @@ def _branch(nodes: dict[str, Any], last: Any) -> list[str]:
     return branch[::-1]
 
 
+def _words(part: Any) -> str:
+    """What a part says: a text, or what was said aloud; empty for a picture."""
+    said = part.get("text") if isinstance(part, dict) and part.get("content_type") == "audio_transcription" else part
+    return said if isinstance(said, str) else ""
+
+
 def _message(fields: dict[str, Any], last_time: int) -> ChatMessage:
     author, content, more = (
         value if isinstance(value, dict) else {} for value in map(fields.get, ("author", "content", "metadata"))
@@ -70,7 +78,7 @@ def _message(fields: dict[str, Any], last_time: int) -> ChatMessage:
     role = author.get("role")
     parts = content.get("parts")
     parts = parts if isinstance(parts, list) else []
-    text = "\n".join(part for part in parts if isinstance(part, str) and part).strip()
+    text = CITATION.sub("", "\n".join(filter(None, map(_words, parts)))).strip()
     media = "фото" if not text and any(isinstance(part, dict) for part in parts) else None
     sender = role if role in ("user", "assistant") else None
     reason = drop_reason(sender, text, media)

@@ -148,11 +148,13 @@ def read_jsonl(path: Path) -> list[Row]:
     return rows
 
 
-def raise_problems(path: Path, problems: list[Problem], count: int) -> None:
-    """DataError with the first problems, if there are any."""
+def raise_problems(path: Path, problems: list[Problem], count: int, *, shown_by_validate: bool = True) -> None:
+    """DataError with the first problems, if there are any; with more of them where validate does not show them."""
     if count:
-        shown = [f"{problem_location(path, problem)}: {problem.message}" for problem in problems[:3]]
-        more = f"{path}: {count} problems, the first of them (all: govor validate {path}):"
+        most = 3 if shown_by_validate else 20
+        shown = [f"{problem_location(path, problem)}: {problem.message}" for problem in problems[:most]]
+        where = f" (all: govor validate {path})" if shown_by_validate else ""
+        more = f"{path}: {count} problems, the first of them{where}:"
         raise DataError("\n  ".join(shown if count == 1 else [more, *shown]))
 
 
@@ -229,11 +231,16 @@ def _problem_of_format(path: Path, line: bytes) -> Problem | None:
     """The problem of a file by what is known of its format; None for OpenAI's rows and where nothing is known."""
     from train.chats.formats import describe, format_of
     from train.chats.sources import GZIP, ZSTD, sample_of
-    from train.chats.tables import columns_of_table, is_workbook, rows_of_columns
+    from train.chats.tables import NO_TABLE, columns_of, is_workbook, rows_of_columns
 
+    try:
+        sample = sample_of(path)
+    except DataError as error:
+        return Problem(0, "binary_file", str(error).removeprefix(f"{path}: "))
     if line.startswith((GZIP, ZSTD)):
-        return Problem(0, "binary_file", f"compressed: {_conversion(path)} unpacks it")
-    sample = sample_of(path)
+        text = describe(path, sample, wanted="rows")
+        text = text.removeprefix(f"{path}: ") if text else f"compressed: {_conversion(path)} unpacks it"
+        return Problem(0, "binary_file", text)
     if is_workbook(sample):
         return Problem(
             0, "other_format", f"a table of Excel, expected JSONL: {_conversion(path)} (training reads it too)"
@@ -241,25 +248,32 @@ def _problem_of_format(path: Path, line: bytes) -> Problem | None:
     forms = format_of(sample)
     if any(form.to_preference for form in forms):
         return Problem(0, "preference_rows", f"{forms[0].name}: {forms[0].note}")
-    if text := describe(path, sample, wanted="rows"):
+    is_table = not forms or not forms[0].read_chats
+    names = [form.name for form in forms if form.is_rows] or (rows_of_columns(sample) if is_table else [])
+    if not names and (text := describe(path, sample, wanted="rows")):
         is_text = "\0" not in sample.text and "\ufffd" not in sample.start
         return Problem(0, "other_format" if is_text else "binary_file", text.removeprefix(f"{path}: "))
-    names = [form.name for form in forms if form.is_rows] or rows_of_columns(sample)
-    table = columns_of_table(sample)
-    if table and not names:
-        text = f"{table[0]} with the columns {', '.join(table[1][:8])}, expected JSONL: name question and answer"
-        return Problem(0, "other_format", f"{text}: {_conversion(path)} --columns QUESTION,ANSWER")
+    columns = columns_of(sample)
+    table = "TSV" if columns and "\t" in sample.text.split("\n")[0] else "CSV"
     if names and (names != ["openai"] or sample.start.startswith("[") or sample.is_list_in_object):
         names = [name for name in names if name != "openai"] or ["OpenAI's"]
         if names == ["OpenAI's"]:
             return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
-        what = f"{table[0]}, rows" if table else "rows"
+        what = f"{table}, rows" if columns else "rows"
         text = f"{what} in {' or '.join(names)} format, expected OpenAI's: {_conversion(path)}"
-        return Problem(0, "other_format", f"{text} (training reads them as they are)")
+        trained = " (training reads them as they are)" * ("preference" not in text)
+        return Problem(0, "other_format", text + trained)
     if sample.start.startswith("["):
         return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
     if b"\x00" in sample.head[:4096] and b'{"' not in sample.head[:4096]:
         return Problem(0, "binary_file", "binary data: expected JSONL, one JSON object a line")
+    if columns:
+        text = (
+            f"a {table} table with the columns {', '.join(map(repr, columns[:8]))}: name those of question and answer: "
+        )
+        return Problem(0, "other_format", f"{text}{_conversion(path)} --columns QUESTION,ANSWER")
+    if not any(text.lstrip().startswith(("{", "[")) for text in sample.text.splitlines()):
+        return Problem(0, "other_format", NO_TABLE)
     return None
 
 

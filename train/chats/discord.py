@@ -41,7 +41,7 @@ def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
 def _message(fields: dict[str, Any], channel: str | None, last_time: int) -> ChatMessage:
     author = fields.get("author")
     author = author if isinstance(author, dict) else {}
-    name = normalize_name(text_or_none(author.get("nickname")) or text_or_none(author.get("name")) or "") or None
+    name = _name(author)
     number = _number(author.get("id"))
     sender = f"discord{number}" if number is not None else None
     seconds, zone = seconds_of_iso(fields.get("timestamp"))
@@ -72,7 +72,20 @@ def _message(fields: dict[str, Any], channel: str | None, last_time: int) -> Cha
         forwarded=bool(forward),
         drop_reason=reason,
         from_bot=author.get("isBot") is True,
+        mentions=tuple(_mentioned(fields.get("mentions"))),
     )
+
+
+def _mentioned(people: Any) -> Iterator[str]:
+    """The names under which people are mentioned: the exporter writes @NAME into the text."""
+    for person in people if isinstance(people, list) else ():
+        name = _name(person) if isinstance(person, dict) else None
+        if name:
+            yield name
+
+
+def _name(person: dict[str, Any]) -> str | None:
+    return normalize_name(text_or_none(person.get("nickname")) or text_or_none(person.get("name")) or "") or None
 
 
 def _media(fields: dict[str, Any]) -> list[tuple[str, str]]:

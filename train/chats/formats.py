@@ -5,9 +5,10 @@ function that takes a record apart (row_formats.py). Whatever is not read is an 
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from train.chats import chatgpt, discord, instagram, vk, whatsapp
 from train.chats.html_pages import is_html
 from train.chats.messages import Chat, ChatMessage
 from train.chats.row_formats import (
+    ASKED,
+    INPUTS,
     Preference,
     preference_of_hugging_face,
     preference_of_openai,
@@ -86,6 +89,11 @@ def _is_preferred(record: dict[str, Any]) -> bool:
     return {"chosen", "rejected"} <= record.keys()
 
 
+def _has_turns(key: str, unless: Callable[[dict[str, Any]], bool] = lambda record: False) -> Keys:
+    """Under the key stand turns; a column of a table that is called so holds text."""
+    return _has(key, unless=lambda record: isinstance(record[key], str) or unless(record))
+
+
 def _texts(key: str) -> Keys:
     def keys(record: dict[str, Any]) -> frozenset[str] | None:
         value = record.get(key)
@@ -110,6 +118,9 @@ def _matches(start: str, *patterns: str) -> Callable[[Sample], bool]:
 
 
 QUESTION_ANSWER = "question-answer"
+OWN_DATA = r'ID,Timestamp,Contents\b|\[[^\]]*"Timestamp"\s*:[^\]]*"Contents"\s*:'
+NAMED_IN_FOLDERS = ("a Slack export", "Discord's own data package")
+"""Exports of many files that are not read."""
 NOT_YET = "govor train learns from rows with one answer; govor convert --to openai keeps these for preference tuning"
 FORMATS: tuple[Format, ...] = (
     # Chats: govor collect
@@ -119,10 +130,16 @@ FORMATS: tuple[Format, ...] = (
     Format("WhatsApp's text", whatsapp.fits, whatsapp.read_chats, note=whatsapp.LACKS),
     Format("Discord's JSON", discord.fits, discord.read_chats),
     Format("Instagram's JSON", instagram.fits, instagram.read_chats, pages=True, note=instagram.LACKS),
+    Format(
+        "Messenger's encrypted chats", instagram.fits_encrypted, instagram.read_chats, note=instagram.LACKS,
+    ),
     Format("ChatGPT's conversations", chatgpt.fits, chatgpt.read_chats, note=chatgpt.LACKS),
     # Rows: govor validate, convert, train
-    _records("openai", _has("messages"), "tools functions parallel_tool_calls", to_row=row_of_openai),
-    _records("sharegpt", _has("conversations"), "system tools", to_row=row_of_sharegpt),
+    _records(
+        "openai", _has("messages", unless=_is_preferred), "tools functions parallel_tool_calls",
+        to_row=row_of_openai,
+    ),
+    _records("sharegpt", _has_turns("conversations", unless=_is_preferred), "system tools", to_row=row_of_sharegpt),
     _records(
         "alpaca", _has("instruction", "output", unless=_is_preferred), "input context system history",
         to_row=row_of_alpaca,
@@ -136,11 +153,11 @@ FORMATS: tuple[Format, ...] = (
         to_row=partial(row_of_alpaca, question="query", answer="response"),
     ),
     _records(QUESTION_ANSWER, _question_and_answer, "input context контекст system history", to_row=row_of_question),
-    _records("gemini", _has("contents"), "systemInstruction system_instruction tools", to_row=row_of_gemini),
+    _records("gemini", _has_turns("contents"), "systemInstruction system_instruction tools", to_row=row_of_gemini),
     _records(
         "govor collect's dialogues", _has("participants", "turns"), "channel chat_type date", to_row=row_of_dialogue
     ),
-    _records("conversation", _has("conversation"), "system", to_row=row_of_pairs),
+    _records("conversation", _has_turns("conversation"), "system", to_row=row_of_pairs),
     _records("dialog", _texts("dialog"), to_row=row_of_list),
     _records("dialogue", _texts("dialogue"), to_row=row_of_list),
     _records("data", _texts("data"), to_row=row_of_list),
@@ -150,7 +167,7 @@ FORMATS: tuple[Format, ...] = (
         to_preference=preference_of_openai, note=NOT_YET,
     ),
     _records(
-        "Hugging Face's preference rows", _has("chosen", "rejected"), "prompt system tools",
+        "Hugging Face's preference rows", _has("chosen", "rejected"), " ".join(("system tools", *ASKED, *INPUTS)),
         to_preference=preference_of_hugging_face, note=NOT_YET,
     ),
     # What is named, not read
@@ -173,7 +190,8 @@ FORMATS: tuple[Format, ...] = (
         note="it is not read: write question and answer into a table with two columns",
     ),
     Format(
-        "Discord's own data package", _matches("[", r'"Contents"\s*:', r'"Timestamp"\s*:'),
+        "Discord's own data package",
+        lambda s: re.match(OWN_DATA, s.text.lstrip()) is not None,
         note="it holds your own messages alone: export the channel as JSON with DiscordChatExporter",
     ),
     Format(
@@ -181,7 +199,7 @@ FORMATS: tuple[Format, ...] = (
         note="state it: govor convert FILE --to openai -o rows.jsonl "
         "--template '<s>[INST] {question} [/INST] {answer}</s>'",
     ),
-    Format("an old Excel file", _begins(b"\xd0\xcf\x11\xe0"), note="save it as .xlsx or CSV"),
+    Format("an old Excel file", _begins(b"\xd0\xcf\x11\xe0"), note="save it as .xlsx or CSV, without a password"),
     Format("Parquet", _begins(b"PAR1"), note="save it as JSONL: datasets.Dataset.from_parquet(…).to_json(…)"),
     Format("xz", _begins(b"\xfd7zXZ\x00"), note="unpack it: unxz FILE"),
     Format("bzip2", _begins(b"BZh"), note="unpack it: bunzip2 FILE"),
@@ -189,7 +207,8 @@ FORMATS: tuple[Format, ...] = (
     Format("a RAR archive", _begins(b"Rar!\x1a\x07"), note="unpack it and give the file in it"),
     Format("a tar archive", lambda s: s.head[257:262] == b"ustar", note="unpack it and give the file in it"),
     Format(
-        "an image", lambda s: s.head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM\x00"))
+        "an image", lambda s: s.head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*"))
+        or (s.head[:2] == b"BM" and s.head[6:10] == bytes(4))
         or (s.head[:4] == b"RIFF" and s.head[8:12] == b"WEBP") or s.head[4:12] in (b"ftypheic", b"ftypavif"),
         note="export the chat as text instead of taking a picture of it",
     ),
@@ -197,6 +216,7 @@ FORMATS: tuple[Format, ...] = (
         "sound or video", lambda s: s.head.startswith((b"OggS", b"ID3", b"\x1aE\xdf\xa3")) or s.head[4:8] == b"ftyp",
         note="write down what is said in it",
     ),
+    Format("a document in RTF", _begins(b"{\\rtf"), note="save it as text, or as a table with two columns"),
     Format("a PDF", _begins(b"%PDF"), note="take the text from the program that wrote it"),
     Format("a SQLite database", _begins(b"SQLite format 3\x00"), note="export question and answer from it as CSV"),
     Format("UTF-16 text", _begins(*UTF16), note="save it as UTF-8"),
@@ -225,7 +245,12 @@ def describe(path: Path, sample: Sample | None = None, *, wanted: str) -> str | 
     """A sentence on a file that is not of the wanted kind, `rows` or `chats`; None where nothing is known of it."""
     if path.is_dir():
         if wanted == "chats":
+            if form := _known_in(files_in(path)):
+                return f"{path}: in it {form.name}: {form.note}"
             return f"{path}: a folder without chats: none of its files is an export of {_names_of_chats()}"
+        form = _known_in(files_in(path))
+        if form and not form.read_chats:
+            return f"{path}: a folder, in it {form.name}: {form.note}"
         return f"{path}: a folder, expected a file of rows; exports of chats: govor collect {path} --persona NAME"
     sample = sample or sample_of(path)
     if sample.head.startswith(ZIP):
@@ -249,12 +274,25 @@ def _describe_zip(path: Path, wanted: str) -> str:
         return f"{path}: a table of Excel: govor convert {path} --to openai -o rows.jsonl makes rows of it"
     if any(file.name == "document.xml" for file in files):
         return f"{path}: a document of Word: save it as text, or as a table with two columns"
-    texts = (file for file in files if file.name.lower().endswith((".txt", ".json", ".html")))
-    form = next((form for file in texts if (form := chat_format(sample_of(file)))), None)
-    if form and wanted == "rows":
+    if any(file.name == "[Content_Types].xml" for file in files):
+        return f"{path}: a document of Office: save it as text, or as a table with two columns"
+    if any(file.name == "mimetype" and b"opendocument" in sample_of(file).head for file in files):
+        return f"{path}: a document of LibreOffice: save it as .xlsx or CSV"
+    form = _known_in(files)
+    if form and form.read_chats and wanted == "rows":
         return f"{path}: a zip of {form.name}: govor collect {path} --persona NAME"
+    if form and not form.read_chats:
+        return f"{path}: a zip archive, in it {form.name}: {form.note}"
     names = ", ".join(file.name for file in files[:3]) + (", …" if len(files) > 3 else "")
     return f"{path}: a zip archive of something else ({names or 'empty'}): unpack it and give the file in it"
+
+
+def _known_in(files: Iterable[Source]) -> Format | None:
+    """The format of chats among the files; else what is known of one of them and not read."""
+    texts = (file for file in files if file.name.lower().endswith((".txt", ".json", ".html", ".csv")))
+    found = [form for file in islice(texts, 300) for form in format_of(sample_of(file))[:1]]
+    unread = (form for form in found if form.name in NAMED_IN_FOLDERS)
+    return next((form for form in found if form.read_chats), None) or next(unread, None)
 
 
 def _names_of_chats() -> str:

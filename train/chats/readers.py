@@ -31,11 +31,14 @@ from train.chats.sources import (
     skip_byte_order_mark,
     unpacking_errors,
 )
-from train.chats.tables import is_workbook, read_table, read_workbook
+from train.chats.tables import is_workbook, read_table, read_workbook, rows_of_columns
 from train.core.errors import DataError, GovorError
 
 MOST_PROBLEMS = 100  # kept; all are counted
-LISTS = {"sharegpt": ("conversations", {"from", "value", "role", "content"}), "openai": ("messages", MESSAGE_KEYS)}
+LISTS = {
+    "sharegpt": ("conversations", {"from", "value", "role", "content"}),
+    "openai": ("messages", {*MESSAGE_KEYS, "author"}),
+}
 """By format, the key of its turns, and the keys of a turn that are read."""
 
 
@@ -133,7 +136,11 @@ def stream_preferences(path: Path) -> Iterator[tuple[Preference, str, list[str]]
 
 def is_preferences(path: Path) -> bool:
     """Whether the file holds rows of two answers each."""
-    return path.is_file() and any(form.to_preference for form in format_of(sample_of(path)))
+    if not path.is_file():
+        return False
+    sample = sample_of(path)
+    forms = {form.name for form in FORMATS if form.to_preference}
+    return any(form.to_preference for form in format_of(sample)) or not forms.isdisjoint(rows_of_columns(sample))
 
 
 def check_preferences(path: Path) -> CheckReport:
@@ -151,6 +158,8 @@ class _Problems:
     first: list[Problem] = field(default_factory=list)
     count: int = 0
     lines: set[int] = field(default_factory=set)
+    foreign: bool = False
+    """Whether the rows are in a format whose rows validate does not check."""
 
     def add(self, more: list[Problem]) -> None:
         self.count += len(more)
@@ -162,7 +171,7 @@ def _valid(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Format, dict[str,
     """What `_stream` yields; DataError at the end where a record is not valid."""
     found = _Problems()
     yield from _stream(path, read_as, found)
-    raise_problems(path, found.first, found.count)
+    raise_problems(path, found.first, found.count, shown_by_validate=not found.foreign)
 
 
 def _stream(
@@ -178,6 +187,7 @@ def _stream(
         else:
             form = form or _detect_format(path, line, record)
             keys = keys or _keys(form, record)
+            found.foreign = form.name != "openai" and form.to_preference is None
             row = _checked_row(line, record, form, keys, in_row)
         found.add(in_row)
         if form is not None and row is not None and not in_row:
@@ -199,6 +209,10 @@ def _checked_row(
         text = f"the file began in {form.name} format, this row has no {', '.join(sorted(missing))}"
         problems.append(Problem(line, "mixed_formats", text))
         return None
+    if empty := sorted(key for key in keys if record[key] is None):
+        text = f"{', '.join(map(repr, empty))} is empty: fill it in or take the row out"
+        problems.append(Problem(line, "invalid_row", text))
+        return None
     try:
         if weight_of(record, "the row") == 0:
             raise ValueError("it is marked as not to be learned: take it out")
@@ -207,12 +221,19 @@ def _checked_row(
         assert form.to_row is not None
         row = form.to_row(line, record)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        missing_key = isinstance(error, KeyError) and f"no {error}"
-        problems.append(Problem(line, "invalid_row", f"not a whole row in {form.name} format: {missing_key or error}"))
+        problems.append(Problem(line, "invalid_row", f"not a whole row in {form.name} format: {_in_words(error)}"))
         return None
     tools = {} if row.tools is None else {"tools": row.tools}
     problems += row_problems(line, {"messages": row.messages, **tools})
     return row
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a record; what Python itself says of it names no key and is left out."""
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    own = isinstance(error, ValueError) or str(error).startswith("`")
+    return str(error) if own else "a turn or a part of it is text, a list or an object where another of them belongs"
 
 
 def _is_plain_openai(path: Path) -> bool:
@@ -320,7 +341,7 @@ def _detect_format(path: Path, line: int, record: dict[str, Any]) -> Format:
     known = ", ".join(form.name for form in FORMATS if form.to_row)
     raise DataError(
         f"{path}:{line}: its keys ({keys}) are those of no known format: {known}; name those of question and answer: "
-        f"govor convert {path} --to openai --columns QUESTION,ANSWER"
+        f"govor convert {path} --to openai -o rows.jsonl --columns QUESTION,ANSWER"
     )
 
 

@@ -38,6 +38,10 @@ INPUTS = ("input", "context", "контекст")
 """Names of a column that adds to the question of another."""
 
 
+ASKED = ("prompt", "question", "instruction", "query")
+"""Names of the question of preference rows, which may also be INPUTS alone."""
+
+
 class Preference(NamedTuple):
     """A question and two answers, one of them preferred: for preference tuning (DPO), not for `govor train`."""
 
@@ -51,6 +55,8 @@ class Preference(NamedTuple):
 
 def row_of_openai(line: int, record: dict[str, Any]) -> Row:
     """{"messages": […]} with the roles that others use too (`bot`); keys of no meaning in it are left out."""
+    if not isinstance(record["messages"], list):
+        raise TypeError(f"`messages` is {json_kind(record['messages'])}, expected a list")
     checked = {key: value for key, value in record.items() if key in ROW_KEYS}
     checked["messages"] = [
         _openai_message(message, number) if isinstance(message, dict) else message
@@ -67,7 +73,7 @@ def _openai_message(message: dict[str, Any], number: int) -> dict[str, Any]:
     for key in THOUGHT_KEYS:
         if message.get(key):
             raise ValueError(f"message {number}: `{key}` has no place: write it as <think>…</think> into `content`")
-    role = message.get("role")
+    role = message.get("role", message.get("author"))  # `author`: Vertex, before Gemini
     known = {key: value for key, value in message.items() if key in MESSAGE_KEYS}
     if isinstance(role, str) and role not in ("function", "tool") and role.casefold() in SPEAKERS:
         known["role"] = SPEAKERS[role.casefold()]
@@ -141,7 +147,7 @@ def row_of_gemini(line: int, record: dict[str, Any]) -> Row:
         )
     waiting: list[tuple[str, str]] = []
     for number, content in enumerate(record["contents"], 1):
-        role = {"user": "user", "model": "assistant", "function": "user"}.get(str(content.get("role", "user")))
+        role = {"user": "user", "model": "assistant", "function": "user"}.get(str(content.get("role", "user")).lower())
         if role is None:
             raise ValueError(f"content {number}: unknown role {content['role']!r}")
         text = _joined(content)
@@ -285,20 +291,47 @@ def preference_of_openai(line: int, record: dict[str, Any]) -> Preference:
 
 
 def preference_of_hugging_face(line: int, record: dict[str, Any]) -> Preference:
-    """{"prompt", "chosen", "rejected"}, as text or as messages; the prompt may stand within both answers."""
-    chosen = _messages(record["chosen"], "chosen", "assistant")
-    rejected = _messages(record["rejected"], "rejected", "assistant")
+    """{"prompt", "chosen", "rejected"}, as text or as messages; the prompt may stand within both answers.
+
+    It may have another usual name (`question`, `instruction` with `input`), and in both answers the form that Anthropic
+    gave it: "\\n\\nHuman: …\\n\\nAssistant: …".
+    """
+    chosen = _messages(_dialogue(record["chosen"]), "chosen", "assistant")
+    rejected = _messages(_dialogue(record["rejected"]), "rejected", "assistant")
     same = 0
     while same < min(len(chosen), len(rejected)) - 1 and chosen[same] == rejected[same]:
         same += 1
     shared, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
-    prompt = _messages(record["prompt"], "prompt", "user") if record.get("prompt") else shared
+    asked = _asked(record)
+    prompt = _messages(asked, "prompt", "user") if asked else shared
     if shared and shared[-len(prompt) :] != prompt:
         raise ValueError("both answers begin with messages that are not the `prompt`")
     prompt = shared or prompt
     if record.get("system"):
         prompt = [{"role": "system", "content": _text(record, "system")}, *prompt]
     return _preference(line, prompt, chosen, rejected, record)
+
+
+def _asked(record: dict[str, Any]) -> Any:
+    """The prompt under whatever of its usual names, with an `input` or the like beside it; None where there is none."""
+    keys = [key for key in ASKED if record.get(key)]
+    if len(keys) > 1:
+        raise ValueError(f"{' and '.join(map(repr, keys))} are both questions: take one out")
+    texts = [record[key] for key in (*keys, *INPUTS) if record.get(key)]
+    if len(texts) < 2:
+        return texts[0] if texts else None
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("beside a list of messages no `input` or context can stand: take it out")
+    return "\n".join(texts)
+
+
+def _dialogue(value: Any) -> Any:
+    """The messages of a text of turns as Anthropic writes them; of anything else, itself."""
+    turns = re.split(r"\n\n(Human|Assistant): ?", value) if isinstance(value, str) and value[:2] == "\n\n" else []
+    if len(turns) < 3 or turns[0]:
+        return value
+    pairs = zip(turns[1::2], turns[2::2], strict=True)
+    return [{"role": SPEAKERS[who.casefold()], "content": text.strip()} for who, text in pairs]
 
 
 def _preference(
@@ -308,7 +341,7 @@ def _preference(
         row_of_openai(line, {"messages": [*prompt, *answer], **_kept(more, "tools", "parallel_tool_calls")})
         for answer in (preferred, other)
     ]
-    if not prompt:
+    if not any(isinstance(message, dict) and message.get("role") == "user" for message in prompt):
         raise ValueError("no question before the two answers")
     messages = rows[0].messages
     size = len(prompt)

@@ -3,10 +3,11 @@
 import csv
 import io
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,41 +16,55 @@ from train.chats.sources import UTF16, ZIP, Sample, Source, open_unpacked, open_
 from train.core.errors import DataError
 
 CHUNK = 1 << 20
+NO_TABLE = "neither JSON nor a table with named columns: a table has a question and an answer"
 MOST_OF_EXCEL = 1 << 30  # bytes that a workbook's texts may unpack to: openpyxl holds them all
+
+
+EXCEL_SAYS = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
+"""A first line that tells Excel what parts the columns."""
+ERRORS = ("#REF!", "#N/A", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!")
+QUOTES = 'a cell with a quote in it stands in quotes, and each quote in it is doubled: "он сказал ""да"""'
 
 
 def table_delimiter(head: str) -> str:
     """What parts the columns of a table, by its first line."""
-    return max("\t;,", key=head.count)
+    return max("\t;,", key=re.sub(r'"[^"]*"', "", head).count)
 
 
-def column_names(head: str) -> list[str]:
-    """The names in a table's first line, as they stand there."""
-    return next(csv.reader([head.strip()], delimiter=table_delimiter(head)), []) if "\n" not in head.strip() else []
+def columns_of(sample: Sample) -> list[str]:
+    """The names of the columns, where the file's beginning is a table: several, and rows that have as many cells."""
+    text = sample.text
+    if sample.head.startswith(UTF16):
+        text = sample.head.decode("utf-16", errors="replace")
+    elif "\ufffd" in text[:-4]:
+        text = sample.head.decode("cp1251", errors="replace")
+    lines = [line for line in text.splitlines(keepends=True) if line.strip()]
+    told = EXCEL_SAYS.fullmatch(lines[0]) if lines else None
+    lines = lines[1:] if told else lines
+    if not lines or lines[0].lstrip().startswith(("{", "[")):
+        return []
+    try:
+        rows = list(islice(csv.reader(lines, delimiter=told[1] if told else table_delimiter(lines[0])), 5))
+    except csv.Error:
+        return []
+    names = _without_empty_end([name.strip() for name in rows[0]])
+    whole = rows[1:-1] or rows[1:]  # the head may end within a row
+    fits = all(not any(row) or (len(row) >= len(names) and not any(row[len(names) :])) for row in whole)
+    return names if len(list(filter(None, names))) > 1 and fits else []
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """The cells up to the last filled one: Excel writes as many as any row once had."""
+    filled = [at for at, cell in enumerate(cells) if cell.strip()]
+    return cells[: filled[-1] + 1] if filled else []
 
 
 def rows_of_columns(sample: Sample) -> list[str]:
     """The formats whose keys the first line of a table names."""
     from train.chats.formats import FORMATS
 
-    text = sample.text
-    if "\ufffd" in text[:-4]:
-        text = sample.head.decode("cp1251", errors="replace")
-    names = column_names(next((line for line in text.splitlines() if line.strip()), ""))
-    record = {name.strip().lower(): "" for name in names}
-    return [form.name for form in FORMATS if form.to_row and len(record) > 1 and form.keys and form.keys(record)]
-
-
-def columns_of_table(sample: Sample) -> tuple[str, list[str]] | None:
-    """(CSV or TSV, names of its columns) where the first two lines have as many columns each, two at least."""
-    if sample.start.startswith(("{", "[")):
-        return None
-    lines = [line for line in sample.text.splitlines() if line.strip()][:2]
-    if len(lines) < 2 or "\0" in lines[0]:
-        return None
-    delimiter = table_delimiter(lines[0])
-    names, cells = (next(csv.reader([line], delimiter=delimiter), []) for line in lines)
-    return ("TSV" if delimiter == "\t" else "CSV", names) if len(names) == len(cells) > 1 else None
+    record = {name.lower(): "" for name in columns_of(sample)}
+    return [form.name for form in FORMATS if form.is_rows and record and form.keys and form.keys(record)]
 
 
 def encoding_of(source: Source) -> str:
@@ -74,29 +89,36 @@ def encoding_of(source: Source) -> str:
 def read_table(
     source: Source, packed: IO[bytes], columns: Sequence[str] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, record) of a CSV or TSV whose first line names the columns; `columns`: those that must be among them."""
+    """(line, record) of a CSV or TSV whose first line names the columns; `columns`: those that must be among them.
+
+    Of an empty cell the record has None; rows without a filled cell are passed over.
+    """
     csv.field_size_limit(2**31 - 1)
-    number, reader = 0, None
+    number, reader, above = 0, None, 0
     encoding = encoding_of(source)
     file = io.TextIOWrapper(packed, encoding=encoding, newline="")
     try:
-        head = next((line for line in file if line.strip()), "")
-        reader = csv.DictReader(chain([head], file), delimiter=table_delimiter(head), strict=True)
-        names = _names(source, reader.fieldnames or (), columns)
-        if head.count(table_delimiter(head)) == 0:
-            raise DataError(
-                f"{source}: neither JSON nor a table with named columns: a table has a question and an answer"
-            )
-        for number, record in enumerate(reader, 1):
-            if None in record or None in record.values():  # cells beyond the first line's columns, or too few
-                raise DataError(f"{source}:{reader.line_num}: row {number} has not the columns of the first line")
-            if nul := next((value for value in record.values() if "\0" in value), None):
-                at = nul.index("\0") + 1
-                raise DataError(f"{source}:{reader.line_num}: character {at} is NUL, U+0000: remove it")
-            cells = zip(names, record.values(), strict=True)
-            yield reader.line_num, {name: value for name, value in cells if name and value.strip()}
+        above, head = next(((at, line) for at, line in enumerate(file) if line.strip()), (0, ""))
+        if told := EXCEL_SAYS.fullmatch(head):
+            above, head = above + 1, next(file, "")
+        reader = csv.reader(chain([head], file), delimiter=told[1] if told else table_delimiter(head), strict=True)
+        names = _names(source, _without_empty_end(next(reader, [])), columns)
+        if len(names) < 2:
+            raise DataError(f"{source}: {NO_TABLE}")
+        for number, cells in enumerate(reader, 1):
+            line = above + reader.line_num
+            if not any(map(str.strip, cells)):
+                continue
+            if len(cells) < len(names) or any(cells[len(names) :]):
+                counts = f"{len(cells)} cells, not {len(names)}"
+                raise DataError(f"{source}:{line}: row {number} has not the columns of the first line: {counts}")
+            if nul := next((value for value in cells if "\0" in value), None):
+                raise DataError(f"{source}:{line}: character {nul.index(chr(0)) + 1} is NUL, U+0000: remove it")
+            named = zip(names, cells, strict=False)
+            yield line, {name: value if value.strip() else None for name, value in named if name}
     except csv.Error as error:
-        raise DataError(f"{source}:{reader.line_num if reader else 1}: not a valid table: {error}") from None
+        line = above + max(1, reader.line_num if reader else 1)
+        raise DataError(f"{source}:{line}: not a valid table: {error}: {QUOTES}") from None
     except UnicodeDecodeError:
         raise DataError(f"{source}: neither UTF-8 nor cp1251 behind row {number}: save the file as UTF-8") from None
     finally:
@@ -111,39 +133,53 @@ def is_workbook(sample: Sample) -> bool:
 
 
 def read_workbook(source: Path, columns: Sequence[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row, record) of the first sheet with a header and rows below it."""
-    import openpyxl
+    """(row, record) of the first sheet with a header and rows below it; a line of one cell above it is a title.
 
+    Of an empty cell the record has None.
+    """
     with zipfile.ZipFile(os.fspath(source)) as archive:
         if (size := sum(member.file_size for member in archive.infolist())) > MOST_OF_EXCEL:
             raise DataError(f"{source}: unpacks to {size / 1e9:.1f} GB: save the sheet as CSV")
-    try:
-        book = openpyxl.load_workbook(os.fspath(source), read_only=True, data_only=True)
-        sheet = next((sheet for sheet in book.worksheets if _has_rows(sheet)), None)
-        if sheet is None:
-            raise DataError(f"{source}: no sheet with a line of names and rows below it")
-        names: list[str] = []
-        for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
-            texts = [_cell(value) for value in cells]
-            if not any(texts):
-                continue
-            if not names:
-                names = _names(source, texts, columns)
-                continue
-            yield number, {name: text for name, text in zip(names, texts, strict=False) if name and text}
-    except DataError:
-        raise
-    except Exception as error:  # openpyxl raises whatever its XML parser and its own types do
-        raise DataError(f"{source}: not a whole workbook: {type(error).__name__}: save it again, or as CSV") from None
+    with source.open("rb") as packed:  # of a path openpyxl wants a certain ending, which standard input has not
+        try:
+            yield from _rows_of_workbook(source, packed, columns)
+        except DataError:
+            raise
+        except Exception as error:  # openpyxl raises whatever its XML parser and its own types do
+            kind = type(error).__name__
+            raise DataError(f"{source}: not a whole workbook: {kind}: save it again, or as CSV") from None
+
+
+def _rows_of_workbook(
+    source: Path, packed: IO[bytes], columns: Sequence[str] | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    import openpyxl
+
+    book = openpyxl.load_workbook(packed, read_only=True, data_only=True)
+    sheet = next((sheet for sheet in book.worksheets if _has_rows(sheet)), None)
+    if sheet is None:
+        raise DataError(f"{source}: no sheet with a line of names and rows below it")
+    names: list[str] = []
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+        texts = [_cell(value) for value in cells]
+        if not names:
+            names = _names(source, texts, columns) if sum(map(bool, texts)) > 1 else []
+            continue
+        record = {name: text or None for name, text in zip_longest(names, texts, fillvalue="") if name}
+        if broken := next((name for name, text in record.items() if text in ERRORS), None):
+            raise DataError(f"{source}:{number}: {broken!r} holds {record[broken]}, a formula's error: mend it")
+        if any(record.values()):
+            yield number, record
 
 
 def _has_rows(sheet: Any) -> bool:
-    """Whether two rows of the sheet have something in two columns."""
-    filled = 0
+    """Whether a row of the sheet has something in two columns, and one below it something."""
+    named = False
     for cells in sheet.iter_rows(values_only=True):
-        filled += sum(value not in (None, "") for value in cells) > 1
-        if filled > 1:
+        filled = sum(value not in (None, "") for value in cells)
+        if named and filled:
             return True
+        named = named or filled > 1
     return False
 
 
@@ -152,7 +188,10 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value.isoformat(" ") if isinstance(value, datetime) else str(value).strip()
+    if isinstance(value, datetime):
+        return value.isoformat(" ").removesuffix(" 00:00:00")  # a date has no time of its own
+    # Excel writes a carriage return as _x000D_
+    return re.sub(r"_x000D_\n?|\r\n?", "\n", str(value)).strip()
 
 
 def _names(source: Source, names: Sequence[str], columns: Sequence[str] | None) -> list[str]:

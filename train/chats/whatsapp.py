@@ -17,10 +17,12 @@ from train.chats.messages import Chat, ChatMessage, chat_type, drop_reason, name
 from train.chats.sources import Sample, Source, folder_name, open_unpacked
 from train.core.errors import GovorError
 
-MARKS = "\u200e\u200f\u202a\u202b\u202c\ufeff"  # left-to-right marks and their kin, which WhatsApp puts everywhere
+MARKS = "\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\ufeff"
+"""Left-to-right marks and their kin, which WhatsApp puts everywhere."""
 LINE = re.compile(
     rf"[{MARKS}]*\[?(\d{{1,4}})[./-](\d{{1,2}})[./-](\d{{1,4}}),? (?:(?:в|at) )?"
-    rf"(\d{{1,2}})[:.](\d\d)(?:[:.](\d\d))?(?:[ \u202f\xa0]?([AaPpДд][. \xa0]?[MmПп]\.?))?(?:\] | - )(.*)",
+    rf"(\d{{1,2}})[:.](\d\d)(?:[:.](\d\d))?"
+    rf"(?:[ \u202f\xa0]?([AaPpДдПп][. \u202f\xa0]{{0,2}}[MmПп]\.?))?(?:\] | - )(.*)",
     re.DOTALL,
 )
 GONE = r"(?:omitted|отсутствует|пропущен\w*|не добавлен\w*)"
@@ -55,15 +57,21 @@ IN_BRACKETS = re.compile(r"<(?:attached|прикреплено|вложено): 
 NAMED_FILE = re.compile(
     r"([^\n]+\.\w{2,5}) \((?:file attached|файл добавлен|файл прикреплён)\)(?:\n(.*))?", re.IGNORECASE | re.DOTALL
 )
+PAGES = re.compile(r"[^\n]+\.\w{2,5} • \d+ \w+")  # an iPhone's words on a document
+MENTION = re.compile(r"@\u2068([^\u2068\u2069\n]{1,80})\u2069")
 EDITED = re.compile(r"\s*<(?:this message was edited|сообщение изменено)>$", re.IGNORECASE)
 DELETED = re.compile(
-    r"this message was deleted(?: by admin .*)?|you deleted this message(?: as admin)?|(?:данное )?сообщение удалено"
-    r"(?: админом .*)?|вы удалили (?:данное|это) сообщение",
+    r"this message was deleted(?: by admin .*)?|you deleted this message(?: as admin)?"
+    r"|(?:данное |это )?сообщение удалено(?: админом .*)?|вы удалили (?:данное|это) сообщение",
     re.IGNORECASE,
 )
+WAITING = re.compile(
+    r"waiting for this message\b.*|ожидание (?:этого )?сообщения\. это может занять .*", re.I | re.DOTALL
+)
+"""What stands for a message that this telephone could not decrypt."""
 CALL = re.compile(
     r"(?:missed|silenced|пропущенный)(?: group| групповой)? ?(?:voice call|video call|call|\w*звонок)\b.*"
-    r"|(?:voice|video) call[,.].*|(?:аудио|видео)звонок[,.].*",
+    r"|(?:voice|video) call[,.].*|(?:аудио|видео)звонок(?:[,.].*| без ответа)",
     re.IGNORECASE | re.DOTALL,
 )
 SERVICE = re.compile(
@@ -186,7 +194,8 @@ def _parted(rest: str) -> tuple[str | None, str]:
     if not colon and rest.rstrip().endswith(":"):  # an empty message
         name, colon, text = rest.rstrip()[:-1], ":", ""
     name = normalize_name(name.strip(MARKS + "~ \u202f\xa0"))
-    quoted = any(mark in name for mark in '«»“”"\n')  # «Мама изменила тему на "Дача: весна"»
+    # «Мама изменила тему на "Дача: весна"»: of a name such as Вася "Бык" both quotes stand before the colon
+    quoted = "\n" in name or name.count('"') % 2 or any(name.count(a) != name.count(b) for a, b in ("«»", "“”"))
     if not colon or not name or len(name) > 80 or quoted:
         return None, rest
     return name, text
@@ -201,12 +210,18 @@ def _content(text: str) -> tuple[str, str | None, str | None]:
     bare = EDITED.sub("", _bare(text))
     if DELETED.fullmatch(bare.rstrip(".")):
         return "", None, "deleted"
+    if WAITING.fullmatch(bare):
+        return "", None, "unsupported"
     if attached := IN_BRACKETS.search(bare):
-        return IN_BRACKETS.sub("", bare).strip(), _kind(BY_FILE, attached[1]) or "файл", None
+        caption = IN_BRACKETS.sub("", bare).strip()
+        return "" if PAGES.fullmatch(caption) else caption, _kind(BY_FILE, attached[1]) or "файл", None
     if file := NAMED_FILE.fullmatch(bare):
         return (file[2] or "").strip(), _kind(BY_FILE, file[1]) or "файл", None
     if label := _kind(BY_LABEL, bare):
         return "", label, None
+    caption, mark, last = text.rpartition("\u200e")
+    if mark and caption.strip() and (label := _kind(BY_LABEL, _bare(last))):  # an iPhone's label behind a caption
+        return _bare(caption), label, None
     if CALL.fullmatch(bare):
         return "", None, "call"
     if text.startswith("\u200e"):  # WhatsApp's words; in other languages they may stand for a picture
@@ -226,7 +241,13 @@ def _message(line: _Line, time: int) -> ChatMessage:
     words, media, reason = _content(text)
     media = None if words else media
     return ChatMessage(
-        time, named(sender), sender, words, media=media, drop_reason=reason or drop_reason(sender, words, media)
+        time,
+        named(sender),
+        sender,
+        words,
+        media=media,
+        drop_reason=reason or drop_reason(sender, words, media),
+        mentions=tuple(MENTION.findall(text)),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from train.jobs import wire
-from train.jobs.bases import Catalogue
+from train.jobs.bases import Base, Catalogue
 from train.jobs.change import Change
 from train.jobs.create_job import create_job
 from train.jobs.route_helpers import After, apply_change, is_retry, json_response, list_response, require_found
@@ -91,23 +91,27 @@ def add_model_routes(
         model.metadata = wire.ModelMetadata(system_message=system_message(job))
         return model.model_dump_json()
 
-    def base(name: str) -> str:
+    def base(found: Base, name: str) -> str:
         metadata = wire.ModelMetadata(system_message=None)
-        return wire.ModelObject(id=name, created=started, owned_by="catalogue", metadata=metadata).model_dump_json()
+        owner = "catalogue" if name == found.name else f"catalogue: {found.name}"
+        return wire.ModelObject(id=name, created=started, owned_by=owner, metadata=metadata).model_dump_json()
 
     @routes.get("/models", response_model=wire.Models)
     async def models() -> Response:
-        listed = [*(tuned(text, job) for text, job in store.all_models()), *map(base, catalogue.here())]
+        listed = [
+            *(tuned(text, job) for text, job in store.all_models()),
+            *(base(catalogue.bases[name], name) for name in catalogue.here()),
+        ]
         return json_response(f'{{"object":"list","data":[{",".join(listed)}]}}')
 
     @routes.get("/models/{model:path}", response_model=wire.ModelObject)
     async def model(model: str) -> Response:
         text = store.object_json("models", model)
-        if text is None and catalogue.find(model) is not None:  # aliases are not listed, but known
+        if text is None and (found := catalogue.find(model)) is not None:  # aliases are not listed, but known
             why = await asyncio.to_thread(catalogue.why_not_here, model)
             if why is not None:
                 raise ApiError(404, why, param="model", code="model_not_found")
-            return json_response(base(model))
+            return json_response(base(found, model))
         origin = store.model_origin(model)
         text = require_found(text, model_not_found(model))
         return json_response(tuned(text, origin.job) if origin else text)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from train.chats.html_pages import Element, by_class, elements, first, has_class, is_html, text_of_element
 from train.chats.messages import FORWARDED, Chat, ChatMessage, chat_type, drop_reason, named, normalize_name, seconds_of
 from train.chats.sources import Sample, Source
-from train.core.errors import GovorError
 
 LACKS = "people have no ids in it and are known by name: export as JSON where two have the same one"
 MEDIA = {
@@ -23,6 +22,8 @@ TITLES = {"Sticker": "стикер", "Video message": "кружок", "Animation
 """By the title beside media that are not in the export."""
 DATE = re.compile(r"(\d\d)\.(\d\d)\.(\d{4}) (\d\d):(\d\d):(\d\d)(?: UTC([+-])(\d\d):?(\d\d))?")
 REPLY = re.compile(r"#go_to_message(\d+)")
+DELETED = "Deleted Account"
+"""The name of whoever has none any more; result.json has null."""
 VIA = re.compile(r"\s+via @\w+$")
 
 
@@ -50,8 +51,6 @@ def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
             senders |= {message.sender} if message.sender and message.drop_reason != "service" else set()
             count, time = count + 1, message.time
             yield message
-    if not count:
-        raise GovorError(f"{files[0]}: no messages of a Telegram chat in it")
     kind = chat_type(len(senders))
     yield Chat(name, kind, None, count, named(name) if name and kind == "personal_chat" else None)
 
@@ -70,11 +69,14 @@ def _message(element: Element, id_: int | None, last: ChatMessage | None, time: 
     via_bot = VIA.search(name) is not None
     name = VIA.sub("", name)
     joined = has_class(element, "joined") and not name and last is not None
-    sender, shown = (last.sender, last.name) if joined and last else (named(name) if name else None, name or None)
+    sender, shown = named(name) if name else None, None if name in ("", DELETED) else name
+    if joined and last is not None:
+        sender, shown = last.sender, last.name
     reply = next(iter(inside.get("reply_to", ())), None)
     link = next((a.get("href") or "" for a in reply.iter("a")), "") if reply is not None else ""
     target = REPLY.search(link)
-    text = text_of_element(next(iter(inside.get("text", ())), None))
+    body = next(iter(inside.get("text", ())), None)
+    text = text_of_element(body)
     media = None if text else _media(inside)
     if media == "стикер" and not text:
         text = _emoji(inside)
@@ -94,7 +96,14 @@ def _message(element: Element, id_: int | None, last: ChatMessage | None, time: 
         forwarded=forward is not None,
         drop_reason=reason,
         from_bot="bot_buttons_table" in inside and forward is None and not via_bot,
+        mentions=_mentions(body),
     )
+
+
+def _mentions(body: Element | None) -> tuple[str, ...]:
+    """The names in the text by which people without a @name are mentioned."""
+    links = () if body is None else body.iter("a")
+    return tuple(text_of_element(link) for link in links if "ShowMentionName" in (link.get("onclick") or ""))
 
 
 def _is_in(element: Element, outer: Element | None) -> bool:
