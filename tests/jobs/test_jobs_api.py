@@ -229,7 +229,7 @@ def test_chat_with_all_that_is_listed(server, long_job):
         ("Вопрос;Ответ;Дата\n".encode() + "Как ты?;Хорошо.;1\n".encode() * 12, "invalid_training_file", "CSV, rows in"),
         (b"a,b,c\n" + b"1,2,3\n" * 12, "invalid_training_file", "a CSV table with the columns 'a', 'b', 'c'"),
         (b"", "invalid_training_file", "no rows in it"),
-        (b"\x1f\x8b" + b"x" * 40, "invalid_training_file", "compressed"),
+        (b"\x1f\x8b" + b"x" * 40, "invalid_training_file", "cannot be unpacked"),
         (rows(10) + "слово".encode("cp1251") + b"\n", "invalid_training_file", "Example 11, byte 1 is not UTF-8"),
     ],
 )
