@@ -8,6 +8,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from train.chats.privacy.scrub import Scrubber, find_personal_data
 
 FILE = Path(__file__).parent / "privacy_kinds.jsonl"
@@ -84,6 +86,12 @@ def test_the_third_set_is_found():
     figures, wrong = measured(FILE.with_name("privacy_kinds_third.jsonl"))
     _, precision, recall = figures["all"]
     assert precision >= 0.99 and recall >= 0.96, "\n".join(["", table(figures), *wrong])
+
+
+@pytest.mark.parametrize("number", ["101", "102", "103", "104", "112"])
+def test_numbers_of_help_stay(number):
+    for text in ("набери {} и открой дверь врачам", "звони {}, домофон я открою", "срочно {}! код двери скажу им сама"):
+        assert find_personal_data(text.format(number)) == []
 
 
 def test_the_lines_are_broad():

@@ -119,7 +119,10 @@ DOOR_CODES = [
 PRESSED = _any_case(
     rf"(?<!\w){PRESS}[^0-9\n]{{0,20}}(?<![\w.,-])(?P<value>[0-9]{{3,6}}|[0-9](?:[\s-]{{1,2}}[0-9]){{2,5}})(?![\w-]|[:.,][0-9]){NO_UNIT}"
 )
-"""What is pressed or dialled, in a text with a door in it."""
+"""What is pressed or dialled, near a door."""
+DOOR_NEAR = 60
+PUBLIC_NUMBERS = ("101", "102", "103", "104", "112", "115", "122", "911")
+"""Whom everybody calls: never personal, and a row that names them must keep them."""
 DOOR_WORD = _any_case(rf"(?<!\w){DOOR}")
 NO_CODE = (
     r"(?!\w?\w?\w?\s(?:товар|ошибк|город|стран|регион|дресс|подразд|окпд|оквэд|тн\s?вэд|категори|цвет|краск|операц|услуг|бюджет|"
@@ -597,8 +600,10 @@ def _with_digits(text: str, lower: str) -> Iterator[Finding]:
 def _codes(text: str, lower: str) -> Iterator[Finding]:
     """Codes to sign in or to open a door."""
     yield from ((0, *match.span("value"), "secret") for match in GOOGLE_CODE.finditer(text))
-    if DOOR_WORD.search(text):
-        yield from ((2, *match.span("value"), "secret") for match in PRESSED.finditer(text))
+    for match in PRESSED.finditer(text) if DOOR_WORD.search(text) else ():
+        near = text[max(0, match.start() - DOOR_NEAR) : match.end() + DOOR_NEAR]
+        if match["value"] not in PUBLIC_NUMBERS and DOOR_WORD.search(near):
+            yield 2, *match.span("value"), "secret"
     if not any(map(lower.__contains__, CODE_WORDS)) or NOT_ONE_TIME.search(text):
         return
     patterns = [
