@@ -1,4 +1,4 @@
-"""a guide to Google's Gemini API: upload_and_finetune.py with its defaults and words.
+"""A guide to Google's Gemini API: upload_and_finetune.py with its defaults and words.
 
 With --base-url or GOVOR_BASE_URL the same command trains on one's own server.
 """

@@ -94,6 +94,14 @@ async def ask(gate: EngineGate, model: str, seconds: float, log: list[str]) -> N
     await gate.hold_engine(app)(CHAT, None, None)
 
 
+async def answering(gate: EngineGate, seconds: float, log: list) -> asyncio.Task:
+    """The task of an answer that has begun and takes so long, by a model that is loaded."""
+    await ask(gate, "a", 0, log)
+    long = asyncio.create_task(ask(gate, "a", seconds, log))
+    await asyncio.sleep(0.05)
+    return long
+
+
 def test_answers_in_flight_end_before_the_engine_changes(open_gate):
     """In the order in which the models were asked for; those who wait for one model go on together."""
     loader, log = Loader(), []
@@ -144,9 +152,7 @@ def test_who_waits_too_long_is_told_when_to_ask_again(open_gate):
     gate = open_gate(loader)
 
     async def story() -> ApiError:
-        await ask(gate, "a", 0, log)
-        long = asyncio.create_task(ask(gate, "a", 1.0, log))
-        await asyncio.sleep(0.05)
+        long = await answering(gate, 1.0, log)
         began = time.monotonic()
         with pytest.raises(ApiError) as caught:
             await ask(gate, "b", 0, log)
@@ -195,9 +201,7 @@ def test_a_client_that_hangs_up_takes_no_turn(open_gate):
     gate = open_gate(loader)
 
     async def story() -> None:
-        await ask(gate, "a", 0, log)
-        long = asyncio.create_task(ask(gate, "a", 0.3, log))
-        await asyncio.sleep(0.05)
+        long = await answering(gate, 0.3, log)
         gone = asyncio.create_task(ask(gate, "b", 0, log))
         await asyncio.sleep(0.05)
         gone.cancel()
@@ -213,9 +217,7 @@ def test_a_training_lets_answers_end(open_gate):
     gate = open_gate(loader)
 
     async def story() -> None:
-        await ask(gate, "a", 0, log)
-        long = asyncio.create_task(ask(gate, "a", 0.3, log))
-        await asyncio.sleep(0.05)
+        long = await answering(gate, 0.3, log)
         began = time.monotonic()
         assert not gate.acquire() and time.monotonic() - began < 0.1
         for model in ("a", "b"):

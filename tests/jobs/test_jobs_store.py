@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from click.testing import CliRunner
+from huggingface_hub import constants
 
 from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import Server, envelope, rows
@@ -354,9 +355,9 @@ class TestCatalogue:
             assert "a CUDA GPU for its 4-bit weights" in why and "Bases that can: tiny;" in why
         assert catalogue.why_not_here("tiny") is None
         monkeypatch.setattr(bases, "has_accelerator", lambda cuda: True)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert "govor fetch Qwen/Qwen3-4B-Instruct-2507" in catalogue.why_not_here("gpt-4")
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         assert catalogue.why_not_here("gpt-4") is None
 
     def test_a_folder_that_is_not_there_is_no_base(self, working_folder):

@@ -1,7 +1,6 @@
 """The bases that clients may name, from catalogue.yaml: public name → base, recipe, overrides."""
 
 import math
-import os
 import time
 from functools import cached_property
 from pathlib import Path
@@ -62,10 +61,12 @@ class Base(BaseModel):
 
     def why_not_here(self) -> str | None:
         """Why no job of this base can run on this machine, in a clause; None where nothing is known against it."""
+        from huggingface_hub import constants
+
         nf4 = self.config.model.load_in_4bit
         if not self.config.training.use_cpu and not has_accelerator(cuda=nf4):
             return f"it wants {'a CUDA GPU for its 4-bit weights' if nf4 else 'a GPU'}, and this machine shows none"
-        if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE") and not _is_here(self.config):
+        if constants.HF_HUB_OFFLINE and not _is_here(self.config):
             return f"{self.reference} is not in the local cache and HF_HUB_OFFLINE is set: govor fetch {self.reference}"
         return None
 
