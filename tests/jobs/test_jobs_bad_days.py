@@ -26,6 +26,7 @@ from train.jobs.finish import Attempt, Deaths, finish_attempt
 from train.jobs.server import make_app
 from train.jobs.store import Store
 from train.serving.guard import Access
+from train.serving.response_store import ResponseStore
 
 ON_CPU = {"training": {"use_cpu": True}}
 
@@ -36,7 +37,7 @@ def serve(base, tmp_path):
 
     def serve(folder):
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base), "overrides": ON_CPU}}))
-        app = make_app(Store(folder), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
+        app = make_app(Store(folder), ResponseStore(None), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
         return TestClient(app, base_url="http://localhost")
 
     return serve
@@ -202,7 +203,9 @@ class TestVersions:
     def test_an_older_one_is_brought_up_to_date(self, serve, tmp_path):
         kept = upload(serve(tmp_path / "data")).json()["id"]
         with closing(sqlite3.connect(tmp_path / "data" / DATABASE, isolation_level=None)) as database:
-            database.executescript("DROP TABLE unreferenced; PRAGMA user_version = 0")
+            database.executescript(
+                "DROP TABLE upload_parts; DROP TABLE uploads; DROP TABLE unreferenced; PRAGMA user_version = 0"
+            )
         assert read_database(tmp_path / "data" / DATABASE).problem is None
         client = serve(tmp_path / "data")
         assert create(client, kept).status_code == 200

@@ -14,6 +14,7 @@ from train.jobs.server import make_app
 from train.jobs.store import Store
 from train.jobs.wire import JobRequest
 from train.serving.guard import Access
+from train.serving.response_store import ResponseStore
 
 NAN, INF = float("nan"), float("inf")
 ON_CPU = {"training": {"use_cpu": True}}
@@ -22,7 +23,7 @@ ON_CPU = {"training": {"use_cpu": True}}
 @pytest.fixture
 def client(tmp_path, base):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base), "overrides": ON_CPU}}))
-    app = make_app(Store(tmp_path / "data"), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
+    app = make_app(Store(tmp_path / "data"), ResponseStore(None), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
     return TestClient(app, base_url="http://localhost")  # without its worker
 
 

@@ -10,11 +10,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from train.core.config import Generation
+from train.serving.answering import MAX_BODY_BYTES
 from train.serving.api_errors import ApiError, install_error_handlers, read_request
 from train.serving.chat_request import ChatRequest, sampling_of
 from train.serving.engine import Engine
 from train.serving.guard import Access
-from train.serving.routes import MAX_BODY_BYTES, chat_routes, make_app
+from train.serving.response_store import ResponseStore
+from train.serving.routes import chat_routes, make_app
 from train.serving.stream import read_chunks
 from train.serving.transformers_serve import TransformersServeApi
 from train.serving.vllm import VllmApi
@@ -346,7 +348,7 @@ def test_a_client_that_hangs_up_frees_what_prepares_its_answer():
             ended.append(model)
 
     app = FastAPI()
-    app.include_router(chat_routes(resolve))
+    app.include_router(chat_routes(resolve, ResponseStore(None)))
     install_error_handlers(app)
     messages = [{"type": "http.request", "body": body({}), "more_body": False}]
 

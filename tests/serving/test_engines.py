@@ -18,6 +18,7 @@ from tests.serving.test_serve import KEY, TALK, Server, gone, make_run, user
 from train.cli import main
 from train.encoding.loss_mask import render
 from train.models.load import load_merged, load_tuned
+from train.serving.answering import engine_request
 from train.serving.api_errors import read_request
 from train.serving.chat import chat
 from train.serving.chat_request import ChatRequest
@@ -25,7 +26,6 @@ from train.serving.choose_engine import find_vllm, served_base, served_beside, s
 from train.serving.engine import EngineRefusedError, request_json
 from train.serving.in_engine.govor_engine_key import KEY_VARIABLE
 from train.serving.prompt_check import check_served_prompts
-from train.serving.routes import engine_request
 
 pytestmark = [
     pytest.mark.engines,

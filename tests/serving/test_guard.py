@@ -12,6 +12,7 @@ from train.jobs.server import make_app as jobs_app
 from train.jobs.store import Store
 from train.serving.guard import Access
 from train.serving.in_engine.govor_engine_key import KEY_VARIABLE, EngineKey
+from train.serving.response_store import ResponseStore
 from train.serving.routes import make_app as serve_app
 
 GIVEN = {"hosts": ["Box.local", "fd00::7"], "origins": ["https://Chat.example", "http://10.0.0.7:3000/"]}
@@ -66,7 +67,7 @@ TABLE = [
 def apps(tmp_path, access: Access):
     """The app of each server of ours."""
     yield serve_app([], access)
-    yield jobs_app(Store(tmp_path / "data"), Catalogue({}, {}, {}), access, 1)
+    yield jobs_app(Store(tmp_path / "data"), ResponseStore(None), Catalogue({}, {}, {}), access, 1)
 
 
 @pytest.mark.parametrize(("host", "origin", "status", "named"), TABLE)
@@ -105,6 +106,19 @@ def test_a_second_header_does_not_hide(tmp_path, headers):
 
         asyncio.run(app(scope, receive, send))
         assert seen[0]["status"] == 403
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [("bearer sk-right", 200), ("BEARER  sk-right ", 200), ("bearer sk-wrong", 401), ("Basic sk-right", 401),
+     ("sk-right", 401), ("Bearer", 401), ("Bearer sk-right sk-right", 401)],
+)  # fmt: skip
+def test_the_key_s_scheme_in_any_case(tmp_path, authorization, status):
+    for app in apps(tmp_path, Access("sk-right")):
+        client = TestClient(app, base_url="http://localhost")
+        for path in ("/v1/models", "/v1/models/"):
+            assert client.get(path, headers={"authorization": authorization}).status_code == status
+        assert client.head("/v1/models", headers={"authorization": authorization}).status_code == status
 
 
 def test_a_page_that_was_let_in_may_read_the_answers(tmp_path):

@@ -284,6 +284,23 @@ class TestAnswers:
         [served] = served_models(runs[1:], engine="transformers", system=False)
         assert served.system is None and served.conversation([user("Кто я?")]) == [user("Кто я?")]
 
+    def test_the_same_tokens_by_every_route(self, server):
+        """With the run's system message, and of a run without one."""
+        for model in ("natasha", "болтун"):
+            chatted = server.ask(model, "Кто я?")
+            response = server.client.responses.create(model=model, input="Кто я?")
+            completed = server.client.completions.create(model=model, prompt="Кто я?")
+            assert response.output_text == chatted.choices[0].message.content == completed.choices[0].text
+            counts = (response.usage.input_tokens, response.usage.output_tokens)
+            assert counts == (chatted.usage.prompt_tokens, chatted.usage.completion_tokens)
+            assert counts == (completed.usage.prompt_tokens, completed.usage.completion_tokens)
+        responses = server.client.responses
+        again = responses.create(model="natasha", input="Я устал.", previous_response_id=response.id)
+        assert again.usage.input_tokens > server.ask("natasha", "Я устал.").usage.prompt_tokens
+        responses.delete(again.id)
+        with pytest.raises(openai.NotFoundError):
+            responses.retrieve(again.id)
+
     def test_health_says_how_many_answers_at_once(self, server):
         health = httpx2.get(server.url.replace("/v1", "/health")).json()
         assert health["models"] == {"natasha": "ready", "болтун": "ready"}

@@ -7,10 +7,11 @@
     data_folder.py        the data folder is claimed, or refused where it is somebody's
     store.py              everything that must survive: SQLite and files in the data folder
     change.py             one change of the store: the statements of a transaction
-    uploads.py            a multipart upload, streamed to disk
+    uploads.py            a multipart form with a file, streamed to disk
 
     server.py             `govor jobs serve`: the app and its worker
     file_routes.py        files: upload, list, download, delete
+    upload_routes.py      uploads: parts that become a file
     job_routes.py         jobs with their events and checkpoints; models
     route_helpers.py      what all routes share
     create_job.py         a request → the job in the store, once however often it comes

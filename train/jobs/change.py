@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from train.jobs.wire import Checkpoint, Event, File, Job, ModelObject
+from train.jobs.wire import Checkpoint, Event, File, Job, ModelObject, Upload, UploadPart
 
 ID_CHARACTERS = string.ascii_letters + string.digits
 
@@ -117,6 +117,43 @@ class Change:
         expired = {row[0] for row in self._connection.execute(query).fetchall()}
         self.mark_deleted(expired)
         return expired
+
+    def add_upload(self, upload: Upload, lifetime: int | None) -> None:
+        """Add an upload. `lifetime`: seconds that its file will have."""
+        self._connection.execute(
+            "INSERT INTO uploads (id, object, lifetime) VALUES (?, ?, ?)",
+            (upload.id, upload.model_dump_json(), lifetime),
+        )
+
+    def upload(self, id_: str) -> tuple[Upload, int | None] | None:
+        """(the upload, seconds that its file will have); None where there is none."""
+        row = self._connection.execute("SELECT object, lifetime FROM uploads WHERE id = ?", (id_,)).fetchone()
+        return (Upload.model_validate_json(row[0]), row[1]) if row else None
+
+    def add_part(self, part: UploadPart, file: str, size: int) -> None:
+        """Add a part whose contents are on disk."""
+        self._connection.execute("INSERT INTO upload_parts VALUES (?, ?, ?, ?)", (part.id, part.upload_id, file, size))
+        self.forget([file])
+
+    def parts(self, upload: str) -> dict[str, tuple[str, int]]:
+        """Id of a part → (name of its contents, its bytes)."""
+        rows = self._connection.execute("SELECT id, file, bytes FROM upload_parts WHERE upload = ?", (upload,))
+        return {id_: (file, size) for id_, file, size in rows}
+
+    def end_upload(self, upload: Upload) -> set[str]:
+        """Write back an upload that is no longer pending; names of its parts' contents, which are to be removed."""
+        self._connection.execute("UPDATE uploads SET object = ? WHERE id = ?", (upload.model_dump_json(), upload.id))
+        query = "DELETE FROM upload_parts WHERE upload = ? RETURNING file"
+        files = {row[0] for row in self._connection.execute(query, (upload.id,)).fetchall()}
+        self.mark_deleted(files)
+        return files
+
+    def expire_uploads(self) -> set[str]:
+        """End the uploads whose time has come; names of their parts' contents."""
+        query = "SELECT object FROM uploads WHERE status = 'pending' AND expires_at <= unixepoch()"
+        late = [Upload.model_validate_json(row[0]) for row in self._connection.execute(query).fetchall()]
+        ended = [self.end_upload(upload.model_copy(update={"status": "expired"})) for upload in late]
+        return set().union(*ended)
 
     def reserve(self, id_: str) -> None:
         """Note that what is half written under an id is ours to remove, until a file or a job of that id is added."""

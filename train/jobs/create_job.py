@@ -15,7 +15,7 @@ from train.jobs.bases import Base, Catalogue, merge_sections
 from train.jobs.change import Change, JobEntry, JobState, new_id
 from train.jobs.route_helpers import RETRY_WINDOW
 from train.jobs.store import Store, link_or_copy
-from train.jobs.wire import File, GovorDetails, Hyperparameters, Job, JobMethod, JobRequest, SupervisedMethod
+from train.jobs.wire import File, GovorDetails, Hyperparameters, Job, JobMethod, JobRequest, SupervisedMethod, latin
 from train.serving.api_errors import ApiError
 
 ORGANIZATION = "org-local"
@@ -98,13 +98,20 @@ def _new_entry(store: Store, request: JobRequest, base: Base, job_id: str) -> Jo
         validation_file=request.validation_file,
         training_file=request.training_file,
         hyperparameters=hyperparameters,
-        user_provided_suffix=request.suffix,
+        user_provided_suffix=request.suffix and latin(request.suffix),
         seed=seed,
-        metadata=request.metadata,
+        metadata=_metadata(request),
         method=JobMethod(supervised=SupervisedMethod(hyperparameters=hyperparameters)),
         govor=GovorDetails(requested_model=request.model, base=base.reference, config=sections),
     )
     return JobEntry(job, JobState(tree=tree, name_suffix=new_id("", 8)))
+
+
+def _metadata(request: JobRequest) -> dict[str, str] | None:
+    """The request's metadata, with its suffix where the model's name has another one; a key of the client's stays."""
+    if request.suffix is None or latin(request.suffix) == request.suffix:
+        return request.metadata
+    return {"suffix": request.suffix, **(request.metadata or {})}
 
 
 def _same_rows(store: Store, request: JobRequest) -> bool:

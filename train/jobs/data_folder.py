@@ -23,9 +23,11 @@ from train.core.runs import now
 
 DATA_MARKER = "govor-jobs.json"
 DATABASE = "jobs.sqlite3"
+RESPONSES = "responses.sqlite3"
+"""Answers of /v1/responses that clients may come back to."""
 LOCK = "server.lock"
 FOLDERS = ("files", "jobs", "runs")
-VERSION = 1
+VERSION = 2
 """The version of the database that this govor writes."""
 MISSING, EMPTY = "is not there", "is empty"
 """The problems that the database of a folder may have in which nothing was stored yet."""
@@ -135,6 +137,8 @@ def read_database(path: Path) -> DatabaseReport:
             if first != "ok":
                 return DatabaseReport(f"is damaged ({' '.join(str(first).split())})")
             ids = {row[0] for row in connection.execute("SELECT id FROM files UNION SELECT id FROM jobs")}
+            if "upload_parts" in tables:
+                ids |= {row[0] for row in connection.execute("SELECT file FROM upload_parts")}
             unreferenced = (
                 connection.execute("SELECT id, deleted FROM unreferenced") if "unreferenced" in tables else ()
             )
@@ -164,7 +168,8 @@ def _stored(folder: Path) -> Iterator[str]:
 
 def _foreign(folder: Path, database: DatabaseReport) -> list[str]:
     """Names of what lies in the folder and is not the server's."""
-    own = {DATA_MARKER, DATABASE, LOCK, *FOLDERS, *(f"{DATABASE}-{kind}" for kind in ("wal", "shm", "journal"))}
+    databases = [f"{name}{end}" for name in (DATABASE, RESPONSES) for end in ("", "-wal", "-shm", "-journal")]
+    own = {DATA_MARKER, LOCK, *FOLDERS, *databases}
 
     def is_own(name: str) -> bool:
         match = SERVER_NAME.fullmatch(name)

@@ -24,6 +24,7 @@ from train.jobs.job_errors import log_line
 from train.jobs.model_loader import ModelLoader, Source
 from train.jobs.store import Store
 from train.jobs.worker import GpuLease
+from train.serving.answering import ANSWERING_PATHS
 from train.serving.api_errors import ApiError
 from train.serving.engine_api import Served
 
@@ -84,7 +85,7 @@ class EngineGate(GpuLease):
         """Middleware that lets go of the engine when a chat request has been answered, however it ended."""
 
         async def held(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or scope["path"] != "/v1/chat/completions":
+            if scope["type"] != "http" or scope["path"] not in ANSWERING_PATHS:
                 await app(scope, receive, send)
                 return
             hold = Hold()

@@ -44,7 +44,7 @@ def add_file_routes(routes: APIRouter, store: Store) -> None:
         form = await receive_upload(request, path)
         try:
             file = _file_object(id_, form.fields, form.filename or "upload", form.size)
-            text = await asyncio.to_thread(_add_file, store, file, form.sha256, is_retry(request))
+            text = await asyncio.to_thread(add_file, store, file, form.sha256, is_retry(request))
         except Exception:  # a cancelled request may be in the store already: the next start sweeps what is not
             remove_file(path)
             raise
@@ -105,7 +105,7 @@ def _file_object(id_: str, fields: dict[str, str], filename: str, size: int) -> 
     return File(id=id_, purpose=purpose, filename=filename, bytes=size, created_at=now, expires_at=expires_at)
 
 
-def _add_file(store: Store, file: File, sha256: str, retried: bool) -> str | None:
+def add_file(store: Store, file: File, sha256: str, retried: bool) -> str | None:
     """Add the file; where this very request has uploaded it before, add nothing and return the JSON of that one."""
     with store.change() as change:
         earlier = change.same_file(file, sha256, file.created_at - RETRY_WINDOW) if retried else None

@@ -32,6 +32,12 @@ def log_line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def is_harmless(problem: FileProblem) -> bool:
+    """Whether a problem is a key that no chat template reads; one for thoughts may be read."""
+    thoughts = any(key in problem["message"] for key in ("reasoning", "think", "tool_call_id"))
+    return problem["kind"] in ("extra_key", "extra_message_key") and not thoughts
+
+
 def file_problem(report: FileReport, name: str, folder: Path) -> JobError | None:
     """The first problem of a file, from its `govor validate --json`; None where it can be trained on.
 
@@ -39,12 +45,12 @@ def file_problem(report: FileReport, name: str, folder: Path) -> JobError | None
     """
     param = f"{name}_file"
     too_few = [error for error in report["errors"] if error["kind"] == "too_few_examples"]
-    errors = [error for error in report["errors"] if error["kind"] != "too_few_examples"]
-    if errors:
-        first = errors[0]
+    errors = [error for error in report["errors"] if error["kind"] != "too_few_examples" and not is_harmless(error)]
+    if errors or report["error_count"] > len(report["errors"]):
+        first = (errors or report["errors"])[0]
         where = f"Example {first['line']}, " if first["line"] else ""
         text = f"Invalid file format. {where}{without_paths(first['message'], folder)}"
-        more = report["error_count"] - len(too_few) - 1
+        more = report["error_count"] - len(too_few) - sum(map(is_harmless, report["errors"])) - 1
         if more > 0:
             text += f" ({more} more problems)"
         return _invalid(param, text)

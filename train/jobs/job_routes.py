@@ -11,11 +11,19 @@ from train.jobs import wire
 from train.jobs.bases import Base, Catalogue
 from train.jobs.change import Change
 from train.jobs.create_job import create_job
-from train.jobs.route_helpers import After, apply_change, is_retry, json_response, list_response, require_found
+from train.jobs.route_helpers import (
+    After,
+    apply_change,
+    is_retry,
+    json_response,
+    list_response,
+    request_body,
+    require_found,
+)
 from train.jobs.store import Store
 from train.jobs.wire import JobRequest
+from train.serving.answering import read_body
 from train.serving.api_errors import ApiError, model_not_found, read_request
-from train.serving.routes import read_body
 
 Action = Literal["cancel", "pause", "resume"]
 MAX_JOB_BYTES = 2**18
@@ -25,7 +33,7 @@ MAX_JOB_BYTES = 2**18
 def add_job_routes(routes: APIRouter, store: Store, catalogue: Catalogue, wake: Callable[[], None]) -> None:
     """Add the routes of jobs, with their events and checkpoints. `wake` tells the worker that there is news."""
 
-    @routes.post("/fine_tuning/jobs", response_model=wire.Job, openapi_extra=_request_body(JobRequest))
+    @routes.post("/fine_tuning/jobs", response_model=wire.Job, openapi_extra=request_body(JobRequest))
     async def create(request: Request) -> Response:
         raw = await read_body(request, MAX_JOB_BYTES)
         job_request = await asyncio.to_thread(read_request, JobRequest, raw)
@@ -171,8 +179,3 @@ def _metadata_filter(request: Request) -> list[tuple[str, Any]]:
 
 def _no_job(id_: str) -> ApiError:
     return ApiError(404, f"Could not find fine tune: {id_}", param="fine_tune_id", code="fine_tune_not_found")
-
-
-def _request_body(kind: type[JobRequest]) -> dict[str, Any]:
-    """The description of a JSON body, for OpenAPI."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Query, Request, Response
+from pydantic import BaseModel
 
 from train.jobs import wire
 from train.jobs.change import Change
@@ -69,3 +70,8 @@ def require_found(text: str | None, error: ApiError) -> str:
     if text is None:
         raise error
     return text
+
+
+def request_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """The description of a JSON body, for OpenAPI."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}

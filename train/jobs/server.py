@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from train.core.errors import DISK_FULL, MachineError
 from train.core.files import listed
 from train.jobs.bases import Catalogue
-from train.jobs.data_folder import DATABASE, claim_data_folder
+from train.jobs.data_folder import DATABASE, RESPONSES, claim_data_folder
 from train.jobs.engine_gate import EngineGate
 from train.jobs.file_routes import add_file_routes
 from train.jobs.job_errors import log_line
@@ -21,9 +21,11 @@ from train.jobs.job_routes import add_job_routes, add_model_routes
 from train.jobs.model_loader import ModelLoader
 from train.jobs.route_helpers import ERRORS
 from train.jobs.store import Store
+from train.jobs.upload_routes import add_upload_routes
 from train.jobs.worker import Worker, cards_of_slots
 from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.guard import Access, guard
+from train.serving.response_store import ResponseStore
 from train.serving.routes import chat_routes, engines_now
 from train.serving.serve import listen
 
@@ -43,18 +45,21 @@ def serve(
     with listener, claim_data_folder(folder) as foreign:
         if foreign:
             log_line(f"{folder}: not the server's, left as they are: {listed(foreign)}")
+        opening = DATABASE
         try:
             store = Store(folder)
             store.sweep()
+            opening = RESPONSES
+            responses = ResponseStore(folder / RESPONSES)
         except sqlite3.Error as error:
             raise MachineError(
-                f"{folder / DATABASE}: {error}: another program may hold it, or it is read-only"
+                f"{folder / opening}: {error}: another program may hold it, or it is read-only"
             ) from None
         for name, base in catalogue.missing.items():
             log_line(f"{name}: {base} is not there, so no job can name it")
         address = listener.getsockname()
         config = uvicorn.Config(
-            make_app(store, catalogue, access, slots, cards, system=system),
+            make_app(store, responses, catalogue, access, slots, cards, system=system),
             log_level="error",
             access_log=False,  # paths may hold what clients have made up
             server_header=False,
@@ -72,6 +77,7 @@ def serve(
 
 def make_app(
     store: Store,
+    responses: ResponseStore,
     catalogue: Catalogue,
     access: Access,
     slots: int,
@@ -98,10 +104,11 @@ def make_app(
     )  # fmt: skip
     routes = APIRouter(prefix="/v1", responses=ERRORS)
     add_file_routes(routes, store)
+    add_upload_routes(routes, store)
     add_job_routes(routes, store, catalogue, worker.wake.set)
     add_model_routes(routes, store, catalogue, loader.system_message)
     app.include_router(routes)
-    app.include_router(chat_routes(gate.resolve))
+    app.include_router(chat_routes(gate.resolve, responses))
     app.add_middleware(gate.hold_engine)
     guard(app, access)
     install_error_handlers(app)

@@ -2,8 +2,9 @@
 
 DATA/
     govor-jobs.json the server made this folder, see data_folder.py
-    jobs.sqlite3    files, jobs, events, checkpoints, models: each row holds its object as the wire shows it
-    files/ID        contents of uploaded files and results, complete or absent
+    responses.sqlite3   answers that clients may come back to, see train/serving/response_store.py
+    jobs.sqlite3    files, uploads, jobs, events, checkpoints, models: each row holds its object as the wire shows it
+    files/ID        contents of uploaded files, of the parts of uploads and of results, complete or absent
     jobs/ID/        train.jsonl, valid.jsonl (links: a deleted file goes on training), config.yaml, output.log
     runs/ID/        the run folder of the job
 """
@@ -56,8 +57,19 @@ CREATE TABLE IF NOT EXISTS unreferenced (id TEXT PRIMARY KEY, deleted INTEGER NO
 """`unreferenced`: ids of files and jobs that are not there yet, of deleted files, and of jobs whose models are deleted.
 Of the first, what is half written is ours to remove, but not what is complete: this database may be older than that."""
 
-
-MIGRATIONS = (SCHEMA,)
+UPLOADS = """
+CREATE TABLE uploads (
+    id TEXT PRIMARY KEY, object TEXT NOT NULL, lifetime INTEGER,
+    status TEXT GENERATED ALWAYS AS (json_extract(object, '$.status')),
+    expires_at INTEGER GENERATED ALWAYS AS (json_extract(object, '$.expires_at'))
+);
+CREATE TABLE upload_parts (
+    id TEXT PRIMARY KEY, upload TEXT NOT NULL REFERENCES uploads (id), file TEXT NOT NULL, bytes INTEGER NOT NULL
+);
+CREATE INDEX parts_of_upload ON upload_parts (upload);
+"""
+"""`lifetime`: seconds that the file will have; `file`: the name under files/ of a part's contents."""
+MIGRATIONS = (SCHEMA, UPLOADS)
 """What makes each version of the database out of the one before; its `user_version` is their number.
 
 Databases of before 2026-11-29 have the version 0 and, but for what is new, these tables.
@@ -234,9 +246,9 @@ class Store:
             change.forget([id_ for id_, deleted in unreferenced.items() if deleted or id_ not in complete])
 
     def expire(self) -> None:
-        """Delete the files whose time has come."""
+        """Delete the files whose time has come, and the parts of uploads that were not completed in time."""
         with self.change() as change:
-            expired = change.expire_files()
+            expired = change.expire_files() | change.expire_uploads()
         for id_ in expired:
             remove_file(self.file_path(id_))
 

@@ -1,4 +1,4 @@
-"""A multipart upload, streamed to disk: of bounded size, complete or absent."""
+"""A multipart form with a file, streamed to disk: of bounded size, complete or absent."""
 
 import asyncio
 import hashlib
@@ -43,18 +43,18 @@ class Upload:
     sha256: str = ""
 
 
-async def receive_upload(request: Request, path: Path, max_bytes: int = MAX_FILE_BYTES) -> Upload:
-    """Write the form's part `file` to `path`. ApiError where it is no such form; then nothing is left on disk."""
+async def receive_upload(request: Request, path: Path, max_bytes: int = MAX_FILE_BYTES, name: str = "file") -> Upload:
+    """Write the form's part `name` to `path`. ApiError where it is no such form; then nothing is left on disk."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise ApiError(400, "Expected an upload as multipart/form-data with the parts `purpose` and `file`.")
+        raise ApiError(400, f"Expected an upload as multipart/form-data with the part `{name}`.")
     if int(_number(request.headers.get("content-length"))) > max_bytes + MAX_PARTS * MAX_FIELD_BYTES:
         raise _too_large(max_bytes)
     aside = aside_name(path)
     try:
         with aside.open("xb") as file:
-            form = _Form(max_bytes)
+            form = _Form(max_bytes, name)
             try:
                 await _fill(form, MultipartParser(boundary, form.callbacks()), request, file)
             except (FormParserError, ValueError):
@@ -64,7 +64,7 @@ async def receive_upload(request: Request, path: Path, max_bytes: int = MAX_FILE
             if not form.complete:
                 raise ApiError(400, "The upload was cut off: its last boundary is missing.")
             if form.upload.filename is None:
-                raise ApiError(400, "Missing required parameter: 'file'.", param="file")
+                raise ApiError(400, f"Missing required parameter: '{name}'.", param=name)
             await asyncio.to_thread(os.fsync, file.fileno())
         publish(aside, path, replace=True)
     finally:
@@ -95,8 +95,9 @@ async def _fill(form: "_Form", parser: MultipartParser, request: Request, file: 
 class _Form:
     """Gathers the form from the parser's callbacks."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, file: str) -> None:
         self.upload = Upload()
+        self._file = file
         self.unwritten = bytearray()
         """The file's bytes that are not written yet."""
         self.complete = False
@@ -139,13 +140,13 @@ class _Form:
     def headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", errors="replace")
-        if self._name == "file":
+        if self._name == self._file:
             if self.upload.filename is not None:
-                raise ApiError(400, "Only one file can be uploaded at a time.", param="file")
+                raise ApiError(400, "Only one file can be uploaded at a time.", param=self._file)
             self.upload.filename = _display_name(options.get(b"filename", b""))
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == "file":
+        if self._name == self._file:
             self.upload.size += end - start
             if self.upload.size > self._max_bytes:
                 raise _too_large(self._max_bytes)
@@ -156,7 +157,7 @@ class _Form:
                 raise ApiError(400, f"A form field is longer than {MAX_FIELD_BYTES} bytes.")
 
     def part_end(self) -> None:
-        if self._name != "file":
+        if self._name != self._file:
             self.upload.fields[self._name] = self._field.decode("utf-8", errors="replace")
 
     def end(self) -> None:

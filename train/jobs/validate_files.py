@@ -10,7 +10,7 @@ from train.core.errors import ConfigError
 from train.jobs import run_config, training_process
 from train.jobs.change import JobEntry
 from train.jobs.finish import Deaths, fail_job
-from train.jobs.job_errors import FileReport, file_problem, log_line, without_paths
+from train.jobs.job_errors import FileReport, file_problem, is_harmless, log_line, without_paths
 from train.jobs.store import Store
 from train.jobs.wire import Hyperparameters, JobError, JobMethod, SupervisedMethod
 
@@ -88,6 +88,11 @@ class FileChecker:
                 errors = [{**error, "message": without_paths(error["message"], folder)} for error in first]
                 fail_job(self.store, job.id, problem, {"errors": errors, "error_count": report["error_count"]})
                 return
+        keys = [
+            f"{name} file: {without_paths(error['message'], folder).removesuffix(': remove it')}: left unread"
+            for report, name in zip(reports, ("Training", "Validation"), strict=False)
+            for error in filter(is_harmless, report["errors"])
+        ]
         rows = int(reports[0]["examples"])
         try:
             config = run_config.write_config(folder / "config.yaml", entry.state.tree)
@@ -105,7 +110,7 @@ class FileChecker:
         if job.hyperparameters.learning_rate_multiplier != "auto":
             multiplier = config.training.learning_rate / own_rate
             rate = run_config.describe_rate(own_rate, multiplier, config, total)
-        self._queue(job.id, tree, hyperparameters, total, rate)
+        self._queue(job.id, tree, hyperparameters, total, rate, keys)
 
     def _queue(
         self,
@@ -114,8 +119,9 @@ class FileChecker:
         hyperparameters: Hyperparameters,
         total: int,
         rate: tuple[str, bool] | None,
+        keys: list[str],
     ) -> None:
-        """`rate`: of a job with a multiplier, what to say of it, and whether it is a warning."""
+        """`rate`: of a job with a multiplier, what to say of it, and whether it is a warning. `keys`: warnings."""
         with self.store.change() as change:
             entry = change.entry(job)
             if entry is None or entry.job.status != "validating_files":
@@ -127,6 +133,8 @@ class FileChecker:
             entry.job.govor.config = run_config.public_sections(tree)
             change.save(entry)
             change.add_event(job, "validated", "Files validated, moving job to queued state")
+            for number, text in enumerate(keys[:10]):
+                change.add_event(job, f"extra key {number}", text, level="warn")
             if rate is not None:
                 change.add_event(job, "rate", rate[0], level="warn" if rate[1] else "info")
         log_line(f"{job}: files checked, queued")

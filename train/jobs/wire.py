@@ -1,10 +1,12 @@
 """Requests and answers, as they stand on the wire (OpenAI's API, fine-tuning; openai-openapi, August 2026)."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
 
 from train.serving.api_errors import bounded_json
+from train.serving.chat_request import Metadata
 
 Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -13,12 +15,28 @@ ENDED_STATUSES = ("succeeded", "failed", "cancelled")
 Epochs = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=50)]
 BatchSize = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
 Multiplier = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[StrictStr, Field(max_length=512)]], Field(max_length=16)
-]
-
-
 SmallJson = Annotated[dict[str, Any], bounded_json(2**16)]
+
+
+LATIN = {
+    "а": "a", "б": "b", "в": "v", "г": "g", "д": "d", "е": "e", "ё": "yo", "ж": "zh", "з": "z", "и": "i", "й": "y",
+    "к": "k", "л": "l", "м": "m", "н": "n", "о": "o", "п": "p", "р": "r", "с": "s", "т": "t", "у": "u", "ф": "f",
+    "х": "kh", "ц": "ts", "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ы": "y", "ь": "", "э": "e", "ю": "yu",
+    "я": "ya", "і": "i", "ї": "yi", "є": "ye", "ґ": "g", "ў": "u",
+}  # fmt: skip
+"""Letters of Russian, Ukrainian and Belarusian → Latin ones."""
+TO_LATIN = str.maketrans({**LATIN, **{key.upper(): text.capitalize() for key, text in LATIN.items()}, " ": "-"})
+
+
+def latin(suffix: str) -> str:
+    """A suffix as the name of a model has it: in Latin letters, hyphens for spaces, at most 64 characters."""
+    return suffix.translate(TO_LATIN)[:64]
+
+
+def _suffix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", latin(text)):
+        raise ValueError("expected 1 to 64 letters a-z, A-Z or Cyrillic ones, digits, `_` and `-`")
+    return text
 
 
 class RequestModel(BaseModel):
@@ -50,9 +68,8 @@ class JobRequest(RequestModel):
     model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
     training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)]
     validation_file: Annotated[StrictStr, Field(max_length=512)] | None = None
-    suffix: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = Field(
-        default=None, description="1 to 64 letters a-z, A-Z, digits, `_` and `-`"
-    )
+    suffix: Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(_suffix)] | None = None
+    """Cyrillic letters and spaces become what a model's name may have, see `latin`."""
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] | None = None
     method: MethodRequest | None = None
     hyperparameters: Hyperparameters | None = None
@@ -78,6 +95,49 @@ class File(ResponseModel):
     expires_at: int | None = None
     status: Literal["uploaded", "processed", "error"] = "processed"
     status_details: str | None = None
+
+
+class FileLifetime(RequestModel):
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(strict=True, ge=3600, le=2_592_000)]
+
+
+class UploadRequest(RequestModel):
+    """POST /v1/uploads."""
+
+    bytes: Annotated[int, Field(strict=True, ge=1)]
+    filename: Annotated[StrictStr, Field(min_length=1, max_length=255)]
+    mime_type: Annotated[StrictStr, Field(max_length=255)]
+    purpose: Purpose
+    expires_after: FileLifetime | None = None
+
+
+class CompleteRequest(RequestModel):
+    """POST /v1/uploads/{upload_id}/complete."""
+
+    part_ids: Annotated[list[Annotated[StrictStr, Field(max_length=64)]], Field(min_length=1, max_length=10_000)]
+    md5: Annotated[StrictStr, Field(pattern=r"^[0-9A-Fa-f]{32}$")] | None = Field(
+        default=None, description="the MD5 of the whole file as 32 hexadecimal digits"
+    )
+
+
+class Upload(ResponseModel):
+    object: Literal["upload"] = "upload"
+    id: str
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: Purpose
+    status: Literal["pending", "completed", "cancelled", "expired"] = "pending"
+    file: File | None = None
+
+
+class UploadPart(ResponseModel):
+    object: Literal["upload.part"] = "upload.part"
+    id: str
+    created_at: int
+    upload_id: str
 
 
 class JobError(ResponseModel):

@@ -11,6 +11,12 @@
     in_engine/        what runs in an engine's own process: the key that it asks for
 
     routes.py         the routes
+    answering.py      a chat request → its engine's answer, for all routes that ask for one
+    responses.py      /v1/responses on top of it: OpenAI's events
+    response_request.py   its requests → chat requests
+    response_store.py     responses that are kept, in SQLite
+    completions.py    /v1/completions on top of it
+    plain_requests.py HEAD, trailing slashes, gzip'd bodies
     guard.py          who may talk to a server: the key, or this machine's programs and no web page
     api_errors.py     OpenAI's error envelope; requests read so that an error names the field
     chat_request.py   chat requests: their fields, and how the answer is sampled
@@ -33,7 +39,7 @@ For a service of its own (`govor jobs serve`):
     async def resolve(model_id: str) -> Served:                    # may start an engine and need its time
         ...                                                        # ApiError, or raise model_not_found(model_id)
     app = FastAPI()
-    app.include_router(chat_routes(resolve))                       # POST /v1/chat/completions
+    app.include_router(chat_routes(resolve, ResponseStore(path)))  # chat, responses, completions
     app.include_router(model_routes(lambda: served_now))           # GET /v1/models, /v1/models/{id}
     guard(app, Access(key))                                        # who may ask
     install_error_handlers(app)                                    # last: every 4xx and 5xx in OpenAI's envelope

@@ -6,8 +6,8 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -49,6 +49,19 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The envelope with its status and headers."""
         return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+@contextmanager
+def errors_renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Have the errors of a request that was translated name the fields that the client sent."""
+    try:
+        yield
+    except ApiError as error:
+        if error.param is None or error.param not in names:
+            raise
+        param = names[error.param]
+        text = str(error).replace(f"'{error.param}'", f"'{param}'")
+        raise ApiError(error.status, text, param=param, code=error.code, headers=error.headers) from None
 
 
 def model_not_found(model_id: str) -> ApiError:
@@ -141,8 +154,9 @@ def _no_json(value: Any, at: Location) -> Iterator[tuple[Location, str]]:
         yield at, "expected a finite number"
 
 
-PARAM = re.compile(r"messages\[\d+\]\.(?:tool_calls\[\d+\]|\w+)|[^\[]*")
-"""The part of a field's path that an error names: a message's field, else what stands before the first index."""
+PARAM = re.compile(r"input\[\d+\]|messages\[\d+\]\.(?:tool_calls\[\d+\]|\w+)|[^\[]*")
+"""The part of a field's path that an error names: a message's field or an item of the input, else what stands before
+the first index."""
 
 
 def _param(location: Location) -> str:

@@ -1,10 +1,19 @@
 """A chat request: its fields with their bounds, its messages as templates take them, and how the answer is sampled."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from train.chats.rows import Message, text_of
 from train.core.config import Generation
@@ -22,7 +31,12 @@ Stop = Annotated[str, Field(max_length=64)]
 """A stop sequence. OpenAI has at most four and says nothing of their length; an engine compares each with every token
 of its vocabulary, so a long one would keep all other clients waiting."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+MaxTokens = Annotated[int, Field(ge=1, lt=2**31)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[StrictStr, Field(max_length=512)]], Field(max_length=16)
+]
+"""OpenAI's metadata of an object."""
 LEAST_TEMPERATURE = 1e-6
 """Below it, but for 0, scores divided by the temperature leave the numbers that an engine can hold."""
 
@@ -79,7 +93,7 @@ class ChatMessage(BaseModel):
     def _readable(cls, content: Any, info: ValidationInfo) -> Any:
         if isinstance(content, list):
             texts: list[Any] = [
-                part.get("text") or part.get("refusal") if isinstance(part, dict) else None for part in content
+                part.get("text", part.get("refusal")) if isinstance(part, dict) else None for part in content
             ]
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("the model reads text parts only")
@@ -102,7 +116,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+def require_function(tool: dict[str, Any]) -> dict[str, Any]:
     function = tool.get("function")
     if not isinstance(function, dict):
         raise ValueError("expected functions, each with a name")
@@ -113,7 +127,7 @@ def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     return tool
 
 
-def _tool_choice(choice: Any) -> Any:
+def require_choice(choice: Any) -> Any:
     function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
     named = isinstance(function, dict) and isinstance(function.get("name"), str)
     if not named and choice not in ("none", "auto", "required"):
@@ -121,7 +135,7 @@ def _tool_choice(choice: Any) -> Any:
     return choice
 
 
-def _response_format(form: dict[str, Any]) -> dict[str, Any]:
+def require_format(form: dict[str, Any]) -> dict[str, Any]:
     if form.get("type") not in ("text", "json_object", "json_schema"):
         raise ValueError("expected the type text, json_object or json_schema")
     schema = form.get("json_schema")
@@ -155,20 +169,17 @@ class VllmFields(BaseModel):
     guided_grammar: Annotated[str, Field(max_length=2**14)] | None = None
 
 
-class ChatRequest(VllmFields):
-    """POST /v1/chat/completions: OpenAI's fields and, under vLLM's names, a few samplers that OpenAI lacks.
+class AnswerRequest(VllmFields):
+    """What every request for an answer may have: OpenAI's fields and, under vLLM's names, samplers that OpenAI lacks.
 
     Every field has a bound: what one client sends must not keep the others waiting.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    ignored: ClassVar[Collection[str]] = IGNORED_FIELDS
 
     model: Annotated[str, Field(max_length=512)]
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(_temperature)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
@@ -178,9 +189,6 @@ class ChatRequest(VllmFields):
     presence_penalty: Penalty | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     logit_bias: (
         Annotated[
             dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
@@ -188,13 +196,6 @@ class ChatRequest(VllmFields):
         ]
         | None
     ) = None
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    response_format: Annotated[dict[str, Any], AfterValidator(_response_format), bounded_json(2**16)] | None = None
-    tools: (
-        Annotated[list[Annotated[dict[str, Any], AfterValidator(_tool)]], Field(max_length=128), bounded_json(2**18)]
-        | None
-    ) = None
-    tool_choice: Annotated[Any, AfterValidator(_tool_choice), bounded_json(2**12)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -204,11 +205,38 @@ class ChatRequest(VllmFields):
             return body
         required = {name for name, field in cls.model_fields.items() if field.is_required()}
         asking = {name: value for name, value in body.items() if value is not None or name in required}
-        return {name: value for name, value in asking.items() if name not in IGNORED_FIELDS}
+        return {name: value for name, value in asking.items() if name not in cls.ignored}
 
     def stop_sequences(self) -> list[str]:
         """The stop sequences, without empty ones, which stop nothing."""
         return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
+
+    def sampling_fields(self) -> dict[str, Any]:
+        """The fields that every request for an answer has, as far as they are set."""
+        return self.model_dump(include=set(AnswerRequest.model_fields), exclude_none=True)
+
+
+class ChatRequest(AnswerRequest):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    stream_options: StreamOptions | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    response_format: Annotated[dict[str, Any], AfterValidator(require_format), bounded_json(2**16)] | None = None
+    tools: (
+        Annotated[
+            list[Annotated[dict[str, Any], AfterValidator(require_function)]],
+            Field(max_length=128),
+            bounded_json(2**18),
+        ]
+        | None
+    ) = None
+    tool_choice: Annotated[Any, AfterValidator(require_choice), bounded_json(2**12)] = None
 
     def plain_messages(self) -> list[Message]:
         """The messages as training hands them to a template."""

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from train.core.errors import GovorError
 from train.serving.api_errors import ApiError
+from train.serving.plain_requests import PlainRequests
 
 AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s\[\]:/@?#]+))(?::[0-9]{1,5})?")
 """HOST[:PORT] as Host and Origin have it: group 1 is an IPv6 address, group 2 a name or an IPv4 address."""
@@ -57,6 +58,7 @@ def guard(app: FastAPI, access: Access) -> None:
         )
     if access.key is None:
         app.add_middleware(RefuseWebPages, hosts=access.hosts, origins=access.origins)
+    app.add_middleware(PlainRequests)  # first, so that nobody sees a path otherwise than the routes do
 
 
 class RequireKey:
@@ -64,12 +66,13 @@ class RequireKey:
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self.app = app
-        self.expected = f"Bearer {key}".encode()
+        self.expected = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         authorization = dict(scope.get("headers", ())).get(b"authorization", b"")
         is_open = scope["type"] == "lifespan" or scope["path"] == "/health"
-        if is_open or hmac.compare_digest(authorization, self.expected):
+        scheme, _, key = authorization.strip().partition(b" ")
+        if is_open or (scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self.expected)):
             await self.app(scope, receive, send)
             return
         message = "Incorrect API key provided." if authorization else "You didn't provide an API key."
