@@ -26,7 +26,7 @@ class Card(NamedTuple):
 
 CARDS = (
     Card("chats", ("Telegram,", "JSONL, CSV, …"), ()),
-    Card("rows", ("checked,", "scrubbed"), ("collect · convert", "validate · scrub", "analyze")),
+    Card("rows", ("checked,", "scrubbed"), ("collect · convert", "validate · scrub", "analyze", "generate · review")),
     Card("ids + mask", ("any chat", "template"), ("inspect", "plan")),
     Card("adapter", ("LoRA, QLoRA,", "losses"), ("fetch · train", "eval · chat")),
     Card("model", ("merged, drift", "measured"), ("merge",)),

@@ -25,7 +25,7 @@ from finetuning.arguments import LOCATION, Arguments, check_options, check_steps
 from finetuning.estimate import estimate
 from finetuning.guides import GUIDES, PLAIN, Guide
 from finetuning.offline import print_estimate, rehearse, rehearse_vertex, validate, write_configs
-from finetuning.providers import PROVIDERS, Job, Provider, Service, find_key, find_provider, read_env
+from finetuning.providers import PROVIDERS, Job, Provider, Service, find_provider
 from finetuning.vertex import VertexService
 from finetuning.watch import Log, watch
 
@@ -33,6 +33,7 @@ from train.chats.readers import read_rows
 from train.chats.rows import shared_system_message
 from train.core.config import load_config
 from train.core.errors import GovorError, MachineError, one_line_errors
+from train.remote.services import find_key, read_env
 
 PROMPTS = Path(__file__).resolve().parents[1] / "configs/natasha.yaml"
 """The five questions for a tuned model are those of this config."""

@@ -345,6 +345,47 @@ def analyze(
     )
 
 
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=PATH, metavar="ROWS|TEXT…")
+@click.option("--via", required=True, metavar="URL", help="OpenAI-compatible server, or openai, kimi.")
+@click.option("--model", required=True, metavar="NAME", help="Its model.")
+@click.option("--plan", "plan_file", required=True, type=PATH, help="What to ask for: configs/generate/…")
+@click.option("--budget", metavar="USD", help="Most to spend, all runs into this output together: 2USD.")
+@click.option("--max-tokens", type=click.IntRange(1), help="The same in tokens, sent and received.")
+@click.option("--limit", type=click.IntRange(1), help="Rows at most.  [default: those of the plan]")
+@click.option("-o", "--output", required=True, type=PATH, help="File to write.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent at most; no network.")
+@click.option("--force", is_flag=True, help="Replace the file.")
+def generate(files: tuple[Path, ...], **how: Any) -> None:
+    """More rows from another model: questions by a plan, answers in the persona's manner, all of them checked.
+
+    \b
+    govor generate data/natasha.jsonl --via kimi --model kimi-k2.6 --plan configs/generate/natasha.yaml \\
+        --max-tokens 500000 -o more.jsonl
+
+    Training rows and texts are sent to the server, held-out rows never. The same command goes on where it was cut off,
+    and asks nothing twice. Exit code 1 where no row passed.
+    """
+    from train.remote.generate import generate as make
+
+    raise SystemExit(0 if make(files, **how) else 1)
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@click.option("--sample", default=100, show_default=True, type=click.IntRange(1), help="Rows to look at.")
+@click.option("-o", "--output", required=True, type=PATH, help="File for the rows that are kept.")
+@click.option("--force", is_flag=True, help="Replace the file.")
+def review(file: Path, sample: int, output: Path, force: bool) -> None:
+    """Look at a sample of rows, generated ones first: y, n or edit, by one key each; can be left and taken up again.
+
+    Exit code 1 where it was left before the end: the new file is written after the last row of the sample.
+    """
+    from train.remote.review import review as ask
+
+    raise SystemExit(0 if ask(file, output, sample=sample, force=force) else 1)
+
+
 @main.command(name="inspect")
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value …]")

@@ -15,11 +15,11 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from pydantic import BaseModel
 
 from train.core.errors import ConfigError, GovorError, MachineError
+from train.remote.services import LOOPBACK, without_keys
 
-from .providers import BusyError, Event, Job, JobRequest, Provider, UnreachableError, openai_body, without_keys
+from .providers import BusyError, Event, Job, JobRequest, Provider, UnreachableError, openai_body
 
 T = TypeVar("T", bound=BaseModel)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class OpenAiService:

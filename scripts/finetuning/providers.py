@@ -1,13 +1,12 @@
 """What each provider can do, where it is, which key it takes; the types in which the script speaks of jobs."""
 
-import os
-import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from train.core.errors import ConfigError, GovorError
+from train.remote.services import SERVICES, service_of
 
 Capability = Literal["upload", "create", "jobs", "chat"]
 LAST_DAY = date(2027, 1, 6)
@@ -21,7 +20,7 @@ OWN_SERVER = (
 
 
 class Provider(NamedTuple):
-    """A service that tunes models, or only chats."""
+    """A service that tunes models, or only chats; the first six fields are those of train/remote/services.py."""
 
     name: str
     title: str
@@ -31,6 +30,8 @@ class Provider(NamedTuple):
     """A base URL on these hosts means this provider."""
     keys: tuple[str, ...]
     """Environment variables with its key; the first that is set counts."""
+    service: str
+    """The provider's name in the price table."""
     capabilities: frozenset[Capability]
     offers: str
     """What it offers, for error messages."""
@@ -42,8 +43,6 @@ class Provider(NamedTuple):
     """Tokens of the longest row; the provider cuts off what is beyond."""
     max_bytes: int
     """Bytes of the largest training file that it takes."""
-    service: str
-    """The provider's name in the price table."""
     gone: tuple[tuple[str, str], ...] = ()
     """(a model's name, with or without what follows a dash, and why the provider tunes it no more)."""
 
@@ -53,28 +52,25 @@ PROVIDERS = {
     provider.name: provider
     for provider in (
         Provider(
-            "local", "The local server", "http://127.0.0.1:8000/v1", (), ("GOVOR_API_KEY",), ALL,
-            "files, fine-tuning jobs, models, chat", "Qwen/Qwen3-4B-Instruct-2507", "qwen3", 1 << 30, 512 * MIB, "",
+            *SERVICES["local"], ALL, "files, fine-tuning jobs, models, chat", "Qwen/Qwen3-4B-Instruct-2507", "qwen3",
+            1 << 30, 512 * MIB,
         ),
         Provider(
-            "openai", "OpenAI", "https://api.openai.com/v1", ("openai.com",), ("OPENAI_API_KEY",), ALL,
-            "files, the jobs that exist, models, chat", "gpt-4.1-mini-2025-04-14", "gpt_oss", 65_536, 512 * MIB,
-            "OpenAI",
+            *SERVICES["openai"], ALL, "files, the jobs that exist, models, chat", "gpt-4.1-mini-2025-04-14", "gpt_oss",
+            65_536, 512 * MIB,
             tuple((name, "shut down on 2026-10-23") for name in ("gpt-3.5-turbo", "gpt-4", "gpt-4.1-nano")),
         ),
         Provider(
-            "kimi", "Kimi", "https://api.moonshot.ai/v1", ("moonshot.ai", "moonshot.cn"),
-            ("KIMI_API_KEY", "MOONSHOT_API_KEY"), frozenset({"chat"}),
-            "chat (--test MODEL), models, files for text extraction", "kimi-k2.6", "", 262_144, 100 * MIB, "Kimi",
+            *SERVICES["kimi"], frozenset({"chat"}), "chat (--test MODEL), models, files for text extraction",
+            "kimi-k2.6", "", 262_144, 100 * MIB,
         ),
         Provider(
-            "google", "Google's Gemini API", None, ("generativelanguage.googleapis.com",), (), frozenset(),
-            "chat with its own models, which its own programs ask", "gemini-3.5-flash", "gemma3_text", 131_072,
-            1024 * MIB, "Google Vertex AI",
+            *SERVICES["google"], frozenset(), "chat with its own models, which its own programs ask",
+            "gemini-3.5-flash", "gemma3_text", 131_072, 1024 * MIB,
         ),
         Provider(
-            "vertex", "Google Vertex AI", None, ("googleapis.com",), (), ALL, "tuning jobs, chat with tuned models",
-            "gemini-3.5-flash", "gemma3_text", 131_072, 1024 * MIB, "Google Vertex AI",
+            *SERVICES["vertex"], ALL, "tuning jobs, chat with tuned models", "gemini-3.5-flash", "gemma3_text",
+            131_072, 1024 * MIB,
             (("gemini-1.0", "retired in April 2025"), ("gemini-1.5", "retired in September 2025")),
         ),
     )
@@ -168,9 +164,7 @@ def find_provider(name: str | None, base_url: str | None) -> Provider:
         raise ConfigError(f"--base-url {base_url}: expected http://… or https://…")
     if name is not None:
         return PROVIDERS[name]
-    host = (urlsplit(base_url).hostname or "") if base_url else ""
-    matches = (p for p in PROVIDERS.values() if any(host == known or host.endswith(f".{known}") for known in p.hosts))
-    return next(matches, PROVIDERS["local"])
+    return PROVIDERS[service_of(base_url).name]
 
 
 def require(provider: Provider, capability: Capability) -> None:
@@ -210,37 +204,6 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def find_key(provider: Provider, folder: Path) -> tuple[str | None, str]:
-    """(key, its variable) from the environment, else from the folder's .env; else (None, the possible variables)."""
-    env_file = read_env(folder / ".env")
-    for name in provider.keys:
-        key = os.environ.get(name, "").strip() or env_file.get(name, "").strip()
-        if key and not re.fullmatch(r"[!-~]+", key):
-            raise ConfigError(f"{name} holds characters that no key has: copy it again")
-        if key:
-            return key, name
-    return None, " or ".join(provider.keys)
-
-
-def read_env(path: Path) -> dict[str, str]:
-    """The NAME=VALUE lines of a file, with or without `export` and quotes; other lines are ignored."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return {}
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text: save it as UTF-8") from None
-    values = {}
-    for line in text.split("\n"):
-        name, is_pair, value = line.strip().removeprefix("export ").partition("=")
-        if not is_pair or not name.strip().isidentifier():
-            continue
-        value = value.strip()
-        quoted = re.match(r"""(["'])(.*?)\1\s*(#.*)?$""", value)
-        values[name.strip()] = quoted[2] if quoted else re.split(r"\s#|^#", value)[0].strip()
-    return values
-
-
 def openai_body(request: JobRequest, training_file: str, validation_file: str | None) -> dict[str, Any]:
     """The body that creates the job at OpenAI's API."""
     optional = {
@@ -257,11 +220,3 @@ def openai_body(request: JobRequest, training_file: str, validation_file: str | 
     if hyperparameters:
         body["method"] = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
     return body
-
-
-def without_keys(text: str, key: str | None) -> str:
-    """The text without the key, also where a server has cut it short, and in one line."""
-    text = " ".join(text.split())
-    if key:
-        text = text.replace(key, "***")
-    return re.sub(r"\bsk-[\w*.-]{4,}", "***", text)

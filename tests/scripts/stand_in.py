@@ -19,11 +19,12 @@ class Request(NamedTuple):
         return json.loads(self.content)
 
 
-Answer = tuple[int, dict | str]
+Answer = tuple[int, dict | str] | tuple[int, dict | str, dict[str, str]] | None
+"""Status, JSON or text, perhaps headers; None: the connection is cut."""
 
 
 class StandIn:
-    """Answers as `answer` says: (status, JSON or text) for each request."""
+    """Answers as `answer` says for each request."""
 
     def __init__(self, answer: Callable[[Request], Answer]):
         self.requests: list[Request] = []
@@ -37,11 +38,17 @@ class StandIn:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Request(self.command, self.path, headers, sent)
                 stand_in.requests.append(request)
-                status, content = answer(request)
+                answered = answer(request)
+                if answered is None:
+                    self.close_connection = True
+                    return
+                status, content, *more = answered
                 body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("content-type", "text/html" if isinstance(content, str) else "application/json")
                 self.send_header("content-length", str(len(body)))
+                for name, value in (more[0] if more else {}).items():
+                    self.send_header(name, value)
                 with suppress(ConnectionError):  # the client did not wait for it
                     self.end_headers()
                     self.wfile.write(body)

@@ -16,11 +16,12 @@ import upload_and_finetune
 import yaml
 from click.testing import CliRunner
 from finetuning import providers
-from finetuning.providers import PROVIDERS, read_env
+from finetuning.providers import PROVIDERS
 
 from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import Server, rows
 from tests.scripts.stand_in import Request, StandIn
+from train.remote.services import read_env
 
 KEYS = ("OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY", "GOVOR_API_KEY", "GOVOR_BASE_URL")
 KEY = "sk-secret-1234567890"

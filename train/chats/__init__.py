@@ -19,6 +19,8 @@ telegram/           Telegram's readers; govor collect: messages of any chat → 
 scrub_rows.py       govor scrub: rows without personal data
 privacy/            finds personal data and secrets in texts
 
+provenance.py       where generated rows come from, and whether somebody has reviewed them
+
 duplicates.py       texts that are equal or nearly so
 split.py            which rows are held out
 statistics.py       govor analyze: what a file of rows is like, in numbers

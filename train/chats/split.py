@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.chats.duplicates import alike, fold_text, near_duplicate_groups
+from train.chats.provenance import require_reviewed
 from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, row_to_json, text_of
 from train.core.config import Config
@@ -60,8 +61,13 @@ class Split(NamedTuple):
 
 
 def read_split(config: Config) -> Split:
-    """The rows of a config, checked and split; DataError where a row is invalid or stands on both sides."""
+    """The rows of a config, checked and split.
+
+    DataError where a row is invalid, stands on both sides, or was generated and not reviewed.
+    """
     rows = read_rows(config.data.train_file)
+    if not config.data.unreviewed:
+        require_reviewed(rows, config.data.train_file)
     if config.data.eval_file is None:
         return split(rows, config.data.eval_fraction, config.training.seed)
     held_out = read_rows(config.data.eval_file)

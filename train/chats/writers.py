@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from train.chats.provenance import carry_provenance
 from train.chats.readers import AS_FOUND, ReadAs, is_preferences, stream_preferences, stream_records
 from train.chats.row_formats import preference_to_object
 from train.chats.rows import Message, Row, is_trained, row_to_object, text_of, without_weight
@@ -124,6 +125,8 @@ def convert_file(
     if two_answers and target != "openai":
         raise DataError(f"{file}: preference rows, which --to openai alone can write: {target} is for one answer")
     write_whole(output, preferences() if two_answers else lines(), replace=force)
+    if not two_answers:
+        carry_provenance(file, output, (record.row for record in stream_records(file, read_as)), force=force)
     lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(conversion.lost.items()))
     print(f"{output}: {conversion.written} rows, read as {source}, written as {target}{lost}")
     if two_answers:

@@ -70,6 +70,8 @@ class Data(Section):
     """Held-out rows in a file of their own; without it they are taken from train_file."""
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of train_file that is held out. 0: nothing is held out and nothing is evaluated."""
+    unreviewed: bool = False
+    """Train also on rows that `govor generate` made and nobody has reviewed (`govor review`)."""
     too_long: Literal["error", "drop", "truncate", "split"] = "error"
     """What becomes of rows longer than training.max_length.
 

@@ -14,8 +14,12 @@ SILENCE = 5.0
 
 
 @contextmanager
-def progress(task: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress(
+    task: str, total: int | None = None, note: Callable[[], str] | None = None
+) -> Iterator[Callable[[int], None]]:
     """Within the block `task` is shown with what is done of `total`; call the function with what is done so far.
+
+    `note`: what else is to be said at the time, such as what it has cost.
 
     On a terminal the bar goes when the block ends. Elsewhere nothing is printed of a block that takes under SILENCE
     seconds. A thread of its own shows it, so that a step may take as long as it does. Of several processes the first
@@ -24,10 +28,10 @@ def progress(task: str, total: int | None = None) -> Iterator[Callable[[int], No
     if os.environ.get("RANK", "0") != "0":  # one process of several speaks
         yield lambda done: None
     elif sys.stderr.isatty():
-        with _bar(task, total) as update:
+        with _bar(task, total, note) as update:
             yield update
     else:
-        with _lines(task, total) as update:
+        with _lines(task, total, note) as update:
             yield update
 
 
@@ -40,7 +44,7 @@ def track(items: Iterable[Item], task: str, total: int) -> Iterator[Item]:
 
 
 @contextmanager
-def _lines(task: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def _lines(task: str, total: int | None, note: Callable[[], str] | None) -> Iterator[Callable[[int], None]]:
     done, started, ended = 0, time.monotonic(), threading.Event()
 
     def update(now: int) -> None:
@@ -49,8 +53,12 @@ def _lines(task: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
     def print_lines() -> None:
         while not ended.wait(SILENCE):
+            seconds = time.monotonic() - started
             of_all = f" {done:,} of {total:,}," if total else ""
-            print(f"{task}:{of_all} {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            more = f", {note()}" if note else ""
+            if note and total and done:
+                more = f", about {seconds * (total - done) / done:.0f} s left{more}"
+            print(f"{task}:{of_all} {seconds:.0f} s{more}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=print_lines, name="progress", daemon=True)
     thread.start()
@@ -62,7 +70,7 @@ def _lines(task: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _bar(task: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def _bar(task: str, total: int | None, note: Callable[[], str] | None) -> Iterator[Callable[[int], None]]:
     from rich import progress as columns
     from rich.console import Console
 
@@ -71,4 +79,4 @@ def _bar(task: str, total: int | None) -> Iterator[Callable[[int], None]]:
     name = columns.TextColumn("{task.description}")
     with columns.Progress(name, *last, console=Console(stderr=True), transient=True) as bar:
         shown = bar.add_task(task, total=total)
-        yield lambda done: bar.update(shown, completed=done)
+        yield lambda done: bar.update(shown, completed=done, description=f"{task} ({note()})" if note else task)

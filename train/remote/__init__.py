@@ -1,0 +1,12 @@
+"""Other models asked over the network, within a budget and never twice. No torch here.
+
+services.py    who answers at a URL: keys, prices
+budget.py      money or tokens, reserved before a request is sent
+journal.py     what was asked and answered, on disk before anything goes on
+asking.py      requests → answers: concurrency, retries, progress
+
+generation_plan.py  what is to be asked for, and how much of it
+gates.py            what a generated row must pass
+generate.py         govor generate: questions, answers, rows with their origin
+review.py           govor review: a person says y, n or edits
+"""
