@@ -148,6 +148,26 @@ def test_uploads(client):
     assert upload(**{f"more{n}": "x" for n in range(20)}).status_code == 400
 
 
+def test_large_uploads(client, monkeypatch):
+    least = {"bytes": 10, "filename": "a", "mime_type": "text/plain", "purpose": "fine-tune"}
+    for fields in (
+        {"bytes": 512 * 2**20 + 1}, {"bytes": 0}, {"bytes": "10"}, {"bytes": 10**400}, {"bytes": NAN},
+        {"filename": ""}, {"filename": "x" * 256}, {"mime_type": "x" * 256}, {"purpose": "x"},
+        {"expires_after": {"anchor": "created_at", "seconds": 3599}}, {"expires_after": nested(40)},
+    ):  # fmt: skip
+        answer = client.post("/v1/uploads", content=json.dumps({**least, **fields}))
+        assert (answer.status_code, envelope(answer.json())["param"].split(".")[0]) == (400, *fields), fields
+    id_ = client.post("/v1/uploads", json=least).json()["id"]
+    for fields in ({"part_ids": []}, {"part_ids": ["x"] * 10_001}, {"part_ids": ["x" * 65]}, {"md5": "x"}):
+        body = {"part_ids": ["x"], **fields}
+        answer = client.post(f"/v1/uploads/{id_}/complete", json=body)
+        assert (answer.status_code, envelope(answer.json())["param"].split("[")[0]) == (400, *fields), fields
+    monkeypatch.setattr("train.jobs.upload_routes.MAX_PART_BYTES", 2**20)
+    for size, status in ((2**20 + 1, 413), (10, 200), (2**20, 200), (2**20, 400)):  # the last is beyond what may come
+        answer = client.post(f"/v1/uploads/{id_}/parts", files={"data": ("a", b"x" * size)})
+        assert answer.status_code == status, (size, answer.text)
+
+
 QUERIES = [
     ("fine_tuning/jobs", [(f"metadata[{n}]", "v") for n in range(16)], 200),
     ("fine_tuning/jobs", [(f"metadata[{n}]", "v") for n in range(17)], 400),
@@ -200,6 +220,11 @@ def test_every_route_has_been_thought_of(client):
         "GET /v1/fine_tuning/jobs/{}/events": "as GET jobs", "GET /v1/fine_tuning/jobs/{}/checkpoints": "as GET jobs",
         "GET /v1/models": "nothing", "GET /v1/models/{}": "QUERIES", "DELETE /v1/models/{}": "an id alone",
         "POST /v1/chat/completions": "tests/serving/test_chat_request.py", "GET /health": "nothing",
+        "POST /v1/responses": "tests/serving/test_response_request.py", "GET /v1/responses/{}": "an id alone",
+        "DELETE /v1/responses/{}": "an id alone", "GET /v1/responses/{}/input_items": "QUERIES",
+        "POST /v1/completions": "tests/serving/test_response_request.py", "POST /v1/uploads": "test_large_uploads",
+        "POST /v1/uploads/{}/parts": "test_large_uploads", "POST /v1/uploads/{}/complete": "test_large_uploads",
+        "POST /v1/uploads/{}/cancel": "an id alone",
     }  # fmt: skip
     paths = client.get("/openapi.json").json()["paths"]
     described = {
