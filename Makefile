@@ -1,7 +1,8 @@
 # make demo   the whole way on a CPU, offline: rows → training of a tiny Russian base → merge → answers before and after
 # make real-bases   fetches two open models into .bases/, 350 MB, their licences shown first
 # make demo-real   the whole way on a CPU with one of them, Gemma 3 270M (15 minutes)
-# make test   lint, types, tests (10 minutes)
+# make test   lint, types, tests
+# make test-long   the tests that take longest: kills in the middle, whole ways, other machines; a change must pass them, too
 # make test-fast   lint and the tests that take no training, for the daily loop (a minute)
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
@@ -14,7 +15,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo real-bases demo-real test test-fast test-engines test-peers test-real test-gpu-rehearsal test-gpu cuda-card test-all
+.PHONY: demo real-bases demo-real test test-long test-fast test-engines test-peers test-real test-gpu-rehearsal test-gpu cuda-card test-all
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -50,12 +51,16 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -m 'not alone'
-	$(BIN)/pytest -m alone $$(grep -rl --include='*.py' mark.alone tests)
+	$(PYTEST) -m 'not alone and not long'
+	$(BIN)/pytest -m 'alone and not long' $$(grep -rl --include='*.py' mark.alone tests)
+
+test-long: .venv/installed
+	$(PYTEST) -m 'long and not alone' $$(grep -rl --include='*.py' mark.long tests)
+	$(BIN)/pytest -m 'long and alone' $$(grep -rl --include='*.py' mark.long tests)
 
 test-fast: .venv/installed
 	$(BIN)/ruff check .
-	$(PYTEST) -m "not slow" tests/chats tests/core tests/encoding tests/test_data.py tests/test_layers.py tests/test_readme.py
+	$(PYTEST) -m "not slow and not long" tests/chats tests/core tests/encoding tests/test_data.py tests/test_layers.py tests/test_readme.py
 
 # The registry's torchvision and its kin are CUDA builds that do not load beside a CPU torch, and vLLM looks its own
 # version up under the name "vllm" although the wheel for the CPU has another

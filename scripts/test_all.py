@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LOGS = REPOSITORY / "logs/test-all"
 TARGETS: dict[str, str | None] = {
     "test": None,
+    "test-long": None,
     "test-engines": ".engines/installed",
     "test-peers": ".peers/installed",
     "test-real": ".bases/installed",

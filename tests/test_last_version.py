@@ -44,6 +44,7 @@ def test_an_unfinished_run_goes_on(old):
     assert losses == [(e["step"], pytest.approx(e["loss"], rel=1e-4)) for e in map(json.loads, before) if "loss" in e]
 
 
+@pytest.mark.long
 def test_a_jobs_server_goes_on_with_its_data(old):
     with Server(old, Path("base")) as server:
         client = server.client(max_retries=60)

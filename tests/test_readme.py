@@ -235,7 +235,7 @@ def test_layout_names_every_file():
         assert (REPOSITORY / folder).is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_goes_the_whole_way(tmp_path):
     """The commands of `make demo`, one after another, with few steps."""
     for name in ("configs", "data", "scripts", "train"):

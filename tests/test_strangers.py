@@ -75,6 +75,7 @@ def every_verb(run) -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.long
 def test_no_verb_runs_what_a_run_folder_brings(stranger, marker, known):
     for folder in (stranger.path / "base", stranger.adapter):
         put_code(folder, marker, known=known)
@@ -108,7 +109,7 @@ def test_a_config_inside_a_run_folder_is_not_the_user_s_own(stranger):
     assert open_run(stranger.path, trust_remote_code=True).config().model.trust_remote_code is True
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_converter_for_gguf_runs_none(stranger, marker):
     """llama.cpp's own would: for Qwen 1, ChatGLM, Hunyuan and others it trusts what lies beside the model."""
     pytest.importorskip("conversion.base")

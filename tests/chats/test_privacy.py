@@ -165,6 +165,7 @@ TEXTS = st.one_of(
 @pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(TEXTS)
+@pytest.mark.long
 def test_scrubbing_twice_changes_nothing_more(text):
     scrubber = Scrubber(NAMES, keep=["Наташа"])
     once = scrubber.scrub(text)
@@ -339,6 +340,7 @@ def test_a_megabyte_a_second_with_fifty_names():
         *["https://", "<ИМЯ_", "<ИМЯ_1>", "ул. А ", "д. 5, кв. 1, ", "Мира, ", "Вера, ", "вера и ", "маша-"],
     ],
 )
+@pytest.mark.long
 def test_time_is_linear(unit):
     scrubber = Scrubber(NAMES)
     scrubber.scrub("привет, Вера")

@@ -995,6 +995,7 @@ for path in map(Path, sys.argv[1:]):  # the first file pays for what is imported
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of a process's peak memory")
+@pytest.mark.long
 def test_memory_stays_far_below_the_size_of_the_file(tmp_path):
     small, big = tmp_path / "small.json", tmp_path / "big.json"
     write_big(small, seed=2, chats=12, messages=6000)

@@ -63,7 +63,7 @@ def test_personal_data_in_answers():
     assert sum(find_leakage([], [], [], tuned).personal_data.values()) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_planted_overfit_is_flagged(write_config, working_folder):
     """Sixty epochs over nineteen rows: by heart, recited, overfitted, exit code 1 under --gate; a short run is not."""
     training = {"num_train_epochs": 60, "max_steps": -1, "learning_rate": 1e-2, "eval_strategy": "no"}

@@ -93,6 +93,7 @@ def logits(model, run: Run) -> torch.Tensor:
 
 
 class TestWholeWay:
+    @pytest.mark.long
     def test_what_is_downloaded_again_is_what_was_trained(self, run, hub, base):
         """In processes of their own, told by HF_ENDPOINT alone; the card's own code loads it by name from there."""
         hub.part_size = 60_000  # the adapter goes in three parts

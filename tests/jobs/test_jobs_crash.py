@@ -143,6 +143,7 @@ def start_up() -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.long
 def test_nothing_is_lost_doubled_or_stuck(tmp_path, base):
     """A stream of short jobs under random SIGKILLs, which come before, in and after the steps of a training."""
     seed = int(os.environ.get("GOVOR_SEED", str(random.randrange(10**6))))
@@ -200,6 +201,7 @@ def stream_under_fire(server: Server, dice: random.Random) -> None:
 
 
 @pytest.mark.parametrize("name", ["link", "dots", "mount"])
+@pytest.mark.long
 def test_a_data_folder_under_another_name_is_the_same(tmp_path, base, name):
     """The next server finds the training that the one before has started, whatever the folder is called now."""
     with Server(tmp_path, base) as server:

@@ -44,6 +44,7 @@ def test_the_description_names_every_route(server):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.long
 def test_nothing_a_client_sends_breaks_the_server(server):
     client = server.client()
     file = client.files.create(file=rows(3), purpose="fine-tune").id

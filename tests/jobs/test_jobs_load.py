@@ -121,6 +121,7 @@ def test_two_hundred_clients(server, job):
     assert slower - doubt <= MOST_SLOWER, "slower beyond what this machine's other work can explain"
 
 
+@pytest.mark.long
 def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
     assert server.stop() in (0, -signal.SIGTERM)
     assert training_process.live_marks(training_process.mark_of(server.data, "")) == set(), (

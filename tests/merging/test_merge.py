@@ -838,6 +838,7 @@ class TestBigModels:
             env={**os.environ, "PYTHONPATH": repository, "OMP_NUM_THREADS": "1"},
         )
 
+    @pytest.mark.long
     def test_memory_and_sigkill(self, big_run):
         """It needs less than its largest shard, and what a killed merge leaves is no model."""
         base = Path("big")

@@ -133,6 +133,7 @@ def test_gradients_that_wait_for_the_next_pass_are_there_with_its_activations():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.long
 def test_a_whole_model_is_simulated_as_the_table_says():
     case = SIMULATED[0]
     assert simulated(case, case.shapes()).peak / GIB == pytest.approx(case.gib, rel=0.01)

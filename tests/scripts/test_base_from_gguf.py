@@ -41,6 +41,7 @@ def files(finished_run, tmp_path_factory) -> dict[str, Path]:
     return {"merged": run.merged, **{file.stem: file for file in folder.glob("*.gguf")}}
 
 
+@pytest.mark.long
 def test_it_answers_as_the_model_in_the_file(files):
     result = base_from_gguf(files["f16"], "-o", "base", "--dtype", "f32")
     assert result.exit_code == 0, result.output

@@ -33,6 +33,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(bench_train_base, "SMALL", {"hidden_size": 64, "layers": 2, "vocab_size": 600})
 
 
+@pytest.mark.long
 def test_govor_and_trl_side_by_side(tiny, tmp_path):
     arguments = [str(tmp_path / "out"), "--steps", "3", "--warm", "1", "--rounds", "1", "--batch", "2"]
     result = CliRunner().invoke(bench_train.main, arguments, catch_exceptions=False)
@@ -124,7 +125,7 @@ class FastLanguageModel:
 """What the worker asks of Unsloth, by PEFT, without a GPU."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_unsloth_s_rows_come_in_the_same_order(base, rows_file, tmp_path, monkeypatch):
     """The loss of the first step shows which rows it saw."""
     (tmp_path / "unsloth.py").write_text(STAND_IN, encoding="utf-8")

@@ -41,7 +41,7 @@ def telegram_export(path: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cells_run(working_folder):
     """With an export; without one the rows are the shipped ones, which `make demo` trains on."""
     telegram_export(working_folder / "result.json")

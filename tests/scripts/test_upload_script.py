@@ -501,6 +501,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(openai_stand_in, me
 # Request bodies for those who send them by hand
 
 
+@pytest.mark.long
 def test_written_configs(no_network):
     Path("rows.jsonl").write_bytes(rows(12))
     words = ("--write-config", "--file", "rows.jsonl", "--epochs", "4", "--suffix", "natasha", "--bucket", "my-bucket")

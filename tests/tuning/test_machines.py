@@ -44,6 +44,7 @@ def machines():
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
+@pytest.mark.long
 def test_two_machines_agree_with_one_process(machines, write_config):
     """The shipped multi-node.yaml, started on both, learns what one process learns at the same effective batch."""
     alone = train_run(load_config(write_config(name="alone")))

@@ -90,6 +90,7 @@ def whole(write_config):
     return train(load_config(write_config(name="whole", training=SETTINGS, lora=LORA)))
 
 
+@pytest.mark.long
 def test_killed_anywhere_and_resumed_equals_the_uninterrupted_run(whole, write_config):
     places = [("step", 1), ("step", 4), ("step", 5), ("step", 8), ("save", 3), ("save", 6), ("save", 9), ("settle", 3),
               ("settle", 9), ("rotate", 6), ("rotate", 9), ("adapter", 0)]  # fmt: skip

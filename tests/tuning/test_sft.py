@@ -156,6 +156,7 @@ def test_same_seed_same_bytes(write_config):
     assert losses(first) == losses(second)
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(write_config):
     one = train(load_config(write_config(name="one")))
     ddp = REPOSITORY / "configs/accelerate/ddp.yaml"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -12,6 +13,7 @@ from tests.conftest import REPOSITORY
 
 PROGRAM = """
 import sys
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
@@ -41,6 +43,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.long
 def test_an_adapter_is_saved_without_gathering_the_base(base):
     Path("program.py").write_text(PROGRAM, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
