@@ -25,6 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import rows
 from tests.scripts.guides_text import DIALOGUES, FOREIGN, GUIDES, ROWS
 from tests.scripts.test_upload_script import KEYS, OpenAi
+from train.core.errors import ConfigError
 
 KEY = "sk-of-the-test"
 
@@ -204,3 +205,21 @@ def test_medical_rows_for_llamafactory(working_folder):
         simple_finetuning_generator.generate(
             REPOSITORY / "data/medical.jsonl", None, "qwen3_nothink", Path("finetuning_output"), force=False
         )
+
+
+def test_alpaca_rows_without_input_and_too_few_to_hold_any_out():
+    """`input` is left out where there is none, or null; LLaMA-Factory breaks off over an empty file to evaluate on."""
+    lines = [
+        '{"instruction": "Кто ты?", "output": "Врач."}',
+        '{"instruction": "Где?", "input": null, "output": "Тут."}',
+    ]
+    Path("rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    Path("one.jsonl").write_text(lines[0], encoding="utf-8")
+    for name, held_out in (("rows", True), ("one", False)):
+        folder = Path(name)
+        simple_finetuning_generator.generate(Path(f"{name}.jsonl"), None, "qwen3_nothink", folder, force=False)
+        assert {record["input"] for record in json_lines(folder / "medical_finetune_all.jsonl")} == {""}
+        settings = json.loads((folder / "llamafactory_config.json").read_text(encoding="utf-8"))
+        assert ("eval_dataset" in settings) == held_out == (settings.get("eval_strategy", "no") != "no")
+    with pytest.raises(ConfigError, match=r"-o one\.jsonl: a file, expected a folder"):
+        simple_finetuning_generator.generate(Path("one.jsonl"), None, "qwen3_nothink", Path("one.jsonl"), force=False)
