@@ -51,13 +51,15 @@ class OpenAiService:
             return
         with self._one_line_errors():
             try:
-                self.client.models.retrieve(name)
+                about = getattr(self.client.models.retrieve(name), "metadata", None)  # a server of ours has it
             except openai.NotFoundError as error:
                 if error.code != "model_not_found":
                     return  # a server that knows only how to list
                 names = [model.id for model in self._call(self.client.models.list).data]
                 bases = ", ".join(name for name in names if not name.startswith("ft:")) or "none"
                 raise GovorError(f"{self._message(error)} Bases there: {bases}") from None
+        if isinstance(about, dict) and about.get("cannot_be_tuned"):
+            raise GovorError(str(about["cannot_be_tuned"]))
 
     def upload(self, path: Path) -> str:
         with path.open("rb") as rows:  # a path would be read into memory whole
