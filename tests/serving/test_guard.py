@@ -13,6 +13,7 @@ from train.jobs.store import Store
 from train.serving.guard import Access
 from train.serving.in_engine.govor_engine_key import KEY_VARIABLE, EngineKey
 from train.serving.response_store import ResponseStore
+from train.serving.routes import Start
 from train.serving.routes import make_app as serve_app
 
 GIVEN = {"hosts": ["Box.local", "fd00::7"], "origins": ["https://Chat.example", "http://10.0.0.7:3000/"]}
@@ -66,7 +67,7 @@ TABLE = [
 
 def apps(tmp_path, access: Access):
     """The app of each server of ours."""
-    yield serve_app([], access)
+    yield serve_app([], access, Start())
     yield jobs_app(Store(tmp_path / "data"), ResponseStore(None), Catalogue({}, {}, {}), access, 1)
 
 
@@ -122,12 +123,17 @@ def test_the_key_s_scheme_in_any_case(tmp_path, authorization, status):
 
 
 def test_a_page_that_was_let_in_may_read_the_answers(tmp_path):
-    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    ask = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+        "access-control-request-private-network": "true",
+    }  # as Chrome adds for a page of the internet
     for key in (None, "sk-right"):
         for app in apps(tmp_path, Access(key, origins=["https://chat.example"])):
             client = TestClient(app, base_url="http://localhost")
             allowed = client.options("/v1/chat/completions", headers={"origin": "https://chat.example", **ask})
             assert allowed.status_code == 200
+            assert allowed.headers["access-control-allow-private-network"] == "true"
             assert allowed.headers["access-control-allow-origin"] == "https://chat.example"
             shown = {"origin": "https://chat.example", "authorization": "Bearer sk-right"}
             answer = client.get("/v1/models", headers=shown)
@@ -146,7 +152,7 @@ def test_with_a_key_the_key_decides(tmp_path):
     for app in apps(tmp_path, Access("sk-right")):
         client = TestClient(app)
         foreign = {"host": "box.local", "origin": "https://evil.example"}
-        for given in ("Bearer sk-wrong", "Bearer", "sk-right", "", "bearer sk-right"):
+        for given in ("Bearer sk-wrong", "Bearer", "sk-right", "", "Basic sk-right"):
             assert client.get("/v1/models", headers={**foreign, "authorization": given}).status_code == 401
         assert client.get("/v1/models", headers={**foreign, "authorization": "Bearer sk-right"}).status_code == 200
         assert client.get("/health").status_code != 401
