@@ -81,6 +81,14 @@ class UnreachableError(GovorError):
     """No answer, or one that the next try may not get; watching goes on for a while."""
 
 
+class NotReadyError(UnreachableError):
+    """503 with the seconds after which to ask again."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class BusyError(UnreachableError):
     """Too many requests, or a quota is used up: nothing was done."""
 

@@ -15,7 +15,7 @@ import pytest
 import upload_and_finetune
 import yaml
 from click.testing import CliRunner
-from finetuning import providers
+from finetuning import openai_api, providers
 from finetuning.providers import PROVIDERS
 
 from tests.conftest import REPOSITORY
@@ -465,6 +465,40 @@ def test_a_server_that_is_gone_for_a_while(openai_stand_in):
     assert "whether the job was created is not known: --list-jobs" in said and KEY not in said
     assert [request.method for request in refusing.requests if request.path == "/v1/fine_tuning/jobs"] == ["POST"]
     refusing.close()
+
+
+def test_a_model_that_is_being_loaded_is_waited_for(monkeypatch):
+    """Longer than by the SDK, which asks three times: loading takes minutes. Others are not waited for."""
+    monkeypatch.setattr(openai_api, "LONGEST_PAUSE", 0.01)
+    envelope = {
+        "error": {"message": "The model is being loaded.", "type": "x", "param": None, "code": "model_not_ready"}
+    }
+    refusals = 5
+    server = OpenAi()
+
+    def answer(request: Request):
+        nonlocal refusals
+        refusals -= 1
+        return (
+            (503, envelope, {"retry-after-ms": "1", "retry-after": "40"}) if refusals >= 0 else server.answer(request)
+        )
+
+    stand_in = StandIn(answer)
+    try:
+        asked = call("--test", MODEL, "--base-url", f"{stand_in.url}/v1")
+        assert "Test 1: " in asked.stdout and asked.stdout.count("Response: Ответ на") == 5
+        assert asked.stderr.count("waiting: The local server answers 503: The model is being loaded.") == 1
+        refusals, words = 3, ("--provider", "openai", "--test", MODEL, "--base-url", f"{stand_in.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        assert "OpenAI answers 503" in call(*words, exit_code=2).stderr
+        refusals = 10**6
+        monkeypatch.setattr(openai_api, "LONGEST_LOAD", 0.1)
+        assert (
+            "The model is being loaded" in call("--test", MODEL, "--base-url", f"{stand_in.url}/v1", exit_code=2).stderr
+        )
+    finally:
+        stand_in.close()
+        server.close()
 
 
 def test_what_is_no_api_at_all(monkeypatch):
