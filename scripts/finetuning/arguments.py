@@ -11,7 +11,7 @@ from train.core.config import LARGEST_RATE, why_rate_ruins
 from train.core.errors import ConfigError
 from train.jobs.wire import latin
 
-from .guides import PLAIN, Guide
+from .guides import DATA, PLAIN, Guide
 from .providers import JobRequest, Provider, require, require_model, warning
 from .vertex import GoogleProject
 
@@ -84,7 +84,8 @@ def check_options(arguments: Arguments, provider: Provider) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number such as 0.1")
     needs_file = arguments.trains or arguments.validate_only or arguments.upload_only or arguments.estimate
     if needs_file and arguments.file is None:
-        raise ConfigError("--file FILE is needed: the training rows")
+        looked = f"{DATA}/ here holds no natasha_finetuning_*.jsonl and no natasha.jsonl: " * (arguments.guide != PLAIN)
+        raise ConfigError(f"{looked}--file FILE is needed, the training rows")
     if (rate := arguments.absolute_learning_rate) is not None:
         if provider.name != "local":
             raise ConfigError(

@@ -164,7 +164,7 @@ def test_what_a_provider_no_longer_does_is_said_with_what_does_it(name, followed
     assert SAID[name] in captured.err and "GOVOR_BASE_URL=http://127.0.0.1:8000/v1" in captured.err
 
 
-def test_the_newest_rows_are_taken_else_those_of_the_repository(followed):
+def test_the_newest_rows_are_taken_else_those_of_the_repository(followed, monkeypatch, capsys):
     from finetuning.guides import newest_rows
 
     Path("data/natasha_finetuning_2026-11-29.jsonl").write_bytes(rows(12))
@@ -175,6 +175,11 @@ def test_the_newest_rows_are_taken_else_those_of_the_repository(followed):
     assert newest_rows() is None
     Path("data/natasha.jsonl").write_bytes(rows(12))
     assert newest_rows() == Path("data/natasha.jsonl")
+    Path("data/natasha.jsonl").unlink()
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(REPOSITORY / "scripts/analysis/upload_and_finetune_kimi.py"), run_name="__main__")
+    assert "data/ here holds no natasha_finetuning_*.jsonl" in capsys.readouterr().err
 
 
 def json_lines(path: Path) -> list[dict]:
