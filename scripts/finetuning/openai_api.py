@@ -167,6 +167,8 @@ class OpenAiService:
             message = self._message(error)
             if error.status_code == 503 and (seconds := error.response.headers.get("retry-after", "")).isdigit():
                 raise NotReadyError(f"{self.provider.title} answers 503: {message}", int(seconds)) from None
+            if error.status_code == 404 and "Unknown request URL" in message and self.provider.name == "local":
+                message += " Jobs are for govor jobs serve; govor serve only answers"
             kind = UnreachableError if error.status_code >= 500 else GovorError
             kind = BusyError if error.status_code == 429 else kind
             if error.status_code == 404 and "/v1" not in self.url and "base URL" not in message:
