@@ -21,7 +21,7 @@ from train.serving.chat_request import ChatRequest, sampling_of
 from train.serving.engine import Engine
 from train.serving.guard import Access
 from train.serving.response_store import ResponseStore
-from train.serving.routes import Start, chat_routes, make_app
+from train.serving.routes import chat_routes, make_app
 from train.serving.serve import listen, run_app
 from train.serving.stream import read_chunks
 from train.serving.transformers_serve import TransformersServeApi
@@ -216,7 +216,7 @@ def test_refused_by_the_field(entries, param):
 
 def test_the_same_over_http():
     """As an answer with x-request-id, whether the model is there or not."""
-    client = TestClient(make_app([], Access(), Start()), base_url="http://localhost")
+    client = TestClient(make_app([], Access()), base_url="http://localhost")
     for entries, param in REFUSED:
         response = client.post("/v1/chat/completions", content=body(entries))
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
@@ -326,7 +326,7 @@ def test_messages_reach_the_template_as_text():
 
 def test_a_refused_body_is_read_to_its_end():
     """What closes the connection while the client still sends is a reset, and the client never sees the answer."""
-    client = TestClient(make_app([], Access(), Start()), base_url="http://localhost")
+    client = TestClient(make_app([], Access()), base_url="http://localhost")
     sent = 0
 
     def blocks():

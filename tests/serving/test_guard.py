@@ -13,7 +13,6 @@ from train.jobs.store import Store
 from train.serving.guard import Access
 from train.serving.in_engine.govor_engine_key import KEY_VARIABLE, EngineKey
 from train.serving.response_store import ResponseStore
-from train.serving.routes import Start
 from train.serving.routes import make_app as serve_app
 
 GIVEN = {"hosts": ["Box.local", "fd00::7"], "origins": ["https://Chat.example", "http://10.0.0.7:3000/"]}
@@ -67,7 +66,7 @@ TABLE = [
 
 def apps(tmp_path, access: Access):
     """The app of each server of ours."""
-    yield serve_app([], access, Start())
+    yield serve_app([], access)
     yield jobs_app(Store(tmp_path / "data"), ResponseStore(None), Catalogue({}, {}, {}), access, 1)
 
 

@@ -60,14 +60,15 @@ class Start:
             await asyncio.sleep(0.1)
 
 
-def make_app(served: Iterable[Served], access: Access, start: Start) -> FastAPI:
-    """The app of `govor serve`; who asks before the end of the start waits a little and then gets 503."""
+def make_app(served: Iterable[Served], access: Access, start: Start | None = None) -> FastAPI:
+    """The app of `govor serve`; who asks before the end of `start` waits a little and then gets 503."""
     by_name = {model.name: model for model in served}
 
     async def resolve(model_id: str) -> Served:
         if model_id not in by_name:
             raise model_not_found(model_id)
-        await start.wait()
+        if start is not None:
+            await start.wait()
         return by_name[model_id]
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -80,7 +81,7 @@ def make_app(served: Iterable[Served], access: Access, start: Start) -> FastAPI:
     async def health() -> Response:
         models = {model.name: model.engine.state for model in by_name.values()}
         engines = engines_now({model.engine_api.title: model.engine_api for model in by_name.values()}.values())
-        ready = start.is_over and set(models.values()) == {"ready"}
+        ready = (start is None or start.is_over) and set(models.values()) == {"ready"}
         content = {"status": "ok" if ready else "starting", "models": models, "engines": engines}
         return JSONResponse(content, 200 if ready else 503)
 
