@@ -26,7 +26,7 @@ from train.chats.readers import stream_records
 from train.chats.split import split_rows
 from train.chats.writers import convert_rows
 from train.core.config import Config, load_config
-from train.core.errors import DataError, one_line_errors
+from train.core.errors import ConfigError, DataError, one_line_errors
 from train.core.files import require_new, write_whole
 from train.exports.llamafactory.rows import dataset_info
 from train.exports.llamafactory.settings import lora_settings, model_settings, training_settings
@@ -35,6 +35,8 @@ from train.exports.llamafactory.templates import TEMPLATES
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "configs/medical.yaml"
 NAME = "medical_finetune"
+OPTIONAL: dict[str, Any] = {"input": "", "system": "", "history": []}
+"""Keys of Alpaca's that a row may lack, or have as null → what stands there then."""
 PATH = click.Path(path_type=Path)
 
 
@@ -61,7 +63,7 @@ def generate(file: Path, base: str | None, template: str, folder: Path, *, force
     """Write the folder's files; lines for the user. DataError where Alpaca's format cannot say a row."""
     config = load_config(CONFIG, [f"data.train_file={file}", *([f"model.name_or_path={base}"] if base else [])])
     parts = read_parts(file, config)
-    settings = llamafactory_settings(config, folder, template)
+    settings = llamafactory_settings(config, folder, template, evaluate=bool(parts["val"]))
     info = {f"{NAME}_{part}": dataset_info(f"{NAME}_{part}.jsonl", "alpaca") for part in parts}
     texts = {f"{NAME}_{part}.jsonl": "".join(map(_line, records)) for part, records in parts.items()}
     texts |= {
@@ -73,6 +75,8 @@ def generate(file: Path, base: str | None, template: str, folder: Path, *, force
             ("dataset_info.json", info),
         )
     }
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"-o {folder}: a file, expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name in texts:
         require_new(folder / name, force)
@@ -95,7 +99,7 @@ def read_parts(file: Path, config: Config) -> dict[str, list[dict[str, Any]]]:
     for one, record in zip(found, converted.records, strict=True):
         as_it_was = lines and one.format_name == "alpaca"
         record = json.loads(lines[one.row.line - 1]) if as_it_was else {**record, **one.more}
-        records[one.row.line] = {**record, "system": record.get("system", ""), "history": record.get("history", [])}
+        records[one.row.line] = {**record, **{key: record.get(key) or none for key, none in OPTIONAL.items()}}
     train, held_out = split_rows([one.row for one in found], config.data.eval_fraction, config.training.seed)
     return {
         "train": [records[row.line] for row in train],
@@ -119,8 +123,11 @@ def stats(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def llamafactory_settings(config: Config, folder: Path, template: str) -> dict[str, Any]:
-    """What `llamafactory-cli train` reads; folders are absolute, so that it runs from anywhere."""
+def llamafactory_settings(config: Config, folder: Path, template: str, *, evaluate: bool) -> dict[str, Any]:
+    """What `llamafactory-cli train` reads; folders are absolute, so that it runs from anywhere.
+
+    `evaluate`: whether rows are held out; it breaks off over a file without any.
+    """
     name = config.model.name_or_path
     base = str(Path(name).resolve()) if Path(name).is_dir() else name
     return {
@@ -130,9 +137,9 @@ def llamafactory_settings(config: Config, folder: Path, template: str) -> dict[s
         **lora_settings(config, None, {}),
         "dataset_dir": str(folder.resolve()),
         "dataset": f"{NAME}_train",
-        "eval_dataset": f"{NAME}_val",
+        **({"eval_dataset": f"{NAME}_val"} if evaluate else {}),
         "template": template,
-        **training_settings(config, {}, evaluate=True),
+        **training_settings(config, {}, evaluate=evaluate),
         "output_dir": str(folder.resolve() / "saves"),
     }
 

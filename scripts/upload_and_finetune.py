@@ -90,6 +90,7 @@ def main(context: click.Context, **options: object) -> None:
     for stream in (sys.stdout, sys.stderr):  # the terminal's own encoding may lack Cyrillic and ✅
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     with one_line_errors():
+        options["base_url"] = str(options["base_url"] or "").strip() or None
         if options["provider"] in (None, "local"):
             options["base_url"] = options["base_url"] or _own_server()
         run(Arguments(**options, guide=guide))  # type: ignore[arg-type]
@@ -102,7 +103,7 @@ def follow_guide(name: str) -> None:
 
 def _own_server() -> str | None:
     """GOVOR_BASE_URL, from the environment or from .env in the working folder."""
-    return os.environ.get("GOVOR_BASE_URL") or read_env(Path(".env")).get("GOVOR_BASE_URL") or None
+    return os.environ.get("GOVOR_BASE_URL", "").strip() or read_env(Path(".env")).get("GOVOR_BASE_URL") or None
 
 
 def run(arguments: Arguments) -> None:

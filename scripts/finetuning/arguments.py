@@ -1,5 +1,6 @@
 """The command line of upload_and_finetune.py, and what is wrong with it before anything is sent."""
 
+import math
 import re
 import shlex
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 
 from train.core.config import LARGEST_RATE, why_rate_ruins
 from train.core.errors import ConfigError
+from train.jobs.wire import latin
 
-from .guides import PLAIN, Guide
+from .guides import DATA, PLAIN, Guide
 from .providers import JobRequest, Provider, require, require_model, warning
 from .vertex import GoogleProject
 
@@ -73,12 +75,17 @@ def check_options(arguments: Arguments, provider: Provider) -> None:
     chosen = [f"--{name.replace('_', '-')}" for name in ACTIONS if getattr(arguments, name)]
     if len(chosen) > 1:
         raise ConfigError(f"{' and '.join(chosen)}: one at a time")
-    for name in ("monitor", "test", "cancel"):
-        if getattr(arguments, name) == "":
-            raise ConfigError(f"--{name} is empty: a {'model' if name == 'test' else 'job'} is needed")
+    for name in ("model", "test", "monitor", "cancel"):
+        value = getattr(arguments, name)
+        if value is not None and not value.strip():  # "$MODEL", say, which is not set
+            raise ConfigError(f"--{name} is empty: a {'model' if name in ('model', 'test') else 'job'} is needed")
+    for name in ("learning_rate", "absolute_learning_rate"):
+        if not math.isfinite(value := getattr(arguments, name) or 0):
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number such as 0.1")
     needs_file = arguments.trains or arguments.validate_only or arguments.upload_only or arguments.estimate
     if needs_file and arguments.file is None:
-        raise ConfigError("--file FILE is needed: the training rows")
+        looked = f"{DATA}/ here holds no natasha_finetuning_*.jsonl and no natasha.jsonl: " * (arguments.guide != PLAIN)
+        raise ConfigError(f"{looked}--file FILE is needed, the training rows")
     if (rate := arguments.absolute_learning_rate) is not None:
         if provider.name != "local":
             raise ConfigError(
@@ -89,15 +96,26 @@ def check_options(arguments: Arguments, provider: Provider) -> None:
             raise ConfigError("--learning-rate (a factor) and --absolute-learning-rate: give one of them")
         if rate > LARGEST_RATE:
             raise ConfigError(f"--absolute-learning-rate {why_rate_ruins(rate)}. As a factor: --learning-rate {rate:g}")
-    suffix = r".{1,128}" if provider.name == "vertex" else r"[A-Za-z0-9_-]{1,64}"
-    if arguments.suffix is not None and not re.fullmatch(suffix, arguments.suffix):
-        letters = "128 characters" if provider.name == "vertex" else "64 letters a-z, A-Z, digits, `_` and `-`"
-        raise ConfigError(f"--suffix {arguments.suffix!r}: 1 to {letters}")
+    _check_suffix(arguments.suffix, provider)
     vertex = "vertex" in (provider.name, arguments.guide.provider)
     if (arguments.project_id or arguments.bucket) and not vertex and not arguments.write_config:
         raise ConfigError("--project-id and --bucket go with --provider vertex")
     if arguments.dry_run and (arguments.validate_only or arguments.estimate or arguments.write_config):
         raise ConfigError("--dry-run: nothing is sent here anyway")
+
+
+def _check_suffix(suffix: str | None, provider: Provider) -> None:
+    """ConfigError where the provider takes no such suffix; our own server writes Cyrillic in Latin letters."""
+    if suffix is None:
+        return
+    letters, pattern = "64 letters a-z, A-Z, digits, `_` and `-`", r"[A-Za-z0-9_-]{1,64}"
+    if provider.name == "vertex":
+        letters, pattern = "128 characters", r".{1,128}"
+    elif provider.name == "local":
+        letters = letters.replace("A-Z", "A-Z or Cyrillic ones")
+    in_latin = provider.name == "local" and len(suffix) <= 64
+    if not re.fullmatch(pattern, latin(suffix) if in_latin else suffix):
+        raise ConfigError(f"--suffix {suffix!r}: 1 to {letters}")
 
 
 def check_steps(arguments: Arguments, provider: Provider) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +19,13 @@ from pydantic import BaseModel
 from train.core.errors import ConfigError, GovorError, MachineError
 from train.remote.services import LOOPBACK, without_keys
 
-from .providers import BusyError, Event, Job, JobRequest, Provider, UnreachableError, openai_body
+from .providers import BusyError, Event, Job, JobRequest, NotReadyError, Provider, UnreachableError, openai_body
 
 T = TypeVar("T", bound=BaseModel)
+LONGEST_LOAD = 1800.0
+"""Seconds that a server of one's own may take to load a model, as train/jobs/model_loader.py has it."""
+LONGEST_PAUSE = 20.0
+"""Seconds between two questions to it: it says what it expects, but may be done before."""
 
 
 class OpenAiService:
@@ -51,13 +57,15 @@ class OpenAiService:
             return
         with self._one_line_errors():
             try:
-                self.client.models.retrieve(name)
+                about = getattr(self.client.models.retrieve(name), "metadata", None)  # a server of ours has it
             except openai.NotFoundError as error:
                 if error.code != "model_not_found":
                     return  # a server that knows only how to list
                 names = [model.id for model in self._call(self.client.models.list).data]
                 bases = ", ".join(name for name in names if not name.startswith("ft:")) or "none"
                 raise GovorError(f"{self._message(error)} Bases there: {bases}") from None
+        if isinstance(about, dict) and about.get("cannot_be_tuned"):
+            raise GovorError(str(about["cannot_be_tuned"]))
 
     def upload(self, path: Path) -> str:
         with path.open("rb") as rows:  # a path would be read into memory whole
@@ -114,9 +122,18 @@ class OpenAiService:
         return _job(self._call(lambda: self.client.fine_tuning.jobs.cancel(id_)))
 
     def chat(self, model: str, messages: list[dict[str, str]]) -> str:
+        """The model's answer. A server of one's own loads it first, which takes minutes: it is asked until it has."""
         untyped: Any = messages
-        answer = self._call(lambda: self.client.chat.completions.create(model=model, messages=untyped))
-        return (answer.choices[0].message.content if answer.choices else None) or ""
+        until = time.monotonic() + LONGEST_LOAD
+        while True:
+            try:
+                answer = self._call(lambda: self.client.chat.completions.create(model=model, messages=untyped))
+                return (answer.choices[0].message.content if answer.choices else None) or ""
+            except NotReadyError as error:
+                if self.provider.name != "local" or time.monotonic() > until:
+                    raise
+                print(f"waiting: {error}", file=sys.stderr, flush=True)
+                time.sleep(min(error.seconds, LONGEST_PAUSE))
 
     def _call(self, call: Callable[[], T]) -> T:
         not_openai = GovorError(f"{self.url} does not answer as OpenAI's API does: base URLs usually end in /v1")
@@ -147,9 +164,13 @@ class OpenAiService:
         except openai.APIStatusError as error:
             if error.status_code == 404 and error.body == "url.not_found":
                 raise GovorError(f"{self.provider.title} has no {error.request.url.path}") from None
+            message = self._message(error)
+            if error.status_code == 503 and (seconds := error.response.headers.get("retry-after", "")).isdigit():
+                raise NotReadyError(f"{self.provider.title} answers 503: {message}", int(seconds)) from None
+            if error.status_code == 404 and "Unknown request URL" in message and self.provider.name == "local":
+                message += " Jobs are for govor jobs serve; govor serve only answers"
             kind = UnreachableError if error.status_code >= 500 else GovorError
             kind = BusyError if error.status_code == 429 else kind
-            message = self._message(error)
             if error.status_code == 404 and "/v1" not in self.url and "base URL" not in message:
                 message += " Is the base URL right? It usually ends in /v1"
             raise kind(f"{self.provider.title} answers {error.status_code}: {message}") from None

@@ -81,6 +81,14 @@ class UnreachableError(GovorError):
     """No answer, or one that the next try may not get; watching goes on for a while."""
 
 
+class NotReadyError(UnreachableError):
+    """503 with the seconds after which to ask again."""
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class BusyError(UnreachableError):
     """Too many requests, or a quota is used up: nothing was done."""
 
@@ -161,7 +169,7 @@ class Service(Protocol):
 def find_provider(name: str | None, base_url: str | None) -> Provider:
     """The provider of that name, else the one whose host the URL names, else local."""
     if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
-        raise ConfigError(f"--base-url {base_url}: expected http://… or https://…")
+        raise ConfigError(f"--base-url or GOVOR_BASE_URL {base_url}: expected http://… or https://…")
     if name is not None:
         return PROVIDERS[name]
     return PROVIDERS[service_of(base_url).name]

@@ -184,6 +184,49 @@ def test_a_cold_start_is_503_and_goes_on(open_gate):
     assert loader.log == ["a"], "the load that was begun is not begun again"
 
 
+def test_who_waits_behind_a_load_is_told_of_it(open_gate):
+    """With what that load may still need, which has taken longer already than the last one."""
+    loader, log = Loader(seconds=4), []
+    loader.load_seconds = 0.1
+    gate = open_gate(loader)
+
+    async def story() -> ApiError:
+        with pytest.raises(ApiError):
+            await ask(gate, "a", 0, log)
+        await asyncio.sleep(2.2)
+        with pytest.raises(ApiError) as caught:
+            await ask(gate, "b", 0, log)
+        await asyncio.gather(ask(gate, "b", 0, log), return_exceptions=True)
+        return caught.value
+
+    error = asyncio.run(story())
+    assert error.status == 503 and "Another model is being loaded, for 3 seconds" in str(error)
+    assert error.headers == {"retry-after": "2"}, "half of what it has taken, and the own load"
+
+
+def test_a_load_that_nobody_waits_for_gives_way(open_gate, monkeypatch):
+    """It may take for ever, as where an engine hangs; who asked for it has gone, and has not come again."""
+    monkeypatch.setattr(engine_gate, "KEPT_LONGER", 0.2)
+    monkeypatch.setattr(engine_gate, "LOOK_EVERY", 0.1)
+    loader, log = Loader(seconds=60), []
+    loader.load_seconds = 0.1
+    gate = open_gate(loader)
+
+    async def story() -> None:
+        with pytest.raises(ApiError):
+            await ask(gate, "a", 0, log)
+        await asyncio.sleep(2)
+        assert not loader.cancelled, "nobody else waits"
+        loader.seconds = 0.05
+        began = time.monotonic()
+        await ask(gate, "b", 0, log)
+        assert time.monotonic() - began < 0.6
+        await ask(gate, "a", 0, log)
+
+    asyncio.run(story())
+    assert loader.log == ["a", "b", "a"] and not loader.cancelled
+
+
 def test_a_model_that_cannot_be_loaded_keeps_nobody_waiting(open_gate):
     loader, log = Loader(), []
     gate = open_gate(loader)

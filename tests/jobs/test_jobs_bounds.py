@@ -22,7 +22,9 @@ ON_CPU = {"training": {"use_cpu": True}}
 
 @pytest.fixture
 def client(tmp_path, base):
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"acme/tiny": {"base": str(base), "overrides": ON_CPU}}))
+    whole = {"base": str(base), "overrides": {**ON_CPU, "lora": None}}
+    catalogue = {"acme/tiny": {"base": str(base), "overrides": ON_CPU}, "acme/whole": whole}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(catalogue))
     app = make_app(Store(tmp_path / "data"), ResponseStore(None), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
     return TestClient(app, base_url="http://localhost")  # without its worker
 
@@ -97,18 +99,43 @@ def test_job_requests(ask):
 def test_every_number_that_a_client_may_set_has_a_largest(ask):
     for section, keys in CLIENT_KEYS.items():
         for key in keys:
-            response = ask(govor={section: {key: 10**8}})
-            assert response.status_code == 400, (section, key)
+            as_text = ("100000000", "1e8", "nan") if key != "target_modules" else ()  # which are names
+            for number in (10**8, *as_text):
+                response = ask(govor={section: {key: number}})
+                assert response.status_code == 400, (section, key, number)
     assert set(LARGEST) <= {f"{section}.{key}" for section, keys in CLIENT_KEYS.items() for key in keys}
 
 
 def test_a_rate_that_ruins_is_refused_and_a_multiplier_is_not(ask):
-    response = ask(govor={"training": {"learning_rate": 0.1}})
-    message = envelope(response.json())["message"]
-    assert response.status_code == 400 and "govor.training.learning_rate: 0.1 is above 0.005" in message
-    assert "learning_rate_multiplier" in message
+    for rate, model, largest in (
+        (0.1, "acme/tiny", "0.005"), ("0.1", "acme/tiny", "0.005"), ("1e-1", "acme/tiny", "0.005"),
+        (0.002, "acme/whole", "0.001"), ("0.002", "acme/whole", "0.001"),
+    ):  # fmt: skip
+        response = ask(model=model, govor={"training": {"learning_rate": rate}})
+        assert response.status_code == 400, rate
+        message = envelope(response.json())["message"]
+        assert f"govor.training.learning_rate: {float(rate):g} is above {largest}" in message
+        assert "learning_rate_multiplier" in message
+    assert ask(model="acme/whole", govor={"training": {"learning_rate": 1e-3}}).status_code == 200
+    assert ask(model="acme/whole", govor={"lora": {"r": 4}, "training": {"learning_rate": 2e-3}}).status_code == 200
     assert ask(govor={"training": {"learning_rate": 5e-3}}).status_code == 200
     assert ask(hyperparameters={"learning_rate_multiplier": 1000}).status_code == 200
+
+
+def test_null_asks_for_nothing(client, ask):
+    """Also for a field that nobody knows, and within others."""
+    nulls = {"n_epochs": None, "batch_size": None, "learning_rate_multiplier": None, "foo": None}
+    plain = ask().json()["hyperparameters"]
+    method = {"type": "supervised", "supervised": {"hyperparameters": nulls}, "dpo": None}
+    unused = dict.fromkeys(set(JobRequest.model_fields) - {"model", "training_file"})
+    for fields in ({"hyperparameters": nulls}, {"method": method}, {"foo": None, **unused}):
+        response = ask(**fields)
+        assert response.status_code == 200, response.text
+        assert response.json()["hyperparameters"] == plain
+    upload = {"bytes": 1, "filename": "a", "mime_type": "b", "purpose": "fine-tune", "expires_after": None, "foo": None}
+    assert client.post("/v1/uploads", json=upload).status_code == 200
+    for fields, param in (({"foo": 0}, "foo"), ({"training_file": None}, "training_file")):
+        assert envelope(ask(**fields).json())["param"] == param
 
 
 def test_the_same_rows_as_training_and_validation_file_warn(client, ask):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from click.testing import CliRunner
+from fastapi.testclient import TestClient
 from huggingface_hub import constants
 
 from tests.conftest import REPOSITORY
@@ -25,7 +26,7 @@ from train.jobs.change import JobEntry, JobState, new_id
 from train.jobs.data_folder import lock_folder
 from train.jobs.finish import succeed
 from train.jobs.job_errors import training_problem
-from train.jobs.server import serve
+from train.jobs.server import make_app, serve
 from train.jobs.step_metrics import StepCollector, Tail, result_csv
 from train.jobs.store import NoSuchCursorError, Store
 from train.jobs.wire import GovorDetails, Hyperparameters, Job, JobMethod, SupervisedMethod
@@ -33,6 +34,7 @@ from train.jobs.worker import GpuLease, Worker, cards_of_slots
 from train.plan import plan
 from train.plan.estimate import find_gpu
 from train.serving.guard import Access
+from train.serving.response_store import ResponseStore
 
 
 def a_job(id_: str, status: str = "queued") -> JobEntry:
@@ -359,6 +361,20 @@ class TestCatalogue:
         assert "govor fetch Qwen/Qwen3-4B-Instruct-2507" in catalogue.why_not_here("gpt-4")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         assert catalogue.why_not_here("gpt-4") is None
+
+    def test_all_that_is_listed_can_be_retrieved(self, base, tmp_path):
+        """Also a base that answers here and that no job can tune, which is said."""
+        entries = {"tiny": {"base": str(base), "overrides": {"training": {"use_cpu": True}}},
+                   "large": {"base": str(base), "aliases": ["gpt-4"]}}  # fmt: skip
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(entries))
+        app = make_app(Store(tmp_path / "data"), ResponseStore(None), load_catalogue(tmp_path / "c.yaml"), Access(), 1)
+        client = TestClient(app, base_url="http://localhost")  # without its worker
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["large", "tiny"]
+        assert client.get("/v1/models/tiny").json()["metadata"]["cannot_be_tuned"] is None
+        why = client.get("/v1/models/large").json()["metadata"]["cannot_be_tuned"]
+        assert why.startswith("large cannot be tuned here: it wants a GPU")
+        unlisted = client.get("/v1/models/gpt-4")
+        assert unlisted.status_code == 404 and "gpt-4 stands for large" in unlisted.json()["error"]["message"]
 
     def test_a_folder_that_is_not_there_is_no_base(self, working_folder):
         catalogue = load_catalogue(DEFAULT_CATALOGUE)

@@ -612,6 +612,7 @@ def test_prices_are_dated_and_have_a_source():
     gone = {price.model: price.gone for price in table if price.gone}
     assert guides < gone.keys() and all(date.fromisoformat(day) < date(2026, 11, 29) for day in gone.values())
     assert all((price.input is None) == (price.output is None) for price in table)
+    assert all(price.input for price in table if price.model), "asking, too"
 
 
 def test_what_answering_costs_beside_ones_own_card(monkeypatch, capsys):
@@ -622,7 +623,8 @@ def test_what_answering_costs_beside_ones_own_card(monkeypatch, capsys):
     costs = {one.name: one for one in found.answering}
     assert costs["OpenAI gpt-4.1"].thousand == pytest.approx((prompt * 3 + answer * 12) / 1000)
     assert costs["OpenAI gpt-4.1"].year == pytest.approx(100 * costs["OpenAI gpt-4.1"].thousand)
-    assert costs["Google Vertex AI Gemini 2.5 Pro"].thousand is None
+    assert costs["Google Vertex AI Gemini 2.5 Pro"].thousand == pytest.approx((prompt * 1.25 + answer * 10) / 1000)
+    assert costs["Kimi"].thousand is None
     mine = costs["your own RTX 4060"]
     seconds = answer * found.memory.base / 272e9  # without the prompt
     assert seconds * 115 / 3.6e6 * 0.1 * 1000 == pytest.approx(mine.thousand, rel=0.15)

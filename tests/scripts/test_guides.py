@@ -25,6 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import rows
 from tests.scripts.guides_text import DIALOGUES, FOREIGN, GUIDES, ROWS
 from tests.scripts.test_upload_script import KEYS, OpenAi
+from train.core.errors import ConfigError
 
 KEY = "sk-of-the-test"
 
@@ -163,7 +164,7 @@ def test_what_a_provider_no_longer_does_is_said_with_what_does_it(name, followed
     assert SAID[name] in captured.err and "GOVOR_BASE_URL=http://127.0.0.1:8000/v1" in captured.err
 
 
-def test_the_newest_rows_are_taken_else_those_of_the_repository(followed):
+def test_the_newest_rows_are_taken_else_those_of_the_repository(followed, monkeypatch, capsys):
     from finetuning.guides import newest_rows
 
     Path("data/natasha_finetuning_2026-11-29.jsonl").write_bytes(rows(12))
@@ -174,6 +175,11 @@ def test_the_newest_rows_are_taken_else_those_of_the_repository(followed):
     assert newest_rows() is None
     Path("data/natasha.jsonl").write_bytes(rows(12))
     assert newest_rows() == Path("data/natasha.jsonl")
+    Path("data/natasha.jsonl").unlink()
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(REPOSITORY / "scripts/analysis/upload_and_finetune_kimi.py"), run_name="__main__")
+    assert "data/ here holds no natasha_finetuning_*.jsonl" in capsys.readouterr().err
 
 
 def json_lines(path: Path) -> list[dict]:
@@ -204,3 +210,21 @@ def test_medical_rows_for_llamafactory(working_folder):
         simple_finetuning_generator.generate(
             REPOSITORY / "data/medical.jsonl", None, "qwen3_nothink", Path("finetuning_output"), force=False
         )
+
+
+def test_alpaca_rows_without_input_and_too_few_to_hold_any_out():
+    """`input` is left out where there is none, or null; LLaMA-Factory breaks off over an empty file to evaluate on."""
+    lines = [
+        '{"instruction": "Кто ты?", "output": "Врач."}',
+        '{"instruction": "Где?", "input": null, "output": "Тут."}',
+    ]
+    Path("rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    Path("one.jsonl").write_text(lines[0], encoding="utf-8")
+    for name, held_out in (("rows", True), ("one", False)):
+        folder = Path(name)
+        simple_finetuning_generator.generate(Path(f"{name}.jsonl"), None, "qwen3_nothink", folder, force=False)
+        assert {record["input"] for record in json_lines(folder / "medical_finetune_all.jsonl")} == {""}
+        settings = json.loads((folder / "llamafactory_config.json").read_text(encoding="utf-8"))
+        assert ("eval_dataset" in settings) == held_out == (settings.get("eval_strategy", "no") != "no")
+    with pytest.raises(ConfigError, match=r"-o one\.jsonl: a file, expected a folder"):
+        simple_finetuning_generator.generate(Path("one.jsonl"), None, "qwen3_nothink", Path("one.jsonl"), force=False)

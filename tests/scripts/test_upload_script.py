@@ -15,7 +15,7 @@ import pytest
 import upload_and_finetune
 import yaml
 from click.testing import CliRunner
-from finetuning import providers
+from finetuning import openai_api, providers
 from finetuning.providers import PROVIDERS
 
 from tests.conftest import REPOSITORY
@@ -201,6 +201,9 @@ def test_afterwards_jobs_are_listed_watched_and_asked(whole_way, server, monkeyp
     refused = call("--file", "rows.jsonl", "--model", "gpt-4", *there, exit_code=2).stderr
     assert "gpt-4 stands for acme/large on this server and cannot be tuned here: it wants a GPU" in refused
     assert "Bases that can: acme/tiny" in refused
+    assert server.get("/models/acme/large")["id"] == "acme/large", "it is listed, since it answers"
+    by_its_name = call("--file", "rows.jsonl", "--model", "acme/large", *there, exit_code=2).stderr
+    assert "acme/large cannot be tuned here: it wants a GPU" in by_its_name
     assert len(server.get("/files")["data"]) == files, "refused before anything is uploaded"
     body = {"model": "gpt-4", "training_file": server.get("/files")["data"][0]["id"]}
     answer = server.ask("POST", "/fine_tuning/jobs", json=body)
@@ -264,14 +267,19 @@ def test_validation_needs_no_network_and_no_key(no_network, rows_file):
         (["--file", "rows.jsonl", "--absolute-learning-rate", "0.1"], "multiplier of their own rate"),
         (["--provider", "openai", "--file", "rows.jsonl", "--model", "gpt-4-turbo"], "shut down on 2026-10-23"),
         (["--provider", "google", "--file", "rows.jsonl"], "tunes no models since May 2025"),
-        (["--file", "rows.jsonl", "--suffix", "наташа"], "letters a-z"),
+        (["--file", "rows.jsonl", "--suffix", "наташа!"], "letters a-z, A-Z or Cyrillic ones"),
+        (["--provider", "openai", "--file", "rows.jsonl", "--suffix", "наташа"], "letters a-z, A-Z, digits"),
+        (["--file", "rows.jsonl", "--absolute-learning-rate", "nan"], "--absolute-learning-rate nan: expected a"),
+        (["--file", "rows.jsonl", "--learning-rate", "inf"], "--learning-rate inf: expected a number"),
+        (["--file", "rows.jsonl", "--model", ""], "--model is empty"),
+        (["--monitor", " "], "empty"),
         (["--file", "rows.jsonl", "--bucket", "b"], "--provider vertex"),
         (["--file", "rows.jsonl", "--provider", "vertex"], "--project-id and --bucket"),
         (["--provider", "vertex", "--location", "global", "--list-jobs"], "in a region"),
         (["--list-jobs", "--cancel", "ftjob-1"], "one at a time"),
         (["--monitor", ""], "empty"),
         (["--estimate", "--file", "rows.jsonl", "--dry-run"], "nothing is sent"),
-        (["--base-url", "localhost:8000", "--list-jobs"], "http://"),
+        (["--base-url", "localhost:8000", "--list-jobs"], "GOVOR_BASE_URL localhost:8000: expected http://"),
         ([], "--file FILE is needed"),
     ],
 )
@@ -279,6 +287,22 @@ def test_what_cannot_be_done_is_refused_before_any_request(no_network, words, sa
     Path("rows.jsonl").write_bytes(rows(12))
     assert said in call(*words, exit_code=2).stderr
     assert not Path("logs").exists()
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\t"])
+def test_an_address_that_is_empty_is_none(no_network, monkeypatch, blank):
+    """As a variable is that a .env or a compose file sets to nothing."""
+    monkeypatch.setenv("GOVOR_BASE_URL", blank)
+    for words in ([], ["--base-url", blank]):
+        said = call("--list-jobs", "--dry-run", *words).stdout
+        assert "GET http://127.0.0.1:8000/v1/fine_tuning/jobs" in said
+    monkeypatch.setenv("GOVOR_BASE_URL", " http://127.0.0.1:9/v1 ")
+    assert "GET http://127.0.0.1:9/v1/fine_tuning/jobs" in call("--list-jobs", "--dry-run").stdout
+
+
+def test_a_cyrillic_suffix_goes_to_a_server_of_ones_own(no_network):
+    Path("rows.jsonl").write_bytes(rows(12))
+    assert '"suffix": "Наташа 2"' in call("--file", "rows.jsonl", "--suffix", "Наташа 2", "--dry-run").stdout
 
 
 def test_openai_is_refused_after_its_last_day(no_network, monkeypatch):
@@ -441,6 +465,40 @@ def test_a_server_that_is_gone_for_a_while(openai_stand_in):
     assert "whether the job was created is not known: --list-jobs" in said and KEY not in said
     assert [request.method for request in refusing.requests if request.path == "/v1/fine_tuning/jobs"] == ["POST"]
     refusing.close()
+
+
+def test_a_model_that_is_being_loaded_is_waited_for(monkeypatch):
+    """Longer than by the SDK, which asks three times: loading takes minutes. Others are not waited for."""
+    monkeypatch.setattr(openai_api, "LONGEST_PAUSE", 0.01)
+    envelope = {
+        "error": {"message": "The model is being loaded.", "type": "x", "param": None, "code": "model_not_ready"}
+    }
+    refusals = 5
+    server = OpenAi()
+
+    def answer(request: Request):
+        nonlocal refusals
+        refusals -= 1
+        return (
+            (503, envelope, {"retry-after-ms": "1", "retry-after": "40"}) if refusals >= 0 else server.answer(request)
+        )
+
+    stand_in = StandIn(answer)
+    try:
+        asked = call("--test", MODEL, "--base-url", f"{stand_in.url}/v1")
+        assert "Test 1: " in asked.stdout and asked.stdout.count("Response: Ответ на") == 5
+        assert asked.stderr.count("waiting: The local server answers 503: The model is being loaded.") == 1
+        refusals, words = 3, ("--provider", "openai", "--test", MODEL, "--base-url", f"{stand_in.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        assert "OpenAI answers 503" in call(*words, exit_code=2).stderr
+        refusals = 10**6
+        monkeypatch.setattr(openai_api, "LONGEST_LOAD", 0.1)
+        assert (
+            "The model is being loaded" in call("--test", MODEL, "--base-url", f"{stand_in.url}/v1", exit_code=2).stderr
+        )
+    finally:
+        stand_in.close()
+        server.close()
 
 
 def test_what_is_no_api_at_all(monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tests.conftest import govor
+from tests.scripts.stand_in import Request, StandIn
 from train.chats.checks import check_file
 from train.chats.readers import read_rows
 from train.core.runs import Run
@@ -116,6 +117,33 @@ class TestServedSystemMessage:
         assert openings == [("system", "Ты Наташа."), ("system", ""), ("system", "Ты Пётр.")]
         assert [message["content"] for message in rows("own")[0]] == ["Ты Наташа.", "Кто я?", "Да."]
         assert [message["content"] for message in rows("none")[0]] == ["Кто я?", "Да."]
+
+
+def test_a_served_model_that_is_being_loaded_is_waited_for(monkeypatch):
+    """Longer than by the SDK, which asks three times."""
+    monkeypatch.setattr("train.serving.chat.LONGEST_PAUSE", 0)
+    loading = {
+        "error": {"message": "The model is being loaded.", "type": "x", "param": None, "code": "model_not_ready"}
+    }
+    chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "Да."}}]}
+    left = 5
+
+    def answer(request: Request):
+        nonlocal left
+        if request.path == "/v1/models":
+            return 200, {"object": "list", "data": [{"id": "natasha", "object": "model", "created": 1}]}
+        left -= 1
+        if left >= 0:
+            return 503, loading, {"retry-after-ms": "1", "retry-after": "40"}
+        return 200, f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+
+    server = StandIn(answer)
+    try:
+        result = govor("chat", f"{server.url}/v1", "--prompt", "Кто я?")
+    finally:
+        server.close()
+    assert (result.exit_code, result.stdout) == (0, "Да.\n")
+    assert result.stderr == f"({server.url}/v1: The model is being loaded.)\n"
 
 
 class TestTargets:

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import time
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import pytest
@@ -10,6 +13,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from train.core.config import Generation
+from train.core.errors import MachineError
+from train.serving import routes
 from train.serving.answering import MAX_BODY_BYTES
 from train.serving.api_errors import ApiError, install_error_handlers, read_request
 from train.serving.chat_request import ChatRequest, sampling_of
@@ -17,6 +22,7 @@ from train.serving.engine import Engine
 from train.serving.guard import Access
 from train.serving.response_store import ResponseStore
 from train.serving.routes import chat_routes, make_app
+from train.serving.serve import listen, run_app
 from train.serving.stream import read_chunks
 from train.serving.transformers_serve import TransformersServeApi
 from train.serving.vllm import VllmApi
@@ -170,6 +176,7 @@ BOUNDS = {
     "guided_regex": ("x" * 4096, "x" * 4097),
     "guided_choice": (["x" * 4096] * 128, ["x"] * 129),
     "guided_grammar": ("x" * 2**14, "x" * (2**14 + 1)),
+    "guided_whitespace_pattern": ("x" * 4096, "x" * 4097),
 }  # fmt: skip
 """Field → what it may just be, and what is too much; None: it has no size."""
 MORE_BOUNDS = [
@@ -245,6 +252,19 @@ def test_null_asks_for_nothing():
         assert (caught.value.status, caught.value.param) == (400, param)
 
 
+def test_null_within_a_field_asks_for_nothing():
+    function = {"name": "f", "description": None, "parameters": None, "strict": None}
+    schema = {"name": "a", "schema": None, "strict": None}
+    asked = {
+        "stream_options": {"include_usage": None},
+        "tools": [{"type": "function", "function": function}],
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+    request = read_request(ChatRequest, body(asked))
+    assert request.stream_options and request.stream_options.include_usage is False
+    assert request.tools == [{"type": "function", "function": {"name": "f"}}]
+
+
 VLLM_S_OWN = [
     ({"chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs": {"enable_thinking": False}}),
     ({"min_tokens": 3}, {"min_tokens": 3}),
@@ -255,7 +275,12 @@ VLLM_S_OWN = [
     ({"allowed_token_ids": [1, 2]}, {"allowed_token_ids": [1, 2]}),
     ({"structured_outputs": {"regex": "а+"}}, {"structured_outputs": {"regex": "а+"}}),
     ({"guided_json": {"type": "object"}}, {"structured_outputs": {"json": {"type": "object"}}}),
+    ({"guided_json": "{}"}, {"structured_outputs": {"json": "{}"}}),
     ({"guided_choice": ["да", "нет"]}, {"structured_outputs": {"choice": ["да", "нет"]}}),
+    (
+        {"guided_json": {}, "guided_whitespace_pattern": " ?", "guided_decoding_backend": "outlines"},
+        {"structured_outputs": {"json": {}, "whitespace_pattern": " ?"}},
+    ),
 ]
 
 
@@ -365,3 +390,27 @@ def test_a_client_that_hangs_up_frees_what_prepares_its_answer():
     began = time.monotonic()
     asyncio.run(app(scope, receive, send))
     assert ended == ["x"] and time.monotonic() - began < 5
+
+
+def test_who_comes_while_the_engines_start_is_told_to_ask_again(monkeypatch):
+    """By `govor serve`, which listens from the beginning; what keeps it from starting ends it."""
+    monkeypatch.setattr(routes, "WAIT_FOR_START", 0.2)
+    engine = Engine("x", lambda port: [])
+    served: Any = SimpleNamespace(name="x", engine=engine, engine_api=TransformersServeApi(), created=1, system=None)
+    answers = {}
+
+    def prepare() -> None:
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx2.Client(base_url=base, trust_env=False, timeout=20) as client:
+            answers["chat"] = client.post("/v1/chat/completions", content=body({"model": "x"}))
+            answers["other"] = client.post("/v1/chat/completions", content=body({"model": "y"}))
+            answers["models"], answers["health"] = client.get("/v1/models"), client.get("/health")
+        raise MachineError("no engine starts")
+
+    with closing(listen("127.0.0.1", 0, None)) as listener, pytest.raises(MachineError, match="no engine starts"):
+        run_app([served], Access(), listener, prepare)
+    chat = answers["chat"]
+    assert (chat.status_code, chat.json()["error"]["code"]) == (503, "model_not_ready")
+    assert 10 <= int(chat.headers["retry-after"]) <= 20
+    assert (answers["other"].status_code, answers["models"].json()["data"][0]["id"]) == (404, "x")
+    assert (answers["health"].status_code, answers["health"].json()["status"]) == (503, "starting")

@@ -122,12 +122,17 @@ def test_the_key_s_scheme_in_any_case(tmp_path, authorization, status):
 
 
 def test_a_page_that_was_let_in_may_read_the_answers(tmp_path):
-    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    ask = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+        "access-control-request-private-network": "true",
+    }  # as Chrome adds for a page of the internet
     for key in (None, "sk-right"):
         for app in apps(tmp_path, Access(key, origins=["https://chat.example"])):
             client = TestClient(app, base_url="http://localhost")
             allowed = client.options("/v1/chat/completions", headers={"origin": "https://chat.example", **ask})
             assert allowed.status_code == 200
+            assert allowed.headers["access-control-allow-private-network"] == "true"
             assert allowed.headers["access-control-allow-origin"] == "https://chat.example"
             shown = {"origin": "https://chat.example", "authorization": "Bearer sk-right"}
             answer = client.get("/v1/models", headers=shown)
@@ -146,7 +151,7 @@ def test_with_a_key_the_key_decides(tmp_path):
     for app in apps(tmp_path, Access("sk-right")):
         client = TestClient(app)
         foreign = {"host": "box.local", "origin": "https://evil.example"}
-        for given in ("Bearer sk-wrong", "Bearer", "sk-right", "", "bearer sk-right"):
+        for given in ("Bearer sk-wrong", "Bearer", "sk-right", "", "Basic sk-right"):
             assert client.get("/v1/models", headers={**foreign, "authorization": given}).status_code == 401
         assert client.get("/v1/models", headers={**foreign, "authorization": "Bearer sk-right"}).status_code == 200
         assert client.get("/health").status_code != 401

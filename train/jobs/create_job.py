@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from train.core.config import why_rate_ruins
+from train.core.config import Config, why_rate_ruins
 from train.core.errors import ConfigError
 from train.core.files import complete_folder
 from train.jobs import run_config
@@ -42,7 +42,7 @@ def create_job(
     try:
         with complete_folder(folder) as aside:
             _link_files(store, entry.job, aside)
-            run_config.write_config(aside / "config.yaml", entry.state.tree)
+            _check_rate(request, run_config.write_config(aside / "config.yaml", entry.state.tree))
         with store.change() as change:
             earlier = _find_earlier(change, body_hash, key, retried)
             if earlier is None:
@@ -53,6 +53,14 @@ def create_job(
         if store.object_json("jobs", job_id) is None:
             shutil.rmtree(folder, ignore_errors=True)
     return earlier or entry.job.model_dump_json()
+
+
+def _check_rate(request: JobRequest, config: Config) -> None:
+    """ApiError where the request names a rate with which training ends in nonsense."""
+    named = "learning_rate" in (request.govor or {}).get("training", {})
+    if named and (why := why_rate_ruins(config.training.learning_rate, adapter=config.lora is not None)):
+        text = f"govor.training.learning_rate: {why} (method.supervised.hyperparameters.learning_rate_multiplier)"
+        raise ApiError(400, text, param="govor")
 
 
 def _add_job(change: Change, entry: JobEntry, body_hash: str, key: str | None) -> None:
@@ -82,11 +90,6 @@ def _new_entry(store: Store, request: JobRequest, base: Base, job_id: str) -> Jo
         raise ApiError(400, str(error), param="govor") from None
     folder = store.job_folder(job_id)
     tree_of_base = merge_sections(base.tree, sections)
-    rate = (sections.get("training") or {}).get("learning_rate")
-    adapter = tree_of_base.get("lora", {}) is not None
-    if isinstance(rate, int | float) and (why := why_rate_ruins(rate, adapter=adapter)):
-        text = f"govor.training.learning_rate: {why} (method.supervised.hyperparameters.learning_rate_multiplier)"
-        raise ApiError(400, text, param="govor")
     validated = request.validation_file is not None and not _same_rows(store, request)
     eval_file = folder / "valid.jsonl" if validated else None
     tree = run_config.job_tree(tree_of_base, job_id, folder / "train.jsonl", eval_file, seed)

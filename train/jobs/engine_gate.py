@@ -36,6 +36,10 @@ KEPT_LONGER = 10.0
 """Seconds that a turn is kept beyond the moment at which its client was told to ask again."""
 
 
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether a model that is being loaded is still waited for."""
+
+
 class Hold:
     """A chat request's hold on the engine, from when its model was found ready to the end of its answer."""
 
@@ -194,7 +198,7 @@ class EngineGate(GpuLease):
             if served is None:
                 await self._wait_until_idle(turn)
                 turn.loading.set_result(time.monotonic())
-                served = await asyncio.to_thread(self.loader.switch, turn.model, turn.source)
+                served = await self._switch(turn)
         except GovorError as error:
             if self._training:
                 raise self._busy_error() from None
@@ -202,6 +206,25 @@ class EngineGate(GpuLease):
             message = "The model could not be loaded; the server's log says why."
             raise ApiError(500, message, headers={"x-should-retry": "false"}) from None
         return served
+
+    async def _switch(self, turn: Turn) -> Served:
+        """The turn's model out of an engine of its own; given up when nobody waits for it any more, and others do."""
+        switching = asyncio.ensure_future(asyncio.to_thread(self.loader.switch, turn.model, turn.source))
+        given_up = False
+        while not given_up and not (await asyncio.wait({switching}, timeout=LOOK_EVERY))[0]:
+            if len(self._turns) > 1 and not turn.is_wanted and not self._training:
+                given_up = True
+                log_line(f"{turn.model}: given up: nobody waits for it any more, and others wait behind it")
+                await asyncio.to_thread(self.loader.cancel)
+        try:
+            return await switching
+        except GovorError:
+            if not given_up:
+                raise
+            raise self._ask_again(turn) from None
+        finally:
+            with self._entrance:
+                self.loader.cancelled = self._training
 
     async def _wait_until_idle(self, turn: Turn) -> None:
         """Return when no answer is in flight."""
@@ -216,13 +239,15 @@ class EngineGate(GpuLease):
 
     def _ask_again(self, turn: Turn) -> ApiError:
         """503 with the seconds that the turn may still need, as far as the last load tells; it is kept so long."""
-        if turn.loading.done():
-            elapsed = time.monotonic() - turn.loading.result()
-            seconds = max(self.loader.load_seconds - elapsed, elapsed / 2)
-            message = f"The model is being loaded, for {elapsed:.0f} seconds so far. Ask again in a moment."
-        else:
-            seconds = self.loader.load_seconds * (1 + self._turns.index(turn) if turn in self._turns else 1)
-            message = f"{self._in_flight} answer(s) of another model are being written. Ask again in a moment."
+        first = self._turns[0] if self._turns else turn
+        before = self._turns.index(turn) if turn in self._turns else 0
+        seconds = self.loader.load_seconds * (1 + before)
+        message = f"{self._in_flight} answer(s) of another model are being written. Ask again in a moment."
+        if first.loading.done():
+            elapsed = time.monotonic() - first.loading.result()
+            seconds = max(self.loader.load_seconds - elapsed, elapsed / 2) + self.loader.load_seconds * before
+            which = "The model" if first is turn else "Another model"
+            message = f"{which} is being loaded, for {elapsed:.0f} seconds so far. Ask again in a moment."
         seconds = min(120, max(1, math.ceil(seconds)))
         turn.kept_until = time.monotonic() + seconds + KEPT_LONGER
         return ApiError(503, message, code="model_not_ready", headers={"retry-after": str(seconds)})

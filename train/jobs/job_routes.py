@@ -99,8 +99,8 @@ def add_model_routes(
         model.metadata = wire.ModelMetadata(system_message=system_message(job))
         return model.model_dump_json()
 
-    def base(found: Base, name: str) -> str:
-        metadata = wire.ModelMetadata(system_message=None)
+    def base(found: Base, name: str, why_not_tuned: str | None = None) -> str:
+        metadata = wire.ModelMetadata(system_message=None, cannot_be_tuned=why_not_tuned)
         owner = "catalogue" if name == found.name else f"catalogue: {found.name}"
         return wire.ModelObject(id=name, created=started, owned_by=owner, metadata=metadata).model_dump_json()
 
@@ -117,9 +117,9 @@ def add_model_routes(
         text = store.object_json("models", model)
         if text is None and (found := catalogue.find(model)) is not None:  # aliases are not listed, but known
             why = await asyncio.to_thread(catalogue.why_not_here, model)
-            if why is not None:
+            if why is not None and model not in catalogue.here():  # those are listed, since they answer
                 raise ApiError(404, why, param="model", code="model_not_found")
-            return json_response(base(found, model))
+            return json_response(base(found, model, why))
         origin = store.model_origin(model)
         text = require_found(text, model_not_found(model))
         return json_response(tuned(text, origin.job) if origin else text)

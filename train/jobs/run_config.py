@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,11 @@ def _check_size(option: str, value: Any) -> None:
                 f"govor.{option}: a job may give all-linear or at most {MOST_MODULES} names of layers in a list, and "
                 "no regular expression"
             )
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+        return
+    if isinstance(value, str):  # a config takes a number that is written as text
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
         largest = LARGEST.get(option, 1)
         if not abs(value) <= largest:  # true of NaN too
             raise ConfigError(f"govor.{option}: expected a number up to {largest:g}")

@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
-from train.serving.api_errors import bounded_json
+from train.serving.api_errors import bounded_json, without_nulls
 from train.serving.chat_request import Metadata
 
 Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
@@ -40,9 +40,14 @@ def _suffix(text: str) -> str:
 
 
 class RequestModel(BaseModel):
-    """What clients send; a field that OpenAI does not have is refused."""
+    """What clients send; a field that OpenAI does not have is refused, unless it is null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        return without_nulls(cls, body)
 
 
 class Hyperparameters(RequestModel):
@@ -215,6 +220,8 @@ class Checkpoint(ResponseModel):
 class ModelMetadata(ResponseModel):
     system_message: str | None
     """What a conversation without a system message gets."""
+    cannot_be_tuned: str | None = None
+    """Why no job can tune this base here, although it answers; said where one model is asked for."""
 
 
 class ModelObject(ResponseModel):

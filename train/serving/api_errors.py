@@ -120,6 +120,14 @@ def read_request(kind: type[RequestT], raw: bytes) -> RequestT:
     raise ApiError(400, f"Invalid '{param}': {', or '.join(messages)}.", param=param, code="invalid_value")
 
 
+def without_nulls(kind: type[BaseModel], body: Any) -> Any:
+    """A request's fields less those that are null, as clients write what they do not use; required ones stay."""
+    if not isinstance(body, dict):
+        return body
+    required = {name for name, field in kind.model_fields.items() if field.is_required()}
+    return {name: value for name, value in body.items() if value is not None or name in required}
+
+
 def bounded_json(most: int) -> AfterValidator:
     """Annotation of a field whose JSON may have so many characters, and be nested MOST_NESTED deep."""
 

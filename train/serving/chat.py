@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -34,6 +35,8 @@ HELP = """/reset        begin a new conversation
 /exit         leave; so does Ctrl-D. Ctrl-C ends an answer"""
 EXTENDABLE = ("too_few_examples", "empty_file")
 """Problems of a file that do not keep it from getting another row."""
+LONGEST_PAUSE = 20
+"""Seconds between two questions to a server that loads its model: it may be done before it expects to be."""
 Reply = Callable[[list[Message]], str]
 """Prints the answer to a conversation as it comes, and returns it."""
 
@@ -150,17 +153,28 @@ def _served_reply(client: Any, url: str, model: str | None) -> tuple[str | None,
         reply_text = ""
         if own_system is not None and all(message["role"] != "system" for message in messages):
             messages = [{"role": "system", "content": ""}, *messages]  # without one it would put in the run's
-        try:
-            with client.chat.completions.create(model=name, messages=messages, stream=True) as stream:
-                for chunk in stream:
-                    text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
-                    reply_text += text
-                    print_text(text)
-        except OpenAIError as error:
-            raise explained(error) from None
-        return reply_text.strip()
+        while True:
+            try:
+                with client.chat.completions.create(model=name, messages=messages, stream=True) as stream:
+                    for chunk in stream:
+                        text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
+                        reply_text += text
+                        print_text(text)
+                return reply_text.strip()
+            except OpenAIError as error:
+                if (seconds := _pause(error)) is None:
+                    raise explained(error) from None
+                print(f"({explained(error)})", file=sys.stderr, flush=True)
+                time.sleep(seconds)
 
     return own_system, reply
+
+
+def _pause(error: Any) -> int | None:
+    """Seconds until to ask again a server that loads the model, which takes minutes; None for any other error."""
+    response = getattr(error, "response", None)
+    seconds = response.headers.get("retry-after", "") if response is not None and response.status_code == 503 else ""
+    return min(int(seconds), LONGEST_PAUSE) if seconds.isdigit() else None
 
 
 def converse(opening: list[Message], reply: Reply) -> None:

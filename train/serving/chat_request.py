@@ -17,13 +17,15 @@ from pydantic import (
 
 from train.chats.rows import Message, text_of
 from train.core.config import Generation
-from train.serving.api_errors import bounded_json
+from train.serving.api_errors import bounded_json, without_nulls
 
 IGNORED_FIELDS = (
-    "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options",
-    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store", "user", "verbosity",
+    "guided_decoding_backend", "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key",
+    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store",
+    "user", "verbosity",
 )  # fmt: skip
-"""OpenAI's fields that clients send along and that change nothing here."""
+"""Fields that clients send along and that change nothing here: OpenAI's, and the one that once chose among the
+grammar engines of vLLM."""
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Name = Annotated[str, Field(max_length=256)]
 Text = Annotated[str, Field(max_length=4 * 2**20)]
@@ -115,16 +117,22 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     include_usage: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        return without_nulls(cls, body)
+
 
 def require_function(tool: dict[str, Any]) -> dict[str, Any]:
     function = tool.get("function")
     if not isinstance(function, dict):
         raise ValueError("expected functions, each with a name")
+    function = {name: value for name, value in function.items() if value is not None}
     if tool.get("type") != "function" or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError("expected functions, each with a name")
-    if not isinstance(function.get("parameters", {}), dict) or not isinstance(function.get("description"), str | None):
+    if not isinstance(function.get("parameters", {}), dict) or not isinstance(function.get("description", ""), str):
         raise ValueError("expected a text as description and an object as parameters of a function")
-    return tool
+    return {**tool, "function": function}
 
 
 def require_choice(choice: Any) -> Any:
@@ -139,7 +147,9 @@ def require_format(form: dict[str, Any]) -> dict[str, Any]:
     if form.get("type") not in ("text", "json_object", "json_schema"):
         raise ValueError("expected the type text, json_object or json_schema")
     schema = form.get("json_schema")
-    if form["type"] == "json_schema" and not (isinstance(schema, dict) and isinstance(schema.get("schema", {}), dict)):
+    if form["type"] == "json_schema" and not (
+        isinstance(schema, dict) and isinstance(schema.get("schema") or {}, dict)
+    ):
         raise ValueError("expected an object as json_schema")
     return form
 
@@ -161,12 +171,13 @@ class VllmFields(BaseModel):
     bad_words: Annotated[list[Stop], Field(max_length=128)] | None = None
     allowed_token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=4096)] | None = None
     structured_outputs: Annotated[dict[str, Any], bounded_json(2**16)] | None = None
-    guided_json: Annotated[dict[str, Any], bounded_json(2**16)] | None = None
+    guided_json: Annotated[dict[str, Any] | str, bounded_json(2**16)] | None = None
     guided_regex: Annotated[str, Field(max_length=4096)] | None = None
     guided_choice: (
         Annotated[list[Annotated[str, Field(max_length=4096)]], Field(min_length=1, max_length=128)] | None
     ) = None
     guided_grammar: Annotated[str, Field(max_length=2**14)] | None = None
+    guided_whitespace_pattern: Annotated[str, Field(max_length=4096)] | None = None
 
 
 class AnswerRequest(VllmFields):
@@ -200,12 +211,9 @@ class AnswerRequest(VllmFields):
     @model_validator(mode="before")
     @classmethod
     def _without_ignored(cls, body: Any) -> Any:
-        """What asks for something: null is how clients write a field that they do not use."""
-        if not isinstance(body, dict):
-            return body
-        required = {name for name, field in cls.model_fields.items() if field.is_required()}
-        asking = {name: value for name, value in body.items() if value is not None or name in required}
-        return {name: value for name, value in asking.items() if name not in cls.ignored}
+        """What asks for something."""
+        asking = without_nulls(cls, body)
+        return {name: asking[name] for name in asking if name not in cls.ignored} if isinstance(asking, dict) else body
 
     def stop_sequences(self) -> list[str]:
         """The stop sequences, without empty ones, which stop nothing."""

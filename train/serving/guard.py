@@ -54,6 +54,7 @@ def guard(app: FastAPI, access: Access) -> None:
             allow_origins=access.origins,
             allow_methods=["*"],
             allow_headers=["*"],
+            allow_private_network=True,  # browsers ask for it where a page of the internet reaches for this machine
             expose_headers=["retry-after", "x-request-id", "x-should-retry"],
         )
     if access.key is None:

@@ -1,6 +1,9 @@
 """The thin app in front of the engines: names, requests in, answers out."""
 
 import asyncio
+import math
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -8,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from train.serving.answering import Answering, EventStream, finish, read_body
-from train.serving.api_errors import ApiError, install_error_handlers, model_not_found, read_request
+from train.serving.api_errors import ApiError, install_error_handlers, model_not_found, not_ready, read_request
 from train.serving.chat_request import ChatRequest
 from train.serving.completions import add_completion_route
 from train.serving.engine_api import EngineApi, Served
@@ -26,13 +29,46 @@ ABSENT = {
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def make_app(served: Iterable[Served], access: Access) -> FastAPI:
-    """The app of `govor serve`."""
+WAIT_FOR_START = 10.0
+"""Seconds that a question waits for the engines that are being started."""
+USUAL_START = 20.0
+"""Seconds that they may take, as a guess."""
+
+
+class Start:
+    """The start of a server, which listens before its models may answer."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._over = threading.Event()
+
+    def end(self) -> None:
+        """Let the models answer."""
+        self._over.set()
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    async def wait(self) -> None:
+        """Return when the models may answer; ApiError 503 where that takes longer than WAIT_FOR_START."""
+        until = time.monotonic() + WAIT_FOR_START
+        while not self.is_over:
+            if time.monotonic() > until:
+                elapsed = time.monotonic() - self._began
+                raise not_ready(min(120, math.ceil(max(USUAL_START - elapsed, elapsed / 2, 1))))
+            await asyncio.sleep(0.1)
+
+
+def make_app(served: Iterable[Served], access: Access, start: Start | None = None) -> FastAPI:
+    """The app of `govor serve`; who asks before the end of `start` waits a little and then gets 503."""
     by_name = {model.name: model for model in served}
 
     async def resolve(model_id: str) -> Served:
         if model_id not in by_name:
             raise model_not_found(model_id)
+        if start is not None:
+            await start.wait()
         return by_name[model_id]
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -45,7 +81,7 @@ def make_app(served: Iterable[Served], access: Access) -> FastAPI:
     async def health() -> Response:
         models = {model.name: model.engine.state for model in by_name.values()}
         engines = engines_now({model.engine_api.title: model.engine_api for model in by_name.values()}.values())
-        ready = set(models.values()) == {"ready"}
+        ready = (start is None or start.is_over) and set(models.values()) == {"ready"}
         content = {"status": "ok" if ready else "starting", "models": models, "engines": engines}
         return JSONResponse(content, 200 if ready else 503)
 

@@ -3,7 +3,8 @@
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from ipaddress import ip_address
 from types import FrameType
@@ -15,7 +16,7 @@ from train.serving.engine import Engine
 from train.serving.engine_api import Served
 from train.serving.guard import Access
 from train.serving.prompt_check import PromptCheck, PromptCheckError, check_served_prompts
-from train.serving.routes import make_app
+from train.serving.routes import Start, make_app
 
 ANSWER_GRACE = 60
 """Seconds that answers in flight may take once we are to end."""
@@ -42,11 +43,14 @@ def serve(
     with closing(listen(host, port, access.key)) as listener:
         served = served_models(runs, engine=engine, merged=merged, program=program, flags=flags, system=system)
         engines = list({id(model.engine): model.engine for model in served}.values())
-        try:
+
+        def prepare() -> None:
             start(engines)
             prompt_checks = [check(model, allow_template_drift) for model in served]
             print(listing(served, prompt_checks))
-            run_app(served, access, listener)
+
+        try:
+            run_app(served, access, listener, prepare)
         finally:
             for running in engines:
                 running.stop()
@@ -112,24 +116,41 @@ def listing(served: Sequence[Served], prompt_checks: Sequence[PromptCheck]) -> s
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def run_app(served: Sequence[Served], access: Access, listener: socket.socket) -> None:
-    """Answer requests until a signal comes."""
+def run_app(served: Sequence[Served], access: Access, listener: socket.socket, prepare: Callable[[], None]) -> None:
+    """Answer requests until a signal comes, and until `prepare` has returned only with 503; its error is raised.
+
+    So a client that comes too early is told to ask again, and does not hang.
+    """
     import uvicorn
 
     host, port = listener.getsockname()[:2]
     base = f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
-    print(f"OpenAI API on {base}" + (", key required" if access.key else "") + "; Ctrl-C ends it", flush=True)
+    beginning = Start()
     config = uvicorn.Config(
-        make_app(served, access),
+        make_app(served, access, beginning),
         log_level="error",
         access_log=False,
         timeout_graceful_shutdown=ANSWER_GRACE,
         server_header=False,
     )
+    server, failures = uvicorn.Server(config), []
+
+    def begin() -> None:
+        try:
+            prepare()
+            print(f"OpenAI API on {base}" + (", key required" if access.key else "") + "; Ctrl-C ends it", flush=True)
+        except Exception as error:
+            failures.append(error)
+            server.should_exit = True
+        beginning.end()
+
+    threading.Thread(target=begin, name="start", daemon=True).start()
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     except KeyboardInterrupt:
         print("ended", file=sys.stderr)
+    if failures:
+        raise failures[0]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -39,6 +39,8 @@ PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "
 GUIDED = "guided_"
 """What `json`, `regex`, `choice` and `grammar` of structured_outputs began with before vLLM 0.11, which later versions
 silently ignore."""
+WHITE_SPACE = "guided_whitespace_pattern"
+"""No constraint of its own: what may stand between the parts of JSON."""
 
 
 class VllmApi(EngineApi):
@@ -52,10 +54,12 @@ class VllmApi(EngineApi):
     def body(self, model: str, request: ChatRequest, sampling: Sampling, stop: Sequence[int]) -> dict[str, Any]:
         body = request.model_dump(include=set(PASSED_ON), exclude_none=True)
         for name in VllmFields.model_fields:
-            if name.startswith(GUIDED) and (value := getattr(request, name)) is not None:
+            if name.startswith(GUIDED) and name != WHITE_SPACE and (value := getattr(request, name)) is not None:
                 if "structured_outputs" in body:
                     raise ApiError(400, f"'{name}' stands beside another constraint: give one of them.", param=name)
                 body["structured_outputs"] = {name.removeprefix(GUIDED): value}
+        if request.guided_whitespace_pattern is not None and "structured_outputs" in body:
+            body["structured_outputs"]["whitespace_pattern"] = request.guided_whitespace_pattern
         ends = request.stop_token_ids or []
         settings = {"temperature": 1.0} | sampling["settings"] if sampling["do_sample"] else sampling["settings"]
         return {
