@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import REPOSITORY, govor
+from tests.conftest import govor
 from tests.scripts.stand_in import StandIn
 from train.chats.readers import stream_preferences
 from train.core.pages import speaker
@@ -164,7 +164,7 @@ def votes():
 
     def start(compared: Compared) -> Votes:
         Path("compare/trial").mkdir(parents=True, exist_ok=True)
-        opened.append(Path("compare/trial/votes.jsonl").open("a+", encoding="utf-8"))
+        opened.append(Path("compare/trial/votes.jsonl").open("a+", encoding="utf-8"))  # noqa: SIM115
         return Votes(pairs_of(compared), opened[-1])
 
     yield start
@@ -240,7 +240,7 @@ class TestStatistics:
                     wins = chance.random() < 1 / (1 + 10 ** ((truth[pair[1]] - truth[pair[0]]) / 400))
                     outcomes.append((prompt, pair, float(wins)))
             ratings = bradley_terry(list(truth), outcomes)
-            assert list(ratings)[0] == "a" and abs(sum(rating.value for rating in ratings.values())) < 1e-6
+            assert next(iter(ratings)) == "a" and abs(sum(rating.value for rating in ratings.values())) < 1e-6
             covered += sum(rating.low <= truth[model] <= rating.high for model, rating in ratings.items())
         print(f"Bradley–Terry: {covered} of 300 intervals cover")
         assert covered >= 279

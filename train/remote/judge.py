@@ -32,7 +32,7 @@ from train.remote.compare import FOLDER, read_answers
 from train.remote.generation_plan import Parameters, filled, load_section
 from train.remote.journal import Reply, open_journal
 from train.remote.services import Endpoint, find_model
-from train.remote.votes import Votes, agreement, pairs_of
+from train.remote.votes import Pair, Votes, agreement, pairs_of
 
 RUBRIC = Path(__file__).with_name("rubric.yaml")
 BEST = 5
@@ -155,7 +155,7 @@ def judge_run(
         cases=cases,
         scores=[read_scores(rubric, reply) for reply in replies[:split]],
         preferred=read_pairs(replies[split:end]),
-        voted=list(zip([value for _, value in voted], read_pairs(replies[end:]), strict=True)),
+        voted=as_shown(voted, read_pairs(replies[end:])),
         unanswered=replies.count(None),
         unreadable=sum(reply is not None and verdict(reply) is None for reply in replies),
     )
@@ -302,6 +302,18 @@ def read_pairs(replies: Sequence[Reply | None]) -> list[Preferred]:
     return found
 
 
+def as_shown(voted: Sequence[tuple[Pair, float]], preferred: Sequence[Preferred]) -> list[tuple[float, float]]:
+    """(a person's vote, the judge's) on each pair that both can be read of: 1 for the answer that was shown first.
+
+    Sides are a chance, so that kappa does not depend on which model comes first.
+    """
+    found = []
+    for (pair, human), judge in zip(voted, preferred, strict=True):
+        if judge.value is not None:
+            found.append((1 - human, 1 - judge.value) if pair.swapped else (human, judge.value))
+    return found
+
+
 # What verdicts tell
 
 
@@ -311,7 +323,7 @@ def summarize(
     cases: Sequence[Case],
     scores: Sequence[dict[str, float | None]],
     preferred: Sequence[Preferred],
-    voted: Sequence[tuple[float, Preferred]],
+    voted: Sequence[tuple[float, float]],
     unanswered: int,
     unreadable: int,
 ) -> Judged:
@@ -326,7 +338,6 @@ def summarize(
     values = [one.value for one in preferred]
     lengths = [math.log(max(1, len(c.texts["tuned"])) / max(1, len(c.texts["base"]))) for c in cases]
     decided = [one.places for one in preferred if one.places and 0.5 not in one.places]
-    both = [(human, one.value) for human, one in voted if one.value is not None]
     return Judged(
         judge,
         means,
@@ -336,7 +347,7 @@ def summarize(
         sum(value is not None for value in values),
         values.count(0.5),
         sum(one == other for one, other in decided) / len(decided) if decided else None,
-        agreement(both) if both else None,
+        agreement(voted) if voted else None,
         unreadable,
         unanswered,
     )
