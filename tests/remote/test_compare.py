@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import govor
+from tests.conftest import REPOSITORY, govor
 from tests.scripts.stand_in import StandIn
 from train.chats.readers import stream_preferences
 from train.core.pages import speaker
@@ -104,6 +105,27 @@ class TestCompare:
         result = compare(server, "one", "two", more=("--max-tokens", "1500"))
         assert result.exit_code == 1 and "stopped: the next request could exceed the budget" in result.stderr
         assert 20 < len(server.requests) <= 50  # each has used 30
+
+    def test_a_dead_server_leaves_the_others_whole(self, server, prompts, monkeypatch):
+        monkeypatch.setattr("train.remote.asking.FIRST_PAUSE", 0.001)
+        result = govor(
+            "compare", "t", "http://127.0.0.1:9#dead", f"{server.url}#one", "--prompts", "prompts.txt", "--lang", "en"
+        )
+        assert result.exit_code == 1 and "dead: 127.0.0.1:9: 30 failures in a row" in result.stderr
+        assert all(read_answers("t").answers["one"]) and len(server.requests) == 20
+
+    def test_dry_runs_open_no_socket(self, prompts, monkeypatch):
+        Path("rows.jsonl").write_text((REPOSITORY / "data/natasha.jsonl").read_text(encoding="utf-8"))
+        opened = []
+        monkeypatch.setattr(socket, "socket", lambda *_, **__: opened.append(1))
+        for arguments in (
+            ("compare", "t", "http://127.0.0.1:9#m", "--prompts", "prompts.txt"),
+            ("review", "rows.jsonl", "-o", "x.jsonl", "--judge", "http://127.0.0.1:9#m"),
+        ):
+            result = govor(*arguments, "--dry-run")
+            assert result.exit_code == 0, result.output
+            assert re.search(r"^127\.0\.0\.1:9, model m: at most \d+ requests", result.output, re.MULTILINE)
+        assert not opened
 
     def test_a_dry_run_asks_nothing_and_writes_nothing(self, server, prompts):
         result = compare(server, "one", "two", more=("--dry-run",))
