@@ -48,7 +48,7 @@ TITLES = {
     "spent": ("потрачено, USD", "spent, USD"),
     "thousand": ("1 000 запросов, USD", "1,000 requests, USD"),
     "year": (f"год ({A_YEAR:,} запросов), USD".replace(",", " "), f"a year ({A_YEAR:,} requests), USD"),
-    "position": ("манера: 0 — база, 1 — она сама", "manner: 0 is the base, 1 herself"),
+    "position": ("манера: 0 — база, 1 — сама персона", "manner: 0 is the base, 1 the persona"),
 }
 
 
@@ -330,13 +330,16 @@ _MEASURES: dict[str, Any] = {
 }
 
 
-def number(value: float | Interval | None) -> str:
-    """A value as the tables have it."""
+def number(value: float | Interval | None, lang: Language = "en") -> str:
+    """A value as the tables have it, in the language's way of writing numbers."""
     if value is None:
         return "–"
     if isinstance(value, Interval):
-        return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.4g}" if value < 0.1 else f"{value:.2f}"
+        middle, low, high = (number(each, lang) for each in value)
+        return f"{middle} ({low} … {high})"
+    whole = value >= 100 or value == int(value)
+    text = f"{value:,.0f}" if whole else f"{value:.2g}" if 0 < value < 0.1 else f"{value:.2f}"
+    return text.replace(",", "\u00a0").replace(".", ",") if lang == "ru" else text
 
 
 def title(measure: str, lang: Language) -> str:

@@ -42,7 +42,7 @@ def write_page(
     own = say("the rows' own")
     heads = [*labels, *([own] if len(next(iter(table.values()))) > len(labels) else [])]
     rows = "".join(
-        f"<tr><th>{escape(title(measure, lang))}{''.join(f'<td>{number(value)}' for value in values)}"
+        f"<tr><th>{escape(title(measure, lang))}{''.join(f'<td>{number(value, lang)}' for value in values)}"
         for measure, values in table.items()
     )
     parts = [

@@ -12,6 +12,9 @@ async function ask(path, body) {
     const answer = await fetch(path, sent);
     if (answer.ok) show(await answer.json());
     else show(await (await fetch("/state")).json());
+    scrollTo(0, 0);
+  } catch {
+    element("count").textContent = element("keys").dataset.gone;
   } finally {
     busy = false;
   }
@@ -56,6 +59,7 @@ document.addEventListener("keydown", (event) => {
 });
 element("keys").addEventListener("click", (event) => {
   const said = event.target.dataset.said;
+  if (event.detail) event.target.blur(); // clicked, so the space bar is no longer the button's
   if (said) say(said);
 });
 ask("/state");

@@ -39,6 +39,9 @@ RUSSIAN = {
     "Reveal now? There are pairs left, and no more votes are taken after it.": (
         "Раскрыть сейчас? Остались пары, а после этого голоса не принимаются."
     ),
+    "The server has ended: start it again with govor vote {name}.": (
+        "Сервер остановлен: запустите его снова командой govor vote {name}."
+    ),
     "All pairs are done.": "Все пары просмотрены.",
     "Keys: ← first, → second, ↓ no difference, space skip, Backspace back.": (
         "Клавиши: ← первый, → второй, ↓ одинаково, пробел — пропустить, Backspace — назад."
@@ -211,6 +214,7 @@ def page_body(compared: Compared, votes: Votes, say: Say) -> str:
         "reveal": say("Reveal"),
     }
     confirm = say("Reveal now? There are pairs left, and no more votes are taken after it.")
+    gone = say("The server has ended: start it again with govor vote {name}.", name=compared.name)
     return f"""{STYLE}
 <p>{escape(outlook(compared, list(votes.pairs), say))}
 <p class="aid">{escape(say("Keys: ← first, → second, ↓ no difference, space skip, Backspace back."))}
@@ -218,7 +222,7 @@ def page_body(compared: Compared, votes: Votes, say: Say) -> str:
 <main id="pair" hidden aria-live="polite"><p class="asked" id="asked"></p>
 <div class="answers"><div id="left"></div><div id="right"></div></div></main>
 <p id="all" hidden>{escape(say("All pairs are done."))}</p>
-<div class="keys" id="keys" data-confirm="{escape(confirm)}">
+<div class="keys" id="keys" data-confirm="{escape(confirm)}" data-gone="{escape(gone)}">
 {"".join(f'<button type="button" data-said="{said}">{escape(text)}</button>' for said, text in buttons.items())}</div>
 <section id="result" hidden></section>
 <script type="module" src="/vote.js"></script>"""
