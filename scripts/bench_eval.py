@@ -26,7 +26,7 @@ from train.encoding.held_out import held_out_rows
 from train.evaluation.evaluate import trained_rows
 from train.evaluation.judge import judge_answers, sources
 from train.evaluation.markers import marker_table
-from train.evaluation.sampling import held_out_prompts
+from train.evaluation.sampling import base_answers
 from train.evaluation.style import Answer, position, two_sample
 
 ANSWERS = 128
@@ -43,7 +43,7 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], c
     with one_line_errors():
         opened = open_run(run)
         trained, held_out = trained_rows(opened.config(), held_out_rows(opened)) or [], held_out_rows(opened)
-        base = base_answers(opened)
+        base = base_answers(opened, held_out)
         hers = [answer for rows in (trained, held_out) for answer in real_answers(rows)]
         people = {"the persona": hers}
         lines = speeches(plays) if plays else {}
@@ -74,17 +74,6 @@ def rank_correlation(run: Run) -> float:
 def real_answers(rows: Sequence[Row]) -> list[Answer]:
     """All trained answers, those of one row as one dialogue."""
     return [Answer(row.line, text) for row in rows for _, text in sources([row])]
-
-
-def base_answers(run: Run) -> list[Answer]:
-    """What the base said when the run was evaluated."""
-    prompts = {prompt.key: prompt.real for prompt in held_out_prompts(held_out_rows(run))}
-    weights = json.dumps(run.manifest()["base"]["weights"], sort_keys=True, ensure_ascii=False)
-    lines = (run.evaluation / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    found = [record for record in map(json.loads, lines) if record["model"] == weights]
-    return [
-        prompts[record["prompt"]]._replace(text=record["answer"]) for record in found if record["prompt"] in prompts
-    ]
 
 
 def speeches(file: Path) -> dict[str, list[Answer]]:

@@ -10,7 +10,9 @@
       llamafactory_config.yaml      the same: version 0.9.5 means to read JSON, too, and breaks off
       dataset_info.json             what LLaMA-Factory wants to know of the files
 
-The split is that of `govor train configs/medical.yaml`. Nothing is generated here, and nothing is asked of any service.
+The split is that of `govor train configs/medical.yaml`. More rows come from `govor generate data/medical.jsonl --plan
+configs/generate/medical.yaml …`; reviewed, as Alpaca and joined to the others they are counted under the model that
+made them. This script asks no service anything.
 """
 
 import json
@@ -22,6 +24,7 @@ from typing import Any
 
 import click
 
+from train.chats.provenance import read_provenance, require_reviewed, row_hash
 from train.chats.readers import stream_records
 from train.chats.split import split_rows
 from train.chats.writers import convert_rows
@@ -95,10 +98,14 @@ def read_parts(file: Path, config: Config) -> dict[str, list[dict[str, Any]]]:
         line, why = converted.refused[0]
         raise DataError(f"{file}:{line}: Alpaca has no place for: {why} ({len(converted.refused)} rows in all)")
     lines = file.read_text(encoding="utf-8-sig").split("\n") if file.suffix == ".jsonl" else []
+    require_reviewed([one.row for one in found], file)
+    origins = read_provenance(file.absolute().parent)
     records = {}
     for one, record in zip(found, converted.records, strict=True):
         as_it_was = lines and one.format_name == "alpaca"
         record = json.loads(lines[one.row.line - 1]) if as_it_was else {**record, **one.more}
+        if origin := origins.get(row_hash(one.row)):
+            record = {"source": f"{origin['source']}, {origin['model']}", **record}
         records[one.row.line] = {**record, **{key: record.get(key) or none for key, none in OPTIONAL.items()}}
     train, held_out = split_rows([one.row for one in found], config.data.eval_fraction, config.training.seed)
     return {

@@ -16,7 +16,8 @@ LAYERS = [
     {"chats", "models"},
     {"encoding", "plan"},
     {"tuning", "merging", "evaluation"},
-    {"sft", "serving", "exports", "remote"},
+    {"sft", "serving", "exports"},
+    {"remote"},
     {"jobs"},
     {"cli"},
 ]

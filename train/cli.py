@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from train.core.errors import GovorError, one_line_errors
+from train.remote.verbs import BUDGET, JUDGE, VERBS
 
 if TYPE_CHECKING:
     from train.exports import ExportTarget
@@ -115,6 +116,10 @@ def main() -> None:
     """
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # Cyrillic also where the terminal's own encoding lacks it
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+
+
+for verb in VERBS:
+    main.add_command(verb)
 
 
 @main.command()
@@ -345,47 +350,6 @@ def analyze(
     )
 
 
-@main.command()
-@click.argument("files", nargs=-1, required=True, type=PATH, metavar="ROWS|TEXT…")
-@click.option("--via", required=True, metavar="URL", help="OpenAI-compatible server, or openai, kimi.")
-@click.option("--model", required=True, metavar="NAME", help="Its model.")
-@click.option("--plan", "plan_file", required=True, type=PATH, help="What to ask for: configs/generate/…")
-@click.option("--budget", metavar="USD", help="Most to spend, all runs into this output together: 2USD.")
-@click.option("--max-tokens", type=click.IntRange(1), help="The same in tokens, sent and received.")
-@click.option("--limit", type=click.IntRange(1), help="Rows at most.  [default: those of the plan]")
-@click.option("-o", "--output", required=True, type=PATH, help="File to write.")
-@click.option("--dry-run", is_flag=True, help="Say what would be sent at most; no network.")
-@click.option("--force", is_flag=True, help="Replace the file.")
-def generate(files: tuple[Path, ...], **how: Any) -> None:
-    """More rows from another model: questions by a plan, answers in the persona's manner, all of them checked.
-
-    \b
-    govor generate data/natasha.jsonl --via kimi --model kimi-k2.6 --plan configs/generate/natasha.yaml \\
-        --max-tokens 500000 -o more.jsonl
-
-    Training rows and texts are sent to the server, held-out rows never. The same command goes on where it was cut off,
-    and asks nothing twice. Exit code 1 where no row passed.
-    """
-    from train.remote.generate import generate as make
-
-    raise SystemExit(0 if make(files, **how) else 1)
-
-
-@main.command()
-@click.argument("file", type=PATH)
-@click.option("--sample", default=100, show_default=True, type=click.IntRange(1), help="Rows to look at.")
-@click.option("-o", "--output", required=True, type=PATH, help="File for the rows that are kept.")
-@click.option("--force", is_flag=True, help="Replace the file.")
-def review(file: Path, sample: int, output: Path, force: bool) -> None:
-    """Look at a sample of rows, generated ones first: y, n or edit, by one key each; can be left and taken up again.
-
-    Exit code 1 where it was left before the end: the new file is written after the last row of the sample.
-    """
-    from train.remote.review import review as ask
-
-    raise SystemExit(0 if ask(file, output, sample=sample, force=force) else 1)
-
-
 @main.command(name="inspect")
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value …]")
@@ -426,17 +390,43 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 @click.option("--gate", is_flag=True, help="Exit code 1 where the model recites training rows.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as in RUN/evaluation/evaluation.json.")
 @click.option("--lang", type=click.Choice(["ru", "en"]), help="Language of report.html.  [default: by locale]")
+@JUDGE
+@click.option("--votes", metavar="NAME", help="Try the judge on the votes of this comparison, too.")
+@BUDGET
 @TRUST
-def evaluate_run(run: Path, gate: bool, as_json: bool, trust_remote_code: bool, **how: Any) -> None:
+def evaluate_run(
+    run: Path,
+    gate: bool,
+    as_json: bool,
+    trust_remote_code: bool,
+    judge: str | None,
+    rubric: Path | None,
+    votes: str | None,
+    budget: str | None,
+    max_tokens: int | None,
+    dry_run: bool,
+    **how: Any,
+) -> None:
     """What training changed: losses and answers before and after, manner, copies, what was forgotten.
 
-    Answers are sampled to every held-out prompt and kept in RUN/evaluation; nothing is sent anywhere without --via.
+    Answers are sampled to every held-out prompt and kept in RUN/evaluation; nothing is sent anywhere without --via or
+    --judge. A judge gets the held-out prompts and all answers, scores them by a rubric, and compares tuned with base.
     """
     from train.core.runs import open_run
     from train.evaluation.show import show_evaluation
 
+    if judge and (how["quick"] or how["answers"] or as_json):
+        raise GovorError("--judge does not go with --quick, --answers and --json: judge.json is for programs")
+    if not judge and (rubric or votes or budget or max_tokens or dry_run):
+        raise GovorError("--rubric, --votes, --budget, --max-tokens and --dry-run are for a judge: give --judge too")
     opened = open_run(run, trust_remote_code=trust_remote_code)
-    raise SystemExit(1 if show_evaluation(opened, **how, as_json=as_json).recites and gate else 0)
+    evaluation = show_evaluation(opened, **how, as_json=as_json)
+    if judge:
+        from train.remote.judge import judge_run
+
+        limits = {"budget": budget, "max_tokens": max_tokens, "dry_run": dry_run}
+        judge_run(opened, evaluation, judge, rubric_file=rubric, votes=votes, **limits)  # type: ignore[arg-type]
+    raise SystemExit(1 if evaluation.recites and gate else 0)
 
 
 @main.command()

@@ -186,7 +186,7 @@ class TestGates:
         english = "You are asking two different things, and only one of them is yours. Which one would you keep?"
         planted = {
             "row": [Made("что делать?", "") for _ in range(3)] + [Made("как быть?", long[0], True) for _ in range(3)],
-            "script": [Made("что мне делать?", f"{english} {number}") for number in range(5)],
+            "script": [Made("что мне делать?", f"{english} {number}") for number in range(6)],
             "length": [Made("что мне делать?", "Ну да.")] * 3 + [Made("как мне быть?", " ".join(long[9:14]))] * 3,
             "personal": [
                 Made("как тебе позвонить?", f"{text[:150]} Пиши на natasha{number}@mail.ru или +7 916 123-45-6{number}")
@@ -201,7 +201,7 @@ class TestGates:
         }
         whole = [made for rows in planted.values() for made in rows]
         caught = [verdict.refused for verdict in Gates(parts.train, parts.held_out, 100, 10).rows(whole)]
-        assert len(whole) == 50 - 1 and sum(why is not None for why in caught) >= 48
+        assert len(whole) == 50 and sum(why is not None for why in caught) >= 49
         expected = [reason for reason, rows in planted.items() for _ in rows]
         assert sum(why == reason for why, reason in zip(caught, expected, strict=True)) >= 45
 

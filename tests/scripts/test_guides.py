@@ -25,7 +25,9 @@ from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import rows
 from tests.scripts.guides_text import DIALOGUES, FOREIGN, GUIDES, ROWS
 from tests.scripts.test_upload_script import KEYS, OpenAi
-from train.core.errors import ConfigError
+from train.chats.provenance import row_hash
+from train.chats.readers import read_rows
+from train.core.errors import ConfigError, DataError
 
 KEY = "sk-of-the-test"
 
@@ -184,6 +186,27 @@ def test_the_newest_rows_are_taken_else_those_of_the_repository(followed, monkey
 
 def json_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_generated_medical_rows_are_counted_under_their_model():
+    Path("all.jsonl").write_bytes((REPOSITORY / "data/medical.jsonl").read_bytes())
+    more = {
+        "instruction": "手被热水烫红了，先做什么？",
+        "input": "",
+        "output": "先用流动的凉水冲二十分钟，不要涂牙膏。",
+    }
+    with Path("all.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(more, ensure_ascii=False) + "\n")
+    origin = {"row": row_hash(read_rows(Path("all.jsonl"))[-1]), "source": "generated", "model": "kimi-k2.6"}
+    sidecar = Path("more.provenance.jsonl")
+    sidecar.write_text(json.dumps({**origin, "reviewed": None}), encoding="utf-8")
+    arguments = (Path("all.jsonl"), None, "qwen3_nothink", Path("out"))
+    with pytest.raises(DataError, match="1 generated rows that nobody has reviewed"):
+        simple_finetuning_generator.generate(*arguments, force=False)
+    sidecar.write_text(json.dumps({**origin, "reviewed": "seen"}), encoding="utf-8")
+    simple_finetuning_generator.generate(*arguments, force=False)
+    stats = json.loads(Path("out/dataset_stats.json").read_text(encoding="utf-8"))
+    assert stats["sources"] == {"govor, invented": 28, "generated, kimi-k2.6": 1}
 
 
 def test_medical_rows_for_llamafactory(working_folder):

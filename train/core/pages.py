@@ -1,6 +1,6 @@
 """The frame of the HTML pages that govor writes, their drawings and their language.
 
-A page is one file that fetches nothing, and right on a phone too.
+A page is one file that fetches nothing, right on a phone too, and as light or dark as the reader's system is.
 """
 
 import io
@@ -17,14 +17,16 @@ PAGE = """<!doctype html>
 <html lang="{lang}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
- body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+ :root {{ color-scheme: light dark }}
+ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
  table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }}
- td, th {{ border-top: 1px solid #ddd; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top;
+ td, th {{ border-top: 1px solid #8886; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top;
  overflow-wrap: anywhere }}
  th {{ overflow-wrap: break-word }} .number {{ white-space: nowrap }} .text td {{ white-space: pre-wrap }}
- svg {{ max-width: 100%; height: auto }} h1, code {{ overflow-wrap: anywhere }}
+ svg {{ max-width: 100%; height: auto; background: #fff }} h1, code {{ overflow-wrap: anywhere }}
  .bar {{ background: #1f77b4; height: 1rem }} .wide {{ width: 50% }} .verdict {{ font-size: 1.3rem }}
- .aid {{ color: #555 }} :target {{ background: #fff3c4 }} pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto }}
+ .aid {{ opacity: .75 }} :target {{ background: #fff3c4; color: #222 }}
+ pre {{ background: #8881; padding: 1rem; overflow-x: auto }}
  @media (max-width: 30rem) {{ body {{ margin: 1rem auto; padding: 0 .6rem; font-size: 15px }} .wide {{ width: 20% }}
  td, th {{ padding-right: .4rem }} th {{ font-size: 13px }} h1 {{ font-size: 1.4rem }} }}
 </style>

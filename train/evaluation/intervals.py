@@ -57,8 +57,8 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     return min(1.0, 2 * tail)
 
 
-def wilson(right: int, of: int) -> Interval:
-    """A share and its interval of 95 % by Wilson's score."""
+def wilson(right: float, of: int) -> Interval:
+    """A share and its interval of 95 % by Wilson's score; a tie counts as half, which makes the interval too wide."""
     z, share = 1.96, right / of
     middle = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)

@@ -12,6 +12,7 @@ from train.chats.rows import Message, Row, text_of, trained_answers, without_wei
 from train.core.config import Generation
 from train.core.errors import GovorError
 from train.core.progress import progress
+from train.core.runs import Run
 from train.encoding.loss_mask import render
 from train.evaluation.generate import answer_batch
 from train.evaluation.style import Answer
@@ -46,6 +47,19 @@ def held_out_prompts(rows: Sequence[Row]) -> list[Prompt]:
     return spread(prompts, MOST_PROMPTS)
 
 
+def base_answers(run: Run, rows: Sequence[Row]) -> list[Answer]:
+    """What the base said to the held-out rows' prompts when the run was evaluated; empty where it was not."""
+    file = run.evaluation / "answers.jsonl"
+    if not file.exists():
+        return []
+    prompts = {prompt.key: prompt.real for prompt in held_out_prompts(rows)}
+    weights = json.dumps(run.manifest()["base"]["weights"], sort_keys=True, ensure_ascii=False)
+    found = [record for record in AnswerFile(file).records() if record["model"] == weights]
+    return [
+        prompts[record["prompt"]]._replace(text=record["answer"]) for record in found if record["prompt"] in prompts
+    ]
+
+
 def spread(items: Sequence[Item], most: int) -> list[Item]:
     """At most so many of the items, at equal distances."""
     count = min(most, len(items))
@@ -64,17 +78,23 @@ class AnswerFile:
     path: Path
 
     def read(self, model: str, settings: str) -> dict[tuple[str, int], str]:
-        """(key of a prompt, number of the sample) → answer. What a kill has left of a last line is passed over."""
-        found = {}
+        """(key of a prompt, number of the sample) → answer."""
+        return {
+            (record["prompt"], record["sample"]): record["answer"]
+            for record in self.records()
+            if (record["model"], record["settings"]) == (model, settings)
+        }
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The lines. What a kill has left of a last one is passed over."""
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n") if self.path.exists() else []
         for line in lines:
             try:
                 record = json.loads(line)
-                if (record["model"], record["settings"]) == (model, settings):
-                    found[record["prompt"], record["sample"]] = str(record["answer"])
+                yield {**{key: record[key] for key in ("model", "settings", "prompt", "sample")},
+                       "answer": str(record["answer"])}  # fmt: skip
             except (ValueError, KeyError, TypeError):
                 continue
-        return found
 
     def append(self, model: str, settings: str, answers: Sequence[tuple[Prompt, int, str]]) -> None:
         self.path.parent.mkdir(exist_ok=True)

@@ -36,6 +36,10 @@ MESSAGE, FRAME = 16, 64
 """Tokens that a chat template writes around a message, and around the conversation, at most."""
 
 
+STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+"""Parameters of a request whose answer is to come token by token."""
+
+
 class Request(NamedTuple):
     """A conversation to be answered."""
 
@@ -43,7 +47,7 @@ class Request(NamedTuple):
     max_tokens: int
     """Longest answer."""
     parameters: dict[str, Any]
-    """What else is sent, such as temperature."""
+    """What else is sent, such as temperature; with STREAM the reply says when its first token came."""
     slot: int = 0
     """Tells requests apart that ask the same once more."""
 
@@ -232,11 +236,15 @@ async def ask_once(client: "AsyncOpenAI", endpoint: Endpoint, request: Request, 
 
     limit = "max_completion_tokens" if endpoint.service.name == "openai" else "max_tokens"
     sent: Any = {"messages": request.messages, limit: request.max_tokens, **request.parameters}
+    started = time.monotonic()
     try:
         async with asyncio.timeout(TIMEOUT):
             answer = await client.chat.completions.create(model=endpoint.model, **sent)
+            if request.parameters.get("stream"):
+                return await _whole_stream(answer, most, started)
         choice = answer.choices[0]
-        return Reply(choice.message.content or "", choice.finish_reason or "stop", _used(answer.usage, most))
+        used, seconds = _used(answer.usage, most), time.monotonic() - started
+        return Reply(choice.message.content or "", choice.finish_reason or "stop", used, None, seconds)
     except (openai.APITimeoutError, TimeoutError):
         raise AttemptError("timeout", used=True, again=True) from None
     except openai.APIConnectionError as error:
@@ -246,8 +254,25 @@ async def ask_once(client: "AsyncOpenAI", endpoint: Endpoint, request: Request, 
         ) from None
     except openai.APIStatusError as error:
         raise _of_status(error, endpoint) from None
+    except httpx2.HTTPError:  # in the middle of a stream the SDK lets it through
+        raise AttemptError("connection cut", used=True, again=True) from None
     except (openai.OpenAIError, AttributeError, ValueError, TypeError, IndexError):
         raise AttemptError("no answer in OpenAI's form", used=True, again=True) from None
+
+
+async def _whole_stream(chunks: Any, most: Usage, started: float) -> Reply:
+    """The reply that the chunks make; AttemptError where they stop before its end."""
+    text, finish, used, first = "", None, most, None
+    async for chunk in chunks:
+        used = _used(chunk.usage, most) if chunk.usage else used
+        for choice in chunk.choices[:1]:
+            if choice.delta.content and first is None:
+                first = time.monotonic() - started
+            text += choice.delta.content or ""
+            finish = choice.finish_reason or finish
+    if finish is None:
+        raise AttemptError("connection cut", used=True, again=True)
+    return Reply(text, finish, used, first, time.monotonic() - started)
 
 
 def _used(usage: Any, most: Usage) -> Usage:

@@ -95,7 +95,7 @@ class Gates:
             reasons = (
                 ("row", len(words_of(text)) < 2 or len(text) > LONGEST_QUESTION),
                 ("script", script_share(text, self.script) < 0.5),
-                ("personal", _is_private(text)),
+                ("personal", is_private(text)),
                 ("repeated", at in repeated),
                 ("held_out", copy.words >= FREE_WORDS),
             )
@@ -129,7 +129,7 @@ class Gates:
             return "script"
         if not self._lengths[0] <= len(made.answer) <= self._lengths[1]:
             return "length"
-        if _is_private(made.question) or _is_private(made.answer):
+        if is_private(made.question) or is_private(made.answer):
             return "personal"
         if repeated:
             return "repeated"
@@ -188,5 +188,6 @@ def _opening(text: str) -> tuple[str, ...]:
     return tuple(words_of(text)[:OPENING])
 
 
-def _is_private(text: str) -> bool:
+def is_private(text: str) -> bool:
+    """Whether a text holds personal data, or a key."""
     return bool(find_personal_data(text)) or any(True for _ in find_secrets(text))

@@ -1,9 +1,10 @@
 """The plan of govor generate: what is to be asked by whom, how many rows of each, and the words of the requests."""
 
 import random
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError
@@ -74,18 +75,25 @@ class Cell(NamedTuple):
     length: str
 
 
+SectionT = TypeVar("SectionT", bound=Section)
+
+
 def load_plan(path: Path) -> Plan:
     """The plan file; ConfigError that names every problem."""
+    return load_section(path, Plan, "--plan")
+
+
+def load_section(path: Path, kind: type[SectionT], option: str) -> SectionT:
+    """The section that a YAML file holds; ConfigError under the option, with every problem."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), BoundedLoader)
-        return Plan.model_validate(tree)
+        return kind.model_validate(yaml.load(path.read_text(encoding="utf-8"), BoundedLoader))
     except OSError as error:
-        raise ConfigError(f"--plan {path}: {error.strerror}") from None
+        raise ConfigError(f"{option} {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--plan {path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(f"{option} {path}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
     except ValidationError as error:
         found = (f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors())
-        raise ConfigError(f"--plan {path}: {'; '.join(found)}") from None
+        raise ConfigError(f"{option} {path}: {'; '.join(found)}") from None
 
 
 def cells(plan: Plan, rows: int) -> list[Cell]:
@@ -110,10 +118,8 @@ def shares(quotas: Mapping[str, float], rows: int) -> dict[str, int]:
 
 
 def filled(template: str, values: Mapping[str, object]) -> str:
-    """The template with {name} replaced by its value."""
-    for name, value in values.items():
-        template = template.replace(f"{{{name}}}", str(value))
-    return template.strip()
+    """The template with {name} replaced by its value; a {name} within a value stays."""
+    return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), template).strip()
 
 
 def listed_questions(texts: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What was asked and what was answered, a JSON object a line: a run that was cut off goes on from there.
 
     {"sent": KEY, "most": [input, output]}                          before a request leaves, on disk
-    {"answered": KEY, "text": …, "finish": …, "used": [input, output]}
+    {"answered": KEY, "text": …, "finish": …, "used": [input, output], "first": seconds or null, "seconds": …}
     {"failed": KEY, "why": …, "used": [input, output]}              used: [0, 0] where nothing can have been computed
 
 A request is known by its key, a hash: the file holds no question and no API key. A request that was sent and has no
@@ -29,6 +29,10 @@ class Reply(NamedTuple):
     finish: str
     """Why it ends: `stop`; `length` where it was cut off."""
     used: Usage
+    first: float | None = None
+    """Seconds to the first token; None where the answer did not come as a stream."""
+    seconds: float | None = None
+    """Seconds to its end."""
 
 
 class Journal:
@@ -62,7 +66,8 @@ class Journal:
                 used = Usage(*entry["used"])
                 self.used.append(used)
                 if "answered" in entry:
-                    self.replies[key] = Reply(entry["text"], entry["finish"], used)
+                    times = entry.get("first"), entry.get("seconds")  # journals of earlier versions lack them
+                    self.replies[key] = Reply(entry["text"], entry["finish"], used, *times)
             except (ValueError, KeyError, TypeError):
                 if not line.startswith(BEGINNINGS) and not any(start.startswith(line) for start in BEGINNINGS):
                     raise DataError(f"{self.path}:{number}: no line of a journal: move the file away") from None

@@ -81,20 +81,30 @@ def service_of(url: str | None) -> Service:
     return next(matches, SERVICES["local"])
 
 
-def find_endpoint(via: str, model: str, folder: Path) -> Endpoint:
+def find_model(text: str, folder: Path) -> Endpoint:
+    """The model that `URL#MODEL`, `openai:MODEL` or `kimi:MODEL` names; as `find_endpoint`."""
+    via, _, model = text.partition("#") if "#" in text else text.partition(":")
+    if not model or ("#" not in text and not (via in SERVICES and SERVICES[via].base_url)):
+        raise ConfigError(f"{text}: expected URL#MODEL, openai:MODEL or kimi:MODEL")
+    return find_endpoint(via, model, folder, where=text)
+
+
+def find_endpoint(via: str, model: str, folder: Path, where: str | None = None) -> Endpoint:
     """The model of that name at `via`, a URL or the name of a service; its key is looked for in `folder`/.env too.
 
-    Opens no connection. ConfigError where the URL is none, or a hosted service has no key.
+    `where`: what the user wrote, for the errors. Opens no connection. ConfigError where the URL is none, or a hosted
+    service has no key.
     """
+    where = where or f"--via {via}"
     named = SERVICES.get(via)
     url = (named.base_url if named else via) or ""
     if "://" not in url and re.fullmatch(r"[\w.-]+:\d+(/.*)?", url):
         url = f"http://{url}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--via {via}: expected http://…, https://… or one of openai, kimi")
+        raise ConfigError(f"{where}: expected http://…, https://… or one of openai, kimi")
     if parts.username or parts.password or parts.query:
-        raise ConfigError("--via: a URL with a password or a query: keys belong into the environment or .env")
+        raise ConfigError("a URL with a password or a query: keys belong into the environment or .env")
     url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
     service = service_of(url)
     key, variable = find_key(service, folder)
