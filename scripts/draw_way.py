@@ -30,7 +30,7 @@ CARDS = (
     Card("ids + mask", ("any chat", "template"), ("inspect", "plan")),
     Card("adapter", ("LoRA, QLoRA,", "losses"), ("fetch · train", "eval · chat")),
     Card("model", ("merged, drift", "measured"), ("merge",)),
-    Card("use", ("OpenAI API, GGUF,", "Ollama, the Hub"), ("serve", "compare · vote", "export · push")),
+    Card("use", ("OpenAI API, GGUF,", "Ollama, the Hub"), ("serve · bot", "compare · vote", "export · push")),
 )
 IN_RUN_FOLDER = 3, 4
 """First and last card of what lies in the run folder."""

@@ -29,7 +29,7 @@ READMES = [path for path in FOUND if "made_by_" not in str(path.relative_to(REPO
 """All but those of folders that an earlier version made, which are test data."""
 TEXTS = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in sorted(READMES)}
 GUIDE = TEXTS["train/README.md"]
-PAIRS = [(name, name.replace(".md", ".ru.md")) for name in ("README.md", "train/README.md")]
+PAIRS = [(name, name.replace(".md", ".ru.md")) for name in ("README.md", "train/README.md", "train/bot/README.md")]
 NOT_RUSSIAN = {
     r"уход": "расхождение",
     r"учим(?:ы|ый|ая|ое|ого)\b": "обучаемые",

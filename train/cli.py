@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from train.core.errors import GovorError, one_line_errors
+from train.core.errors import GovorError, MachineError, one_line_errors
 from train.remote.verbs import BUDGET, JUDGE, VERBS
 
 if TYPE_CHECKING:
@@ -663,6 +663,57 @@ def chat(
         model=model,
         key=key,
         trust_remote_code=trust_remote_code,
+    )
+
+
+@main.command()
+@click.argument("url")
+@click.option("--model", help="Name of the model at the URL, where several are served.")
+@KEY
+@click.option("--data-dir", type=PATH, default=Path("runs/bot"), show_default=True, help="Conversations, feedback.")
+@click.option("--allow", multiple=True, metavar="ID|@NAME", help="Who may talk, or a group.  [default: everybody]")
+@click.option(
+    "--per-minute", default=20, show_default=True, type=click.IntRange(1), help="Questions of one user a minute."
+)
+@click.option(
+    "--per-second", default=25.0, show_default=True, type=click.FloatRange(0.1), help="Messages and edits, all chats."
+)
+@click.option("--texts", type=PATH, help="The bot's own words.  [default: govor's texts.yaml]")
+@click.option("--bot-api", metavar="URL", help="A Bot API server of your own.  [default: https://api.telegram.org]")
+def bot(
+    url: str,
+    model: str | None,
+    key: str | None,
+    data_dir: Path,
+    allow: tuple[str, ...],
+    per_minute: int,
+    per_second: float,
+    texts: Path | None,
+    bot_api: str | None,
+) -> None:
+    """Talk in Telegram as a model that is served at a URL, until Ctrl-C. The token is taken from TELEGRAM_BOT_TOKEN.
+
+    \b
+    govor serve runs/natasha
+    govor bot http://127.0.0.1:8000
+    """
+    try:
+        from train.bot.handlers import Rules
+        from train.bot.model import ServedModel
+        from train.bot.run import TEXTS, run_bot
+    except ModuleNotFoundError as error:
+        if error.name != "aiogram":
+            raise
+        raise MachineError("aiogram is not installed: pip install 'govor[bot]'") from None
+
+    rules = Rules(allow, per_minute)
+    run_bot(
+        ServedModel(url, key, model),
+        data_dir,
+        rules=rules,
+        texts=texts or TEXTS,
+        per_second=per_second,
+        bot_api=bot_api,
     )
 
 

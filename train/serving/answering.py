@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from train.chats.rows import Message
 from train.core.errors import DataError, MachineError
 from train.serving.api_errors import ApiError, not_ready
 from train.serving.chat_request import ChatRequest, sampling_of
@@ -21,8 +22,8 @@ from train.serving.stream import THINK_START, Chunk, open_stream, openai_chunks,
 
 MAX_BODY_BYTES = 16 * 2**20
 """Most bytes that a request may have: far more text than any context holds."""
-ANSWERING_PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/completions")
-"""Where a POST asks a model for an answer."""
+ANSWERING_PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/responses/input_tokens", "/v1/completions")
+"""Where a POST needs a model that is loaded."""
 T = TypeVar("T")
 
 
@@ -68,10 +69,18 @@ class Answering:
         return Answer(served, upstream, chunks)
 
     async def _prepare(self, served: Served, request: ChatRequest) -> tuple[dict[str, Any], bool | None]:
+        return await self._with_engine(engine_request, served, request)
+
+    async def count(self, http: Request, request: ChatRequest) -> dict[str, Any]:
+        """Tokens of the prompt as the model is fed it, see `count_prompt`."""
+        served = await self.find(http, request.model)
+        return await cancel_on_disconnect(http, self._with_engine(count_prompt, served, request))
+
+    async def _with_engine(self, work: Callable[[Served, ChatRequest], T], served: Served, request: ChatRequest) -> T:
         if served.engine.state != "ready":
             raise not_ready()
         try:
-            return await asyncio.to_thread(engine_request, served, request)
+            return await asyncio.to_thread(work, served, request)
         except MachineError:  # the engine has just died
             raise not_ready() from None
 
@@ -89,18 +98,7 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
 
     ApiError where it cannot be answered. Tokenizes the prompt, so not for the event loop.
     """
-    messages = served.conversation(request.plain_messages())
-    tools = None if request.tool_choice == "none" else request.tools or None
-    try:
-        prompt = served.prompt(messages, tools)
-    except DataError as error:
-        raise ApiError(400, str(error), param="messages") from None
-    if request.chat_template_kwargs:
-        try:
-            prompt = served.engine_api.prompt_ids(served, messages, tools, request.chat_template_kwargs)
-        except EngineRefusedError:
-            text = "The model's chat template refuses these chat_template_kwargs."
-            raise ApiError(400, text, param="chat_template_kwargs") from None
+    messages, prompt = prompt_of(served, request)
     context = served.engine_api.context(served)
     if len(prompt) >= context:
         message = (
@@ -114,6 +112,36 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
     if served.splits_thoughts:
         return body, False
     return body, True if served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK_START) else None
+
+
+def prompt_of(served: Served, request: ChatRequest) -> tuple[list[Message], list[int]]:
+    """(messages, token ids) that the model is fed; ApiError where its template refuses them. Tokenizes the prompt."""
+    messages = served.conversation(request.plain_messages())
+    tools = None if request.tool_choice == "none" else request.tools or None
+    try:
+        prompt = served.prompt(messages, tools)
+    except DataError as error:
+        raise ApiError(400, str(error), param="messages") from None
+    if request.chat_template_kwargs:
+        try:
+            prompt = served.engine_api.prompt_ids(served, messages, tools, request.chat_template_kwargs)
+        except EngineRefusedError:
+            text = "The model's chat template refuses these chat_template_kwargs."
+            raise ApiError(400, text, param="chat_template_kwargs") from None
+    return messages, prompt
+
+
+def count_prompt(served: Served, request: ChatRequest) -> dict[str, Any]:
+    """OpenAI's response.input_tokens, and beside it what the count is for: the context, and the longest answer.
+
+    Tokenizes the prompt, and may ask the engine, so not for the event loop.
+    """
+    return {
+        "object": "response.input_tokens",
+        "input_tokens": len(prompt_of(served, request)[1]),
+        "context_length": served.engine_api.context(served),
+        "max_output_tokens": served.generation.max_new_tokens,
+    }
 
 
 async def read_body(http: Request, most: int = MAX_BODY_BYTES) -> bytes:

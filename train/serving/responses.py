@@ -31,7 +31,7 @@ TEXT_PARTS = {"message": "output_text", "reasoning": "reasoning_text"}
 
 
 def add_response_routes(routes: APIRouter, answering: Answering, store: ResponseStore) -> None:
-    """Add the routes of responses: create, retrieve, delete."""
+    """Add the routes of responses: create, count, retrieve, delete."""
 
     def conversation(request: ResponseRequest) -> tuple[list[dict[str, Any]], ChatRequest]:
         """(the messages so far without the instructions, the chat request); reads the store."""
@@ -84,6 +84,13 @@ def add_response_routes(routes: APIRouter, answering: Answering, store: Response
                 yield writer.fail("The server could not store the response; `store: false` does without.")
 
         return EventStream(events(), answer.upstream) if request.stream else await finish(http, answer, whole())
+
+    @routes.post("/v1/responses/input_tokens")
+    async def count(http: Request) -> Any:
+        request = await asyncio.to_thread(read_request, ResponseRequest, await read_body(http))
+        _, chat = await asyncio.to_thread(conversation, request)
+        with errors_renamed(FIELDS_OF_CHAT):
+            return await answering.count(http, chat)
 
     @routes.get("/v1/responses/{response_id}")
     async def retrieve(response_id: str, http: Request) -> Response:
