@@ -18,6 +18,7 @@ LAYERS = [
     {"tuning", "merging", "evaluation"},
     {"sft", "serving", "exports", "remote"},
     {"jobs"},
+    {"studio"},
     {"cli"},
 ]
 """A module imports from its own room and from the layers before it."""
@@ -31,7 +32,7 @@ SUBFOLDERS = {
     "serving/in_engine",
 }
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"}
-LIGHT_ROOMS = {"core": HEAVY, "chats": HEAVY, "remote": HEAVY, "plan": HEAVY - {"transformers"}}
+LIGHT_ROOMS = {"core": HEAVY, "chats": HEAVY, "remote": HEAVY, "studio": HEAVY, "plan": HEAVY - {"transformers"}}
 """What these do without altogether; plan/ has transformers compile chat templates, which loads no torch."""
 PACKAGE = REPOSITORY / "train"
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
