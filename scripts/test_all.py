@@ -22,6 +22,7 @@ TARGETS: dict[str, str | None] = {
     "test": None,
     "test-engines": ".engines/installed",
     "test-peers": ".peers/installed",
+    "test-studio": ".browser/installed",
     "test-real": ".bases/installed",
     "test-gpu-rehearsal": None,
     "test-gpu": "cuda-card",

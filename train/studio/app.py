@@ -22,7 +22,9 @@ from train.core.runs import Run
 from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.guard import Access, guard
 from train.studio import commands
+from train.studio.chat import chat_routes
 from train.studio.follow import Mark, events
+from train.studio.new_run import Uploads, new_routes
 from train.studio.routing import StudioRoute, require_json
 from train.studio.row_routes import row_routes
 from train.studio.run_list import find_runs, list_runs, run_state
@@ -55,11 +57,13 @@ class Studio:
     """Whether it is mounted on a jobs server."""
     begun: commands.Commands = field(default_factory=commands.Commands)
     viewer: Viewer = field(default_factory=Viewer)
+    uploads: Uploads = field(default_factory=Uploads)
 
     def close(self) -> None:
         """Let go of what the page has begun; commands go on."""
         self.begun.close()
         self.viewer.close()
+        self.uploads.close()
 
     def run(self, id_: str) -> Path:
         """The run folder of that id; ApiError 404 where there is none."""
@@ -89,6 +93,9 @@ def add_studio(app: FastAPI, studio: Studio) -> None:
     """Give an app the page and its routes."""
     app.include_router(run_routes(studio))
     app.include_router(row_routes(studio.folders, studio.viewer))
+    app.include_router(chat_routes(studio.folders[0], studio.servers, studio.key))
+    if not studio.jobs:  # there jobs are begun by its own API
+        app.include_router(new_routes(studio.folders[0], studio.begun, studio.uploads))
     app.mount("/static", GZipMiddleware(StaticFiles(directory=STATIC)))
     app.add_middleware(PageHeaders)
 

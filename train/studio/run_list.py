@@ -190,7 +190,9 @@ def print_runs(folders: Sequence[Path], *, as_json: bool) -> None:
     if not states:
         print(f"no runs in {', '.join(map(str, folders))}: govor train CONFIG begins one")
         return
-    rows = [("run", "state", "base", "rows", "step", "loss", "held-out", "tokens/s", "left", "checkpoints")]
+    rows: list[tuple[str, ...]] = [
+        ("run", "state", "base", "rows", "step", "loss", "held-out", "tokens/s", "left", "checkpoints")
+    ]
     rows += [tuple(_cells(state)) for state in states]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -34,12 +34,12 @@ def describe(run: Run) -> dict[str, Any]:
 
 def changed_options(config: Config) -> list[dict[str, Any]]:
     """[{"option", "value", "default"}, …] of the options that differ from their defaults."""
-    bare = config_class()(name="-", model=Model(name_or_path="-"), data=Data(train_file=Path("-")))
+    bare = config_class()(name="x", model=Model(name_or_path="-"), data=Data(train_file=Path("-")))
     given, default = (_flat(yaml.safe_load(dump_config(one))) for one in (config, bare))
     return [
         {"option": key, "value": value, "default": None if default.get(key) == "-" else default.get(key)}
         for key, value in given.items()
-        if key != "prompts" and value != default.get(key)
+        if key not in ("name", "prompts") and value != default.get(key)
     ]
 
 

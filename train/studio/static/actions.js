@@ -20,7 +20,7 @@ export function buttons(run, after) {
       await after();
     },
   }, t(LABELS[verb], { target }))), run.commands.length > 0 && h("details", { id: `commands-${run.id}` },
-    h("summary", {}, "$"), run.commands.map(({ command }) => h("div", {}, h("code", { dir: "ltr" }, command)))));
+    h("summary", {}, t("show_commands")), run.commands.map(({ command }) => h("div", {}, h("code", { dir: "ltr" }, command)))));
 }
 
 export function printed(commands) {

@@ -4,6 +4,7 @@ import { follow } from "./net.js";
 import { number, t } from "./texts.js";
 
 const COLOURS = 4;
+const STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((one) => [one, 2 * one, 5 * one]);
 
 // The points of one run, as columns by step. Lines of the same step are one point.
 export class Points {
@@ -91,7 +92,7 @@ export class Curve {
     const options = {
       width: this.place.clientWidth || 600, height: innerWidth < 480 ? 260 : 320, series,
       scales: { x: { time: false } }, legend: { show: false },
-      axes: [{ ...axis, label: t("step") }, { ...axis, label: t("loss_axis"), size: 60 }],
+      axes: [{ ...axis, label: t("step"), incrs: STEPS, size: 40 }, { ...axis, label: t("loss_axis"), size: 60 }],
       cursor: { y: false }, hooks: { setCursor: [(plot) => this.read(plot)] },
     };
     this.place.setAttribute("role", "img");

@@ -3,8 +3,7 @@ import { field, fill, h, notice } from "./dom.js";
 import { get, onKey, setKey } from "./net.js";
 import { language, setLanguage, t } from "./texts.js";
 
-const PAGES = { runs: "./runs.js", run: "./run.js" };
-const SHOWN = ["runs"];
+const PAGES = { runs: "./runs.js", run: "./run.js", rows: "./rows.js", chat: "./chat.js", new: "./new.js" };
 const main = document.getElementById("main");
 let leave = new AbortController();
 
@@ -16,6 +15,9 @@ other.textContent = t("other_language");
 other.lang = language === "ru" ? "en" : "ru";
 other.addEventListener("click", () => setLanguage(other.lang));
 
+let about = null;
+const links = () => !about ? [] : about.jobs ? ["runs", "rows", "chat"] : ["runs", "rows", "chat", "new"];
+
 async function show() {
   const [page, ...rest] = location.hash.slice(1).split("/");
   const chosen = PAGES[page] ? page : "runs";
@@ -23,12 +25,14 @@ async function show() {
   leave = new AbortController();
   const { signal } = leave;
   const current = chosen === "run" ? "runs" : chosen;
-  fill(document.getElementById("nav"), SHOWN.map((one) =>
+  const nav = () => fill(document.getElementById("nav"), links().map((one) =>
     h("a", { href: `#${one}`, id: `nav-${one}`, "aria-current": one === current ? "page" : null }, t(`nav_${one}`))));
+  nav();
   document.title = `${t(`nav_${current}`)} – govor`;
   fill(main, h("p.aid", {}, t("loading")));
   try {
-    const about = await get("/studio/about", signal);
+    about ??= await get("/studio/about", signal);
+    nav();
     const module = await import(PAGES[chosen]);
     if (!signal.aborted) await module.show(main, { about, signal, id: decodeURIComponent(rest.join("/")) });
   } catch (error) {
