@@ -1,4 +1,4 @@
-"""The pages in a browser: Playwright drives Debian's Chromium. `make test-studio` installs the one and needs the other."""
+"""The pages in Debian's Chromium, driven by Playwright; `make test-studio` runs this."""
 
 import json
 import os
@@ -63,9 +63,9 @@ def project(tmp_path_factory):
     run.mkdir(parents=True)
     (run / ".lock").write_text("1 2020-01-01T00:00:00+00:00 training")
     (run / "metrics.jsonl").write_text("".join(line(step, eval_loss=2.5) for step in range(20)))
-    with openai_server({"добрая": f"Здравствуй, {HOSTILE}", "злая": "Уходи."}) as (url, _):
-        with StudioServer(folder, "--server", url) as server:
-            yield server
+    answers = {"добрая": f"Здравствуй, {HOSTILE}", "злая": "Уходи."}
+    with openai_server(answers) as (url, _), StudioServer(folder, "--server", url) as server:
+        yield server
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -142,7 +142,8 @@ def test_a_hundred_thousand_points(browser, tmp_path):
                 const data = [steps, steps.map((at) => Math.sin(at / 999)), steps.map((at) => at % 500 ? null : 1)];
                 const began = performance.now();
                 new uPlot(options, data, place);
-                return new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now() - began))));
+                const seen = (done) => setTimeout(() => done(performance.now() - began));
+                return new Promise((done) => requestAnimationFrame(() => seen(done)));
             }"""
         )
         assert drawn < 500 * (1 + 4 * (os.getloadavg()[0] > 4)), drawn
@@ -222,11 +223,10 @@ def test_a_whole_life(browser, base, rows_file, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "configs").mkdir()
     (tmp_path / "data/base").symlink_to(base)
-    said = [("Маша", "А что сегодня %d?"), ("Наташа", "Сегодня снег, и ветер, %d.")]
+    said = ("Маша: А что сегодня", "Наташа: Сегодня снег, и ветер,")
+    times = [f"{1 + n // 50:02}.03.2026, 1{n // 10 % 10}:{n % 10 * 5:02}" for n in range(200)]
     chat = tmp_path / "WhatsApp.txt"
-    chat.write_text("\n".join(
-        f"{1 + n // 50:02}.03.2026, 1{n // 10 % 10}:{n % 10 * 5:02} - {said[n % 2][0]}: {said[n % 2][1] % n}" for n in range(200)
-    ), encoding="utf-8")  # fmt: skip
+    chat.write_text("\n".join(f"{at} - {said[n % 2]} {n}." for n, at in enumerate(times)), encoding="utf-8")
     with openai_server({"наташа": "Снег."}) as (url, _), StudioServer(tmp_path, "--server", url) as server:
         with page_of(browser, server) as page:
             page.goto(f"{server.url}/#new")

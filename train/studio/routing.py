@@ -1,6 +1,7 @@
 """What the studio's routes have in common: errors that are answers, and bodies that no other page can send."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -12,7 +13,7 @@ from train.serving.api_errors import ApiError
 class StudioRoute(APIRoute):
     """A route whose GovorErrors are answers: they say in a line what is wrong, and how to mend it."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:

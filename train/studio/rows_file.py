@@ -4,13 +4,14 @@ Decisions stand in the file of `govor review`, NAME.review.jsonl, so that either
 rows themselves are never changed: what is kept goes into a new file.
 """
 
+import io
 import json
 import os
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -180,18 +181,7 @@ def decisions_of(file: Path) -> Decisions:
     path = decisions_file(file)
     if not path.is_file():
         return {}
-    with path.open("r", encoding="utf-8") as log:
-        return read_decisions(_ReadOnly(log))
-
-
-class _ReadOnly:
-    """A file for `read_decisions` that is not mended where a kill has left half a line."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self.seek, self.read = file.seek, file.read
-
-    def write(self, text: str) -> None:
-        """Nothing: the next decision mends it."""
+    return read_decisions(io.StringIO(path.read_text(encoding="utf-8")))  # a copy: half a line is mended by `decide`
 
 
 def decide(file: Path, number: int, said: Said | None, text: str | None) -> None:
