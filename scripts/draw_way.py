@@ -28,7 +28,7 @@ CARDS = (
     Card("chats", ("Telegram,", "JSONL, CSV, …"), ()),
     Card("rows", ("checked,", "scrubbed"), ("collect · convert", "validate · scrub", "analyze", "generate · review")),
     Card("ids + mask", ("any chat", "template"), ("inspect", "plan")),
-    Card("adapter", ("LoRA, QLoRA,", "losses"), ("fetch · train", "eval · chat")),
+    Card("adapter", ("LoRA, QLoRA,", "losses"), ("fetch · train", "runs · studio", "eval · chat")),
     Card("model", ("merged, drift", "measured"), ("merge",)),
     Card("use", ("OpenAI API, GGUF,", "Ollama, the Hub"), ("serve · bot", "compare · vote", "export · push")),
 )

@@ -23,6 +23,7 @@ TARGETS: dict[str, str | None] = {
     "test-long": None,
     "test-engines": ".engines/installed",
     "test-peers": ".peers/installed",
+    "test-studio": ".browser/installed",
     "test-real": ".bases/installed",
     "test-gpu-rehearsal": None,
     "test-gpu": "cuda-card",

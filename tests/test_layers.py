@@ -19,6 +19,7 @@ LAYERS = [
     {"sft", "serving", "exports"},
     {"remote", "bot"},
     {"jobs"},
+    {"studio"},
     {"cli"},
 ]
 """A module imports from its own room and from the layers before it."""
@@ -32,7 +33,7 @@ SUBFOLDERS = {
     "serving/in_engine",
 }
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"}
-LIGHT_ROOMS = {"core": HEAVY, "chats": HEAVY, "remote": HEAVY, "bot": HEAVY, "plan": HEAVY - {"transformers"}}
+LIGHT_ROOMS = dict.fromkeys(("core", "chats", "remote", "bot", "studio"), HEAVY) | {"plan": HEAVY - {"transformers"}}
 """What these do without altogether; plan/ has transformers compile chat templates, which loads no torch."""
 PACKAGE = REPOSITORY / "train"
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -717,6 +717,53 @@ def bot(
     )
 
 
+FOLDERS = click.argument("folders", nargs=-1, type=PATH, metavar="[FOLDER…]")
+
+
+@main.command()
+@FOLDERS
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def runs(folders: tuple[Path, ...], as_json: bool) -> None:
+    """List runs with state, losses, speed and time left: those in runs/ here, or in other project folders."""
+    from train.studio.run_list import print_runs
+    from train.studio.serve import require_folders
+
+    require_folders(folders)
+    print_runs(folders or (Path(),), as_json=as_json)
+
+
+@main.command()
+@FOLDERS
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; beyond loopback with a key only.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--server", "servers", multiple=True, metavar="URL", help="An OpenAI API to talk to; may be repeated.")
+@KEY
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Another name of this machine in Host.")
+def studio(
+    folders: tuple[Path, ...],
+    host: str,
+    port: int,
+    servers: tuple[str, ...],
+    key: str | None,
+    allow_host: tuple[str, ...],
+) -> None:
+    """A page in the browser for the runs and rows of project folders: live curves, samples, chat, new trainings.
+
+    \b
+    govor studio
+    govor studio --server http://127.0.0.1:8000/v1
+
+    A project folder has runs/ and data/ in it, or runs and files of rows; without one it is the working folder.
+    """
+    from train.serving.guard import Access
+    from train.studio.app import Studio
+    from train.studio.serve import require_folders, serve
+
+    require_folders(folders)
+    access = Access(key, (*allow_host, host.partition("%")[0]))
+    serve(Studio(folders or (Path(),), servers, key), host=host, port=port, access=access)
+
+
 @main.group()
 def jobs() -> None:
     """The OpenAI fine-tuning API on this machine: a server, and a look at its jobs."""
@@ -742,10 +789,12 @@ def jobs_serve(
     from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
     from train.jobs.server import serve
     from train.serving.guard import Access
+    from train.studio.app import Studio, add_studio
 
     bases = load_catalogue(catalogue or DEFAULT_CATALOGUE)
     access = Access(key, (*allow_host, host.partition("%")[0]), allow_origin)
-    serve(data_dir, bases, host=host, port=port, access=access, slots=slots, system=system == "run")
+    pages = partial(add_studio, studio=Studio([data_dir], jobs=True))
+    serve(data_dir, bases, host=host, port=port, access=access, slots=slots, system=system == "run", pages=pages)
 
 
 def _to_server(command: Any) -> Any:

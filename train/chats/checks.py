@@ -351,12 +351,19 @@ def _parse_plain(line: bytes) -> PlainRow | None:
 
 def _check_line(number: int, line: bytes, errors: _Tally, warnings: _Tally) -> None:
     """Put into words what is wrong with a line that is not a valid plain row."""
+    problems, warned, _ = line_problems(number, line)
+    errors.add(problems)
+    warnings.add(warned)
+
+
+def line_problems(number: int, line: bytes) -> tuple[list[Problem], list[Problem], Any]:
+    """(what is wrong with a line, what looks wrong, its JSON value), as `validate` says it of the line by itself."""
     value, problems = _parse(number, line)
     problems += [] if problems else row_problems(number, value)
-    errors.add(problems)
-    if not problems:
-        roles = tuple(message["role"] for message in value["messages"])
-        warnings.add(Problem(number, *warning) for warning in turn_warnings(roles))
+    if problems:
+        return problems, [], value
+    roles = tuple(message["role"] for message in value["messages"])
+    return [], [Problem(number, *warning) for warning in turn_warnings(roles)], value
 
 
 def _parse(number: int, line: bytes) -> tuple[Any, list[Problem]]:

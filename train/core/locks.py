@@ -1,17 +1,48 @@
 """One writer a folder: a lock on an open file inside it, which is gone with the process that holds it."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from train.core.errors import RunError
 from train.core.files import lock_file, remove_if_empty
 
 LOCK = ".lock"
 """Name of the lock in a run folder; it lies there while somebody writes in the folder, and after a kill."""
+
+
+class Holder(NamedTuple):
+    """The process that works on a folder."""
+
+    pid: int
+    since: datetime
+    """When it took the lock, to the second."""
+    what: str
+    """What it does, for people: training, merge."""
+
+
+def lock_holder(folder: Path) -> Holder | None:
+    """The process of this machine that holds a folder's lock; None where the lock was left by one that is gone.
+
+    Its number alone proves nothing, since another program may have it by now: the process must have begun before the
+    lock was taken, and on Linux have the file open. Nothing is locked to find out, so nobody is kept from working.
+    """
+    import psutil
+
+    try:
+        path = (folder / LOCK).resolve()
+        pid, since, what = path.read_text(encoding="utf-8").split(" ", 2)
+        holder, process = Holder(int(pid), datetime.fromisoformat(since), what), psutil.Process(int(pid))
+        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > holder.since.timestamp() + 2:
+            return None
+        is_open = sys.platform != "linux" or str(path) in [file.path for file in process.open_files()]
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return holder if is_open else None
 
 
 def take_lock(path: Path, what: str) -> IO[str]:

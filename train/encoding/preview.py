@@ -73,18 +73,24 @@ def preview(config: Config, row: int | None, limit: int | None) -> list[Shown]:
         if not chosen:
             last = f", the last at line {rows[-1].line}" if rows[-1].line != len(rows) else ""
             raise GovorError(f"{config.data.train_file} has no row at line {row}: it has {len(rows)} rows{last}")
+    see = viewer(config)
+    return [shown for r in chosen for shown in see(r)]
+
+
+def viewer(config: Config) -> Callable[[Row], Iterator[Shown]]:
+    """What shows a row as the config's base would be trained on it; the row may become several. Loads no weights."""
     quiet_libraries()
     base = find_base(config.model)
     tokenizer = load_base_tokenizer(config.model, base)
     encode = encoder(config, tokenizer, base)
-    return [shown for r in chosen for shown in _parts(tokenizer, r, encode, config)]
+    return lambda row: _parts(tokenizer, row, encode, config)
 
 
 def to_terminal(shown: Shown) -> Text:
     """The row in colours under a line of counts."""
     legend = [("trained", "green"), ("  context", "dim"), ("  beyond max_length", "red strike")]
     text = Text.assemble((_counts(shown), "bold"), "\n", *legend[: 3 if shown.truncated else 2], "\n\n")
-    for trained, cut, piece in _stretches(shown):
+    for trained, cut, piece in stretches(shown):
         text.append(piece, "red strike" if cut else "green" if trained else "dim")
     return text
 
@@ -92,7 +98,7 @@ def to_terminal(shown: Shown) -> Text:
 def to_plain(shown: Shown) -> str:
     """The row under its counts; ⟦…⟧ encloses what is trained, ✂ stands where max_length ends."""
     parts, cut_before = [], False
-    for trained, cut, piece in _stretches(shown):
+    for trained, cut, piece in stretches(shown):
         if cut and not cut_before:
             parts.append("✂")
         cut_before = cut
@@ -185,7 +191,7 @@ def _added(tokens: Sequence[str], contents: Sequence[str]) -> int:
     return count
 
 
-def _stretches(shown: Shown) -> Iterator[tuple[bool, bool, str]]:
+def stretches(shown: Shown) -> Iterator[tuple[bool, bool, str]]:
     """(trained, beyond max_length, text) of neighbouring tokens alike in both."""
     kept = len(shown.tokens) - shown.truncated
     marked = zip(shown.labels, range(len(shown.tokens)), shown.tokens, strict=True)

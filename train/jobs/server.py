@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,12 +31,20 @@ from train.serving.serve import listen
 
 
 def serve(
-    folder: Path, catalogue: Catalogue, *, host: str, port: int, access: Access, slots: int, system: bool = True
+    folder: Path,
+    catalogue: Catalogue,
+    *,
+    host: str,
+    port: int,
+    access: Access,
+    slots: int,
+    system: bool = True,
+    pages: Callable[[FastAPI], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; GovorError where that would not be safe, or the folder is in use or somebody's.
 
     MachineError where there are fewer cards than slots. `system`: a conversation without a system message gets that of
-    the model's rows, where they share one.
+    the model's rows, where they share one. `pages` gives the app pages for people.
     """
     import uvicorn
 
@@ -59,7 +67,7 @@ def serve(
             log_line(f"{name}: {base} is not there, so no job can name it")
         address = listener.getsockname()
         config = uvicorn.Config(
-            make_app(store, responses, catalogue, access, slots, cards, system=system),
+            make_app(store, responses, catalogue, access, slots, cards, system=system, pages=pages),
             log_level="error",
             access_log=False,  # paths may hold what clients have made up
             server_header=False,
@@ -84,6 +92,7 @@ def make_app(
     cards: Sequence[str] = (),
     *,
     system: bool = True,
+    pages: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """The app; its worker runs as long as it does. `cards`: one for each slot, see `cards_of_slots`."""
     loader = ModelLoader(store, catalogue, system=system)
@@ -110,6 +119,8 @@ def make_app(
     app.include_router(routes)
     app.include_router(chat_routes(gate.resolve, responses))
     app.add_middleware(gate.hold_engine)
+    if pages:
+        pages(app)
     guard(app, access)
     install_error_handlers(app)
     app.add_exception_handler(sqlite3.Error, storage_failed)

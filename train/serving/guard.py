@@ -22,6 +22,8 @@ from train.serving.plain_requests import PlainRequests
 
 AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s\[\]:/@?#]+))(?::[0-9]{1,5})?")
 """HOST[:PORT] as Host and Origin have it: group 1 is an IPv6 address, group 2 a name or an IPv4 address."""
+OPEN_PATHS = re.compile(r"/health|/|/static/[\w.-]+")
+"""What needs no key: the health, and the studio's bare page, which asks for the key and holds nothing of anybody's."""
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -44,7 +46,7 @@ class Access:
 def guard(app: FastAPI, access: Access) -> None:
     """Answer 401 to clients without the key, or where there is none 403 to web pages that were not let in.
 
-    /health needs no key.
+    /health and the studio's bare page need no key.
     """
     if access.key is not None:
         app.add_middleware(RequireKey, key=access.key)
@@ -63,7 +65,7 @@ def guard(app: FastAPI, access: Access) -> None:
 
 
 class RequireKey:
-    """Middleware that answers 401 to whatever comes without `Authorization: Bearer KEY`, but for /health."""
+    """Middleware that answers 401 to whatever comes without `Authorization: Bearer KEY`, but for OPEN_PATHS."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self.app = app
@@ -71,7 +73,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         authorization = dict(scope.get("headers", ())).get(b"authorization", b"")
-        is_open = scope["type"] == "lifespan" or scope["path"] == "/health"
+        is_open = scope["type"] == "lifespan" or OPEN_PATHS.fullmatch(scope["path"]) is not None
         scheme, _, key = authorization.strip().partition(b" ")
         if is_open or (scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self.expected)):
             await self.app(scope, receive, send)
