@@ -186,7 +186,7 @@ class TestPairs:
         [
             ({"non_preferred_output": [{"role": "assistant", "content": "А"}]}, "the two answers are the same"),
             ({"preferred_output": [{"role": "assistant", "content": "А"}] * 2}, "more than one turn of the assistant"),
-            ({"preferred_output": [{"role": "user", "content": "А"}]}, "more than one turn of the assistant"),
+            ({"preferred_output": [{"role": "user", "content": "А"}]}, "assistant"),
         ],
     )
     def test_what_is_no_pair_is_named_by_line(self, change, said, pairs_file):
@@ -301,7 +301,7 @@ def test_resumed_to_the_byte(start, write_dpo, finished_run, monkeypatch):
 
 def test_qlora(write_dpo, finished_run):
     lora = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
-    run = tiny(write_dpo(lora=lora, model={"load_in_4bit": True}, training={"max_steps": 6, "learning_rate": 0.005}))
+    run = tiny(write_dpo(lora=lora, model={"load_in_4bit": True}, training={"max_steps": 25, "learning_rate": 0.005}))
     lines = [entry for entry in run.metrics() if "eval_loss" in entry]
     assert lines[0]["eval_rewards/margins"] == 0 and lines[-1]["eval_rewards/margins"] > 0
     weights = load_file(run.adapter / "adapter_model.safetensors")

@@ -74,6 +74,7 @@ def _as_json(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> str:
 
     result: dict[str, object] = {"valid": valid, "examples": sum(report.examples for _, report in reports)}
     result |= {name: listed(name) for name in ("errors", "warnings")}
+    result["preferences"] = bool(reports) and all(report.preferences for _, report in reports)
     for name in ("error_count", "warning_count"):
         result[name] = sum(getattr(report, name) for _, report in reports)
     return json.dumps(result, ensure_ascii=False)

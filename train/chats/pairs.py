@@ -71,8 +71,9 @@ def split_pairs(pairs: Sequence[Pair], eval_fraction: float, seed: int) -> PairS
     train, held_out, left_out = (
         [of_line[row.line] for row in rows] for rows in (found.train, found.held_out, found.left_out)
     )
-    rows = ([pair.preferred for pair in part] for part in (train, held_out, left_out))
-    return PairSplit(train, held_out, Split(*rows, found.pairs, found.trained_pairs, found.wanted))
+    rows = [[pair.preferred for pair in part] for part in (train, held_out, left_out)]
+    of_rows = found._replace(train=rows[0], held_out=rows[1], left_out=rows[2])
+    return PairSplit(train, held_out, of_rows)
 
 
 def _dialogue(pair: Pair) -> Row:

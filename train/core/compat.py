@@ -241,7 +241,7 @@ def trainer_class(name: Literal["SFTTrainer", "DPOTrainer"]) -> Any:
 
     library_class: Any = getattr(trl, name)
 
-    class HookedTrainer(library_class):  # type: ignore[misc]
+    class HookedTrainer(library_class):
         def save_checkpoint(self, save: Callable[[], None]) -> None:
             save()
 

@@ -19,7 +19,7 @@ SINGLE = (
 def launch_command(
     config_file: Path, config: Config, overrides: Sequence[str], accelerate_flags: Sequence[str]
 ) -> list[str]:
-    """The command as a list of words, for the config that file and overrides make; flags replace those for one process."""
+    """The command as a list of words, for what file and overrides make; the flags replace those for one process."""
     program = shutil.which("accelerate", path=str(Path(sys.executable).parent)) or "accelerate"
     script = Path(__file__).resolve().parents[1] / SCRIPTS[config.dpo is not None]
     return [

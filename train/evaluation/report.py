@@ -59,9 +59,9 @@ RUSSIAN = {
     "персоны, а смысл остался, обучение удалось.",
 }  # fmt: skip
 ENGLISH = {
-    "AID preferences": "Above, the share of the pairs in which the tuned model has given the preferred answer more than "
-    "the other; below, how much more. The dashed line is what the answers' length alone tells: where held-out pairs "
-    "are no higher, length may be all that was learned.",
+    "AID preferences": "Above, the share of the pairs in which the tuned model has given the preferred answer more "
+    "than the other; below, how much more. The dashed line is what the answers' length alone tells: where held-out "
+    "pairs are no higher, length may be all that was learned.",
     "AID loss": "The lower, the surer the model is of the next token. Both lines falling: it learns. Where held-out "
     "rows rise again while training falls, it learns by heart: fewer epochs will do.",
     "AID lengths": "Each bar counts the training rows of that length. The longest cost the most memory.",

@@ -13,7 +13,6 @@ from train.core.errors import ConfigError
 from train.core.runs import Run
 from train.models.load import Precision
 
-
 OF_SFT = ("assistant_only_loss", "completion_only_loss", "loss_type")
 """Fields of SFTConfig that have a default of ours or another meaning, and that DPOConfig does without."""
 

@@ -94,7 +94,7 @@ def summary(run: Run) -> str:
 
 
 def _told_apart(metrics: Sequence[dict[str, Any]], by_length: dict[str, Any] | None) -> Iterator[str]:
-    """Of preference tuning: margin and share of the held-out pairs, before and after, beside what length alone tells."""
+    """Of preference tuning: how well the held-out pairs are told apart, beside what length alone tells."""
     lines = [entry for entry in metrics if "eval_rewards/accuracies" in entry]
     if by_length is None or not lines:
         return
@@ -102,6 +102,7 @@ def _told_apart(metrics: Sequence[dict[str, Any]], by_length: dict[str, Any] | N
     shorter = by_length["shorter"]
     rule = f"the {'shorter' if shorter >= 0.5 else 'longer'} answer is preferred in {max(shorter, 1 - shorter):.0%}"
     yield (
-        f"held-out pairs told rightly {last['eval_rewards/accuracies']:.0%}, margin {last['eval_rewards/margins']:.2f}; "
-        f"by length alone {by_length['accuracy']:.0%} ({rule} of the training pairs)"
+        f"held-out pairs told rightly {last['eval_rewards/accuracies']:.0%}, "
+        f"margin {last['eval_rewards/margins']:.2f}; by length alone {by_length['accuracy']:.0%} "
+        f"({rule} of the training pairs)"
     )

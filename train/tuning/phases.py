@@ -12,7 +12,7 @@ from typing import Any
 from train.chats.rows import row_to_json
 from train.chats.split import Split
 from train.core.compat import launched_with_fsdp
-from train.core.config import Config, load_config, why_rate_ruins
+from train.core.config import Config, why_rate_ruins
 from train.core.errors import DivergedError, Stopped, one_line_errors
 from train.core.files import require_disk_space, write_atomically
 from train.core.locks import hold_folder
