@@ -4,9 +4,9 @@
 
 A run (configs/tiny.yaml, or RUN) answers training prompts several times; users vote for the shorter of two answers,
 nine times in ten. `govor preferences` makes rows of the votes, train/dpo.py goes on from the run, and the held-out
-prompts are answered before and after: the median length, and the position between base (0) and persona (1) with its 95 %
-interval. Every seed votes, trains and answers anew. KEY=VALUE are overrides of the preference training. OUT gets the
-runs and bench.json.
+prompts are answered before and after: their median length, and their position between base (0) and persona (1) with
+its 95 % interval. Every seed votes, trains and answers anew. KEY=VALUE are overrides of the preference training. OUT
+gets the runs and bench.json.
 """
 
 import json

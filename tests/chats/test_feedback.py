@@ -65,7 +65,7 @@ def test_labels_make_pairs_where_both_are_there():
     ("row", "said"),
     [
         (label("А", "yes"), "neither true nor false"),
-        ({"messages": ASKED, "liked": True}, "no answer"),
+        ({"messages": ASKED, "liked": True}, "no assistant message"),
         ({"text": "А"}, "no 'input'"),
         (vote("А", "А"), "the two answers are the same"),
         ([1], "neither a preference row"),
@@ -73,7 +73,7 @@ def test_labels_make_pairs_where_both_are_there():
 )
 def test_what_is_neither_is_named_by_line(row, said):
     result = govor("preferences", write(vote("А", "Б"), row), "-o", "pairs.jsonl")
-    assert result.exit_code == 2 and "feedback.jsonl:2: " in result.output and said in result.output
+    assert result.exit_code == 1 and "feedback.jsonl:2: " in result.output and said in result.output
     assert not Path("pairs.jsonl").exists()
 
 

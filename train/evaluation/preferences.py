@@ -63,5 +63,5 @@ def preferred_to_own(run: Run, prompts: int) -> Iterator[Preference]:
     for prompt, own in zip(asked, meter.sample(asked, meter.ask(tuned), weights, "the tuned model"), strict=True):
         real, said = prompt.real.text.strip(), own.text.strip()
         if said and said != real:
-            answers = ([Message(role="assistant", content=text)] for text in (real, said))
-            yield Preference(0, prompt.messages, *answers, prompt.tools)
+            better, worse = ([Message(role="assistant", content=text)] for text in (real, said))
+            yield Preference(0, prompt.messages, better, worse, prompt.tools)

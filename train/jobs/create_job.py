@@ -208,7 +208,7 @@ def choose_start(store: Store, catalogue: Catalogue, request: JobRequest) -> tup
     if not store.run(origin.job).adapter.exists():
         message = f"{request.model} was tuned whole and has no adapter to go on with: begin with its base."
         raise ApiError(400, message, param="model", code="model_not_available")
-    sections = {name: entry.state.tree[name] for name in ("model", "lora") if name in entry.state.tree}
+    sections = {name: value for name, value in entry.state.tree.items() if name in ("model", "lora")}
     return base.model_copy(update={"tree": merge_sections(base.tree, sections)}), origin
 
 

@@ -16,7 +16,7 @@ from train.tuning.kernels.batches import ByLength, lengths
 TrainerBelow: Any = object  # at run time one of TRL's
 
 
-class CommonTrainer(TrainerBelow):  # type: ignore[misc]
+class CommonTrainer(TrainerBelow):
     """Stands above a class of `compat.trainer_class`, whose hooks it fills."""
 
     kernels: frozenset[Kernel] = frozenset()

@@ -90,6 +90,6 @@ def dataset(pairs: EncodedPairs) -> Dataset:
             "prompt_ids": [encoded.input_ids[: encoded.answers[-1][0]] for encoded in preferred],
             "chosen_ids": [answer(encoded) for encoded in preferred],
             "rejected_ids": [answer(encoded) for encoded in pairs.other],
-            "length": [max(len(one.input_ids), len(two.input_ids)) for one, two in sides],
+            "length": [len(one.input_ids) + len(two.input_ids) for one, two in sides],
         }
     )
