@@ -26,7 +26,11 @@ class Card(NamedTuple):
 
 CARDS = (
     Card("chats", ("Telegram,", "JSONL, CSV, …"), ()),
-    Card("rows", ("checked,", "scrubbed"), ("collect · convert", "validate · scrub", "analyze", "generate · review")),
+    Card(
+        "rows",
+        ("checked,", "scrubbed"),
+        ("collect · convert", "validate · scrub", "analyze", "generate · review", "preferences"),
+    ),
     Card("ids + mask", ("any chat", "template"), ("inspect", "plan")),
     Card("adapter", ("LoRA, QLoRA,", "losses"), ("fetch · train", "runs · studio", "eval · chat")),
     Card("model", ("merged, drift", "measured"), ("merge",)),

@@ -172,7 +172,7 @@ def write_config(base, rows_file, working_folder):
             "prompts": ["Кто я?", [{"role": "user", "content": "Я устал."}]],
         }
         for name, value in sections.items():
-            tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
+            tree[name] = {**tree.get(name, {}), **value} if isinstance(value, dict) else value
         path = working_folder / f"{tree['name']}.yaml"
         path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
         return path

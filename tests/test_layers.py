@@ -16,7 +16,7 @@ LAYERS = [
     {"chats", "models"},
     {"encoding", "plan"},
     {"tuning", "merging", "evaluation"},
-    {"sft", "serving", "exports"},
+    {"sft", "dpo", "serving", "exports"},
     {"remote", "bot"},
     {"jobs"},
     {"studio"},
@@ -107,7 +107,7 @@ def test_every_way_to_import_is_seen(source, found):
 def test_the_rooms_are_these():
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert entries - {"__init__.py", "README.md", "README.ru.md"} == {
-        f"{room}.py" if room in ("sft", "cli") else room for room in LEVELS
+        f"{room}.py" if room in ("sft", "dpo", "cli") else room for room in LEVELS
     }
     folders = {path.parent.relative_to(PACKAGE).as_posix() for path in MODULES}
     assert {folder for folder in folders if "/" in folder} == SUBFOLDERS

@@ -350,6 +350,31 @@ def analyze(
     )
 
 
+@main.command()
+@click.argument("files", nargs=-1, type=ROWS)
+@click.option("--run", type=PATH, metavar="RUN", help="The run to go on from: its held-out questions are left out.")
+@click.option(
+    "--answers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also N of RUN's training answers, preferred to what its model says.",
+)
+@click.option("--output", "-o", type=PATH, required=True, metavar="FILE", help="Where the preference rows go.")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def preferences(files: tuple[Path, ...], run: Path | None, answers: int | None, output: Path, force: bool) -> None:
+    """Make preference rows from votes, edited answers, 👍 and 👎, and from training answers.
+
+    FILES hold what `govor bot` and `govor vote` keep. A config with a section dpo learns from the rows.
+
+    \b
+    govor preferences feedback.jsonl --run runs/natasha -o pairs.jsonl
+    govor preferences --run runs/natasha --answers 200 -o pairs.jsonl
+    """
+    from train.evaluation.preferences import make_preferences
+
+    print(make_preferences(files, run, answers, output, force=force))
+
+
 @main.command(name="inspect")
 @click.argument("config", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[key=value …]")

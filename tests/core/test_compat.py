@@ -75,9 +75,9 @@ def test_what_compat_imports_is_there(module, name):
     contract(f"{module}.{name}", there)
 
 
-@pytest.fixture(scope="module")
-def trainer_class():
-    return compat.sft_trainer_class()
+@pytest.fixture(scope="module", params=["SFTTrainer", "DPOTrainer"])
+def trainer_class(request):
+    return compat.trainer_class(request.param)
 
 
 def overridden():
@@ -100,11 +100,36 @@ def test_methods_of_the_trainer(name):
     contract(f"transformers.Trainer.{name}", hasattr(owner, name) and parameters(getattr(owner, name)) == expected)
 
 
-@pytest.mark.parametrize("name", ["_metrics", "_total_train_tokens"])
-def test_attributes_of_trl_s_trainer(name):
-    from trl import SFTTrainer
+@pytest.mark.parametrize("name", ["_metrics", "_total_train_tokens", "_prepare_dataset"])
+@pytest.mark.parametrize("trainer", ["SFTTrainer", "DPOTrainer"])
+def test_attributes_of_trl_s_trainers(trainer, name):
+    import trl
 
-    contract(f"trl.SFTTrainer.{name}", f"self.{name}" in inspect.getsource(SFTTrainer))
+    contract(f"trl.{trainer}.{name}", f"self.{name}" in inspect.getsource(getattr(trl, trainer)))
+
+
+def test_pairs_that_are_tokenized_already_are_taken_as_they_are(base, tmp_path):
+    """What the collator makes of them, the reference beside an adapter, and the measures that are read after a step."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig
+
+    rows = {"prompt_ids": [[5, 6, 7]], "chosen_ids": [[8, 9]], "rejected_ids": [[10]], "length": [5]}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM"))
+    arguments = DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", remove_unused_columns=False)
+    dataset = Dataset.from_dict(rows)
+    trainer = compat.trainer_class("DPOTrainer")(
+        model=model, args=arguments, train_dataset=dataset, processing_class=AutoTokenizer.from_pretrained(base)
+    )
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    contract("trl.DPOTrainer", batch["input_ids"][0].tolist() == [5, 6, 7, 8, 9] and "ref" in model.peft_config)
+    contract("trl.DPOTrainer", batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 1, 0]])
+    loss = trainer.compute_loss(trainer.model, batch)
+    contract("trl.DPOTrainer", torch.isclose(loss, torch.tensor(2.0).log()).item())
+    for name in ("rewards/margins", "rewards/accuracies"):
+        contract(f"trl.DPOTrainer's metric {name}", trainer.last_metric("train", name) == 0)
 
 
 def test_a_gradient_is_seen_before_the_optimizer_takes_it():

@@ -480,7 +480,7 @@ class TestOneWriterAFolder:
             for verb in (["merge"], ["export", "--to", "llamafactory"]):
                 result = govor(verb[0], str(run.path), *verb[1:])
                 assert result.exit_code == 2 and "another training works on this folder" in result.output
-        monkeypatch.setattr("train.sft.resumable_run", lambda _: run)
+        monkeypatch.setattr("train.tuning.phases.resumable_run", lambda _: run)
         with hold_folder(run.path, "merge"), pytest.raises(RunError, match="another merge works on this folder"):
             sft.train(config, resume=True)
 

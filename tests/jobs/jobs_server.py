@@ -60,6 +60,9 @@ def strict(answer: dict) -> dict:
     checked = dict(answer)
     if answer.get("status") == "paused" or answer.get("purpose") == "evals":  # the SDK sends them and has no such type
         checked |= {"status": "queued"} if kind == "fine_tuning.job" else {"purpose": "batch"}
+    if kind == "fine_tuning.job" and answer["method"]["type"] != "supervised":  # null, as OpenAI has it
+        assert answer["hyperparameters"] is None
+        checked["hyperparameters"] = {}
     TYPES[kind].model_validate(checked, strict=True)
     assert KEYS[kind] <= answer.keys(), KEYS[kind] - answer.keys()
     assert re.fullmatch(IDS[kind], answer["id"])

@@ -541,7 +541,7 @@ def test_a_run_with_fit_has_the_choice_and_resumes(write_config):
     """Nothing of what is saved differs from what resuming the same YAML comes to."""
     from train.models.load import resolve_precision
     from train.sft import train as run_training
-    from train.tuning.trainer import sft_config
+    from train.tuning.arguments import trl_arguments
 
     path = write_config(training={"fit": "auto", "max_steps": 1, "eval_strategy": "no"})
     run = run_training(load_config(path))
@@ -552,7 +552,7 @@ def test_a_run_with_fit_has_the_choice_and_resumes(write_config):
     run.config_file.write_text(yaml.safe_dump(saved), encoding="utf-8")
     assert as_begun(load_config(path)).training.per_device_train_batch_size == 1
     again = run.config()
-    assert sft_config(again, run, resolve_precision(again), evaluate=False).per_device_train_batch_size == 1
+    assert trl_arguments(again, run, resolve_precision(again), evaluate=False).per_device_train_batch_size == 1
 
 
 @pytest.mark.parametrize("gibibytes", [8, 10, 12, 16, 20, 24, 40])

@@ -15,8 +15,8 @@ from train.core.config import load_config
 from train.core.errors import DivergedError
 from train.core.runs import Run
 from train.sft import train
+from train.tuning.common_trainer import begun_above_zero
 from train.tuning.divergence import SKIPPED_IN_A_ROW, Divergence, warnings_of
-from train.tuning.trainer import begun_above_zero
 
 WILD = {"learning_rate": 1e30, "max_grad_norm": 0.0, "max_steps": 4, "lr_scheduler_type": "constant"}
 

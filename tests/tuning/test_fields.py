@@ -14,7 +14,7 @@ from train.core.runs import Run
 from train.models.load import resolve_precision
 from train.models.save import TOKENIZER_FILES
 from train.sft import train
-from train.tuning.trainer import sft_config
+from train.tuning.arguments import trl_arguments
 
 FIELDS = {
     name: field
@@ -112,7 +112,7 @@ def test_every_other_field_is_taken(name, write_config):
     }.get(name, {})
     config = load_config(write_config(training=settings))
     try:
-        arguments = sft_config(config, Run(Path("runs/x")), resolve_precision(config), evaluate=True)
+        arguments = trl_arguments(config, Run(Path("runs/x")), resolve_precision(config), evaluate=True)
     except ConfigError as error:  # a package or a card that is not here: said by name before anything starts
         assert name.removeprefix("training.") in str(error) or "galore" in str(error)
         return

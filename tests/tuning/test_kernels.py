@@ -33,10 +33,11 @@ from train.encoding.loss_mask import Encoded
 from train.evaluation.evaluate import score
 from train.models.load import load_base, load_tokenizer, load_tuned, resolve_precision
 from train.sft import train as train_run
+from train.tuning.arguments import trl_arguments
 from train.tuning.kernels import ON_BY_DEFAULT, PUT_IN, attention, lora, switch_on
 from train.tuning.kernels.batches import ByLength
 from train.tuning.kernels.self_check import end_to_end
-from train.tuning.trainer import build_trainer, make_fast, sft_config
+from train.tuning.trainer import build_trainer, make_fast
 
 KERNELS = ["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
 LENGTHS = (9, 5, 12)
@@ -505,7 +506,7 @@ def test_keys_are_repeated_where_only_the_plain_mathematics_would_take_them(flas
 
 def trainer_of(config, base):
     precision = resolve_precision(config)
-    arguments = sft_config(config, Run(Path("runs/x")), precision, evaluate=False)
+    arguments = trl_arguments(config, Run(Path("runs/x")), precision, evaluate=False)
     rows = [
         Encoded(list(range(1, 9 + n)), [-100, -100, *range(3, 9 + n)], [(2, 8 + n)], last_turn_only=False, dated=False)
         for n in range(8)

@@ -39,16 +39,16 @@ def losses(run: Run, name: str = "loss") -> list[float]:
 def test_adapter_that_began_in_the_base_loads_over_the_base(init, use_rslora, write_config, base, monkeypatch):
     """What training ended with, logits and all, is what PEFT makes of the saved adapter and the untouched base."""
     at_end = {}
-    import train.sft as sft
+    import train.tuning.phases as phases
 
-    original = sft.save_result
+    original = phases.save_result
 
     def keep(trainer, *more):
         with torch.inference_mode():
             at_end["logits"] = trainer.model.eval()(IDS).logits
         original(trainer, *more)
 
-    monkeypatch.setattr(sft, "save_result", keep)
+    monkeypatch.setattr(phases, "save_result", keep)
     run = run_of(write_config(lora={"r": 4, "lora_alpha": 8, "init_lora_weights": init, "use_rslora": use_rslora}))
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     untouched = plain(IDS).logits

@@ -36,12 +36,16 @@ def train_and_die(folder: str, config: str, where: str, step: int, ask: int = si
     """In a process of its own: train until that place in that step, then get the signal."""
     os.chdir(folder)
     import train.core.runs
+    import train.tuning.common_trainer
     import train.tuning.trainer
     from train.tuning.progress import StopOnSignal
 
     trainer = train.tuning.trainer.Trainer
     original_step, original_save = StopOnSignal.on_step_end, trainer._save_rng_state
-    original_settle, original_rotate = train.tuning.trainer.settle_folder, train.tuning.trainer.rotate_checkpoints
+    original_settle, original_rotate = (
+        train.tuning.common_trainer.settle_folder,
+        train.tuning.common_trainer.rotate_checkpoints,
+    )
 
     def at(place: str, now: int) -> None:
         if (place, now) == (where, step):
@@ -64,7 +68,7 @@ def train_and_die(folder: str, config: str, where: str, step: int, ask: int = si
         original_rotate(folder, *more)
 
     StopOnSignal.on_step_end, trainer._save_rng_state = on_step_end, save
-    train.tuning.trainer.settle_folder, train.tuning.trainer.rotate_checkpoints = settle, rotate
+    train.tuning.common_trainer.settle_folder, train.tuning.common_trainer.rotate_checkpoints = settle, rotate
     if where == "adapter":
         train.core.files.settle_folder = die
     train.sft.train(load_config(Path(config)))

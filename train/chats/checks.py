@@ -74,6 +74,7 @@ def _as_json(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> str:
 
     result: dict[str, object] = {"valid": valid, "examples": sum(report.examples for _, report in reports)}
     result |= {name: listed(name) for name in ("errors", "warnings")}
+    result["preferences"] = bool(reports) and all(report.preferences for _, report in reports)
     for name in ("error_count", "warning_count"):
         result[name] = sum(getattr(report, name) for _, report in reports)
     return json.dumps(result, ensure_ascii=False)
@@ -94,7 +95,7 @@ def _as_lines(reports: Sequence[tuple[Path, CheckReport]], valid: bool) -> Itera
         if report.errors and not thoughts and all(problem.kind in FOREIGN for problem in report.errors):
             yield f"{path}: training reads such rows as they are; for OpenAI: {_conversion(path)} --when-lossy drop"
         if report.preferences and not report.errors:
-            yield f"{path}: rows for preference tuning (DPO); govor train learns from rows with one answer"
+            yield f"{path}: rows for preference tuning (DPO): govor train learns from them by a section dpo"
     if valid:
         kind = "preference rows" if all(report.preferences for _, report in reports) else "training examples"
         yield f"✅ Validation passed: {sum(report.examples for _, report in reports)} {kind}"

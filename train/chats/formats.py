@@ -121,7 +121,7 @@ QUESTION_ANSWER = "question-answer"
 OWN_DATA = r'ID,Timestamp,Contents\b|\[[^\]]*"Timestamp"\s*:[^\]]*"Contents"\s*:'
 NAMED_IN_FOLDERS = ("a Slack export", "Discord's own data package")
 """Exports of many files that are not read."""
-NOT_YET = "govor train learns from rows with one answer; govor convert --to openai keeps these for preference tuning"
+TWO_ANSWERS = "govor train learns from rows with one answer; for these give its config a section dpo"
 FORMATS: tuple[Format, ...] = (
     # Chats: govor collect
     Format("Telegram's JSON", telegram_json.fits, telegram_json.read_chats),
@@ -164,11 +164,11 @@ FORMATS: tuple[Format, ...] = (
     # Rows of two answers
     _records(
         "OpenAI's preference rows", _has("input", "preferred_output", "non_preferred_output"),
-        to_preference=preference_of_openai, note=NOT_YET,
+        to_preference=preference_of_openai, note=TWO_ANSWERS,
     ),
     _records(
         "Hugging Face's preference rows", _has("chosen", "rejected"), " ".join(("system tools", *ASKED, *INPUTS)),
-        to_preference=preference_of_hugging_face, note=NOT_YET,
+        to_preference=preference_of_hugging_face, note=TWO_ANSWERS,
     ),
     # What is named, not read
     Format(

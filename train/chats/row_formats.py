@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from train.chats.rows import Message, Row, row_from_openai
+from train.chats.rows import Message, Row, row_from_openai, without_weight
 from train.chats.rules import MESSAGE_KEYS, ROW_KEYS, json_kind, row_problems
 
 SPEAKERS = {
@@ -43,7 +43,7 @@ ASKED = ("prompt", "question", "instruction", "query")
 
 
 class Preference(NamedTuple):
-    """A question and two answers, one of them preferred: for preference tuning (DPO), not for `govor train`."""
+    """A question and two answers, one of them preferred: for preference tuning (DPO)."""
 
     line: int
     prompt: list[Message]
@@ -347,6 +347,11 @@ def _preference(
     size = len(prompt)
     if messages[:size] != rows[1].messages[:size]:
         raise ValueError("the two answers answer different questions")
+    for row in rows:
+        if [message["role"] for message in row.messages[size:]] != ["assistant"]:
+            raise ValueError("an answer is more than one turn of the assistant: give its last turn alone")
+    if without_weight(messages[size]) == without_weight(rows[1].messages[size]):
+        raise ValueError("the two answers are the same: take the row out")
     return Preference(
         line, messages[:size], messages[size:], rows[1].messages[size:], rows[0].tools, rows[0].parallel_tool_calls
     )

@@ -63,8 +63,13 @@ class Split(NamedTuple):
 def read_split(config: Config) -> Split:
     """The rows of a config, checked and split.
 
-    DataError where a row is invalid, stands on both sides, or was generated and not reviewed.
+    For preference tuning these are the rows with the preferred answers, see `pairs.read_pair_split`. DataError where a
+    row is invalid, stands on both sides, or was generated and not reviewed.
     """
+    if config.dpo:
+        from train.chats.pairs import read_pair_split
+
+        return read_pair_split(config).split
     rows = read_rows(config.data.train_file)
     if not config.data.unreviewed:
         require_reviewed(rows, config.data.train_file)

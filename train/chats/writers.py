@@ -130,7 +130,7 @@ def convert_file(
     lost = "".join(f"; dropped: {what} in {count} rows" for what, count in sorted(conversion.lost.items()))
     print(f"{output}: {conversion.written} rows, read as {source}, written as {target}{lost}")
     if two_answers:
-        print("they have two answers each, for preference tuning: govor train learns from rows with one")
+        print("they have two answers each, for preference tuning: govor train learns from them by a section dpo")
     if conversion.split:
         print(f"{conversion.split} of them stand for rows with untrained answers: only their last is to be learned")
 

@@ -220,24 +220,28 @@ def serve_parses_answers(tokenizer: Any, config: Any) -> bool:
     return get_response_template(tokenizer, SimpleNamespace(config=config)) is not None
 
 
-# Trainer and SFTTrainer
+# Trainer, SFTTrainer and DPOTrainer
 
 
 @cache
-def sft_trainer_class() -> Any:
-    """TRL's SFTTrainer with public hooks where govor has to override or read what it keeps to itself.
+def trainer_class(name: Literal["SFTTrainer", "DPOTrainer"]) -> Any:
+    """That trainer of TRL with public hooks where govor has to override or read what it keeps to itself.
 
     save_checkpoint(save)   instead of Trainer's saving, which `save()` does: govor writes aside and renames
     checkpoint_folder()     where that puts checkpoint-N
     saw_gradient(norm)      the norm of a step's gradient, before the optimizer takes it
     train_sampler(rows)     an order of the rows of govor's own; None: Trainer's
     trained_tokens          the tokens seen so far, which TRL counts from 0 again after a resume
-    add_metric, clear_metrics   what TRL averages and logs at the next line
+    add_metric, last_metric, clear_metrics   what TRL averages and logs at the next line
     load_checkpoint(path)   weights alone, for a run whose last step is done: train() would take one more
-    """
-    from trl import SFTTrainer
 
-    class HookedTrainer(SFTTrainer):
+    DPOTrainer is handed rows that are tokenized already, as prompt_ids, chosen_ids and rejected_ids.
+    """
+    import trl
+
+    library_class: Any = getattr(trl, name)
+
+    class HookedTrainer(library_class):
         def save_checkpoint(self, save: Callable[[], None]) -> None:
             save()
 
@@ -261,12 +265,19 @@ def sft_trainer_class() -> Any:
         def add_metric(self, mode: str, name: str, value: float) -> None:
             self._metrics[mode][name] = [value]
 
+        def last_metric(self, mode: str, name: str) -> float:
+            return float(self._metrics[mode][name][-1])
+
         def clear_metrics(self) -> None:
             for metrics in self._metrics.values():
                 metrics.clear()
 
         def load_checkpoint(self, checkpoint: Path) -> None:
             self._load_from_checkpoint(str(checkpoint))
+
+        def _prepare_dataset(self, dataset: Any, *more: Any, **named: Any) -> Any:
+            tokenized = "chosen_ids" in dataset.column_names
+            return dataset if tokenized else super()._prepare_dataset(dataset, *more, **named)
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             self.save_checkpoint(partial(super()._save_checkpoint, model, trial))
@@ -388,10 +399,10 @@ def keep_input_types(model: Any) -> None:
 def save_adapter_alone(model: Any) -> None:
     """Let `save_pretrained` write the adapter only.
 
-    PEFT would ask the Hub whether the base's vocabulary has grown, and save the base of a tuned head as well; Trainer
-    calls it without the argument that says otherwise.
+    PEFT would ask the Hub whether the base's vocabulary has grown, and save the base of a tuned head as well, and the
+    adapter that preference tuning compares with; Trainer calls it without the arguments that say otherwise.
     """
-    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False, selected_adapters=["default"])
 
 
 # accelerate: what its launcher tells the processes that it starts

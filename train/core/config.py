@@ -24,6 +24,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     create_model,
+    model_validator,
 )
 
 from train.core import compat
@@ -211,6 +212,31 @@ class Training(Section):
     """
 
 
+PreferenceLoss = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+
+
+class Dpo(Section):
+    """Preference tuning: the rows have two answers each. Without this section rows of one answer are learned."""
+
+    beta: PositiveFloat = 0.1
+    """Pull towards the model that training begins with: larger keeps the answers nearer to what they were."""
+    loss_type: list[PreferenceLoss] = Field(["sigmoid"], min_length=1)
+    """Losses to add up. sigmoid is that of DPO; sft beside it learns the preferred answer as training on rows does."""
+    loss_weights: list[NonNegativeFloat] | None = None
+    """A factor for each loss; all 1 where none are given."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """For the losses robust and exo_pair: the share of the rows whose answers may stand the wrong way round."""
+    ld_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How much the part of an answer counts that is longer than the other one, so that length alone is learned less."""
+
+
+DPO_RATE, DPO_EPOCHS = 1e-5, 1
+"""Defaults of training.learning_rate and training.num_train_epochs for preference tuning."""
+
+
 class PromptMessage(Section):
     """One turn of a prompt."""
 
@@ -250,9 +276,20 @@ class Config(Section):
     data: Data
     lora: Lora | None = Lora()
     training: Training = Training()
+    dpo: Dpo | None = None
     generation: Generation = Generation()
     prompts: tuple[Prompt, ...] = ()
     """Questions answered before and after training: a text, or a list of messages where context is needed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_dpo(cls, tree: Any) -> Any:
+        """Preference tuning moves a model that can speak already: with a smaller rate, and once over the rows."""
+        training = tree.get("training") or {} if isinstance(tree, dict) and tree.get("dpo") is not None else None
+        if not isinstance(training, dict):
+            return tree
+        defaults = {"learning_rate": DPO_RATE, "num_train_epochs": DPO_EPOCHS}
+        return {**tree, "training": {**defaults, **training}}
 
 
 _ONE_MEASURE = "evaluation measures the held-out loss and nothing else"
@@ -353,6 +390,8 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
         if getattr(config.training, name) is not None:
             yield ("training", name), f" cannot be set: {why}"
     yield from _useless(config)
+    if config.dpo:
+        yield from _against_dpo(config, config.dpo)
     if "/" in config.model.attn_implementation and not config.model.trust_remote_code:
         text = f": {config.model.attn_implementation} is code from the Hub, which model.trust_remote_code=true runs"
         yield ("model", "attn_implementation"), text
@@ -375,6 +414,27 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
             yield place, " changes the base's weights, which NF4 would round anew: use it without model.load_in_4bit"
         if config.lora.use_dora:
             yield place, " cannot be saved over the unchanged base together with lora.use_dora: choose one of them"
+
+
+def _against_dpo(config: Config, dpo: Dpo) -> Iterator[tuple[Place, str]]:
+    """Options that preference tuning cannot be combined with."""
+    if config.lora is None:
+        yield ("dpo",), ": the reference is the model without its new adapter: give a lora section"
+    elif config.lora.changes_base:
+        text = " begins in the base's weights, and dpo compares with the untouched base: leave it out"
+        yield ("lora", "init_lora_weights"), text
+    if config.data.too_long not in ("error", "drop"):
+        yield ("data", "too_long"), f"={config.data.too_long}: both answers are compared whole: error or drop"
+    if config.training.fit:
+        yield ("training", "fit"), " counts rows of one answer: set the batch yourself"
+    if isinstance(config.training.kernels, list) and config.training.kernels:
+        yield ("training", "kernels"), " compute the loss of rows with one answer: leave them out beside dpo"
+    if not config.training.assistant_only_loss:
+        yield ("training", "assistant_only_loss"), ": dpo compares the answers alone: leave it out"
+    if dpo.loss_weights is not None and len(dpo.loss_weights) != len(dpo.loss_type):
+        yield ("dpo", "loss_weights"), f" needs a number for each of the {len(dpo.loss_type)} in dpo.loss_type"
+    if "exo_pair" in dpo.loss_type and not dpo.label_smoothing:
+        yield ("dpo", "label_smoothing"), " must be above 0 for exo_pair: 1e-3, say"
 
 
 def _useless(config: Config) -> Iterator[tuple[Place, str]]:
@@ -413,6 +473,8 @@ def dump_config(config: Config) -> str:
     tree = config.model_dump(mode="json")
     named = set(Training.model_fields) | config.training.model_fields_set
     tree["training"] = {key: value for key, value in tree["training"].items() if key in named}
+    if config.dpo is None:
+        del tree["dpo"]
     return yaml.dump(tree, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120)
 
 
@@ -580,6 +642,7 @@ GUESSES = {
         "data.eval_fraction": ("val_size", "eval_size", "test_size", "val_fraction", "validation_split"),
         "lora.r": ("rank", "lora_r", "lora_rank"),
         "lora.lora_alpha": ("alpha",),
+        "dpo.beta": ("pref_beta", "dpo_beta"),
         "lora.lora_dropout": ("dropout",),
         "lora.target_modules": ("lora_target", "targets", "modules"),
         "generation.max_new_tokens": ("max_tokens", "max_completion_tokens"),

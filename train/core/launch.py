@@ -1,28 +1,34 @@
-"""The `accelerate launch` command that runs train/sft.py."""
+"""The `accelerate launch` command that runs train/sft.py or train/dpo.py."""
 
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.core.config import Config
+
+SCRIPTS = ("sft.py", "dpo.py")
+"""Names of the entry points of training in train/: for rows of one answer, for preference rows."""
 SINGLE = (
     *("--num_processes", "1", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no"),
 )
-"""One process, to which train/sft.py gives one GPU. The config decides on mixed precision (train/models/load.py)."""
+"""One process, to which the script gives one GPU. The config decides on mixed precision (train/models/load.py)."""
 
 
-def launch_command(config: Path, overrides: Sequence[str], accelerate_flags: Sequence[str]) -> list[str]:
-    """The command as a list of words; the flags replace those for one process."""
+def launch_command(
+    config_file: Path, config: Config, overrides: Sequence[str], accelerate_flags: Sequence[str]
+) -> list[str]:
+    """The command as a list of words, for what file and overrides make; the flags replace those for one process."""
     program = shutil.which("accelerate", path=str(Path(sys.executable).parent)) or "accelerate"
-    script = Path(__file__).resolve().parents[1] / "sft.py"
+    script = Path(__file__).resolve().parents[1] / SCRIPTS[config.dpo is not None]
     return [
         _from_here(Path(program)),
         "launch",
         "--quiet",  # the launcher's own traceback would follow our one line
         *(accelerate_flags or SINGLE),
         _from_here(script),
-        str(config),
+        str(config_file),
         *overrides,
     ]
 

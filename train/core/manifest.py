@@ -67,6 +67,11 @@ class Evaluation(Part):
     verdict: dict[str, str] | None = None
 
 
+class Preferences(Part):
+    shorter: float
+    accuracy: float | None = None
+
+
 class Push(Part):
     commit: str | None = None
     files: list[str] = []
@@ -85,6 +90,8 @@ class Manifest(Part):
     processes: Processes | None = None
     parity: Parity | None = None
     evaluation: Evaluation | None = None
+    preferences: Preferences | None = None
+    start: dict[str, str] | None = None
     merge: dict[str, Any] | None = None
     pushed: dict[str, Push] | None = None
     warnings: list[str] = []

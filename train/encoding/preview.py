@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from train.chats.pairs import read_pairs
 from train.chats.readers import read_rows
 from train.chats.rows import Row, text_of
 from train.core.config import Config
@@ -65,14 +66,15 @@ def inspect(config: Config, row: int | None, *, as_json: bool) -> None:
 
 def preview(config: Config, row: int | None, limit: int | None) -> list[Shown]:
     """The row at that line of the training file, or the first `limit` rows (None: all). Loads no weights."""
-    rows = read_rows(config.data.train_file)
+    file = config.data.train_file
+    rows = [row for pair in read_pairs(file) for row in pair] if config.dpo else read_rows(file)
     if row is None:
         chosen = rows[:limit]
     else:
         chosen = [r for r in rows if r.line == row]
         if not chosen:
             last = f", the last at line {rows[-1].line}" if rows[-1].line != len(rows) else ""
-            raise GovorError(f"{config.data.train_file} has no row at line {row}: it has {len(rows)} rows{last}")
+            raise GovorError(f"{file} has no row at line {row}: it has {len(rows)} rows{last}")
     see = viewer(config)
     return [shown for r in chosen for shown in see(r)]
 

@@ -47,6 +47,11 @@ RUSSIAN = {
     "Loss": "Ошибка", "Tokens a row": "Токенов в строке", "Answers": "Ответы", "Config": "Настройки",
     "prompt": "промпт", "tuned": "обученная", "training": "обучение", "optimizer step": "шаг оптимизатора",
     "loss, nats a token": "ошибка, нат на токен", "tokens": "токенов", "rows": "строк",
+    "Preferences": "Предпочтения", "pairs told rightly": "верно различённые пары", "margin, nats": "отрыв, нат",
+    "by length alone": "по одной длине",
+    "AID preferences": "Сверху — доля пар, в которых обученная модель прибавила предпочтённому ответу больше, чем "
+    "другому; снизу — на сколько больше. Пунктир — что даёт одна длина ответа: если линия на отложенных парах не выше "
+    "него, выучена, возможно, только длина.",
     "AID loss": "Чем ниже, тем увереннее модель угадывает следующий токен. Обе линии идут вниз — учится; если "
     "отложенные строки снова растут, а обучение падает, она заучивает наизусть: хватит меньше эпох.",
     "AID lengths": "Столбик — сколько строк обучения такой длины. Самые длинные требуют больше всего памяти.",
@@ -54,6 +59,9 @@ RUSSIAN = {
     "персоны, а смысл остался, обучение удалось.",
 }  # fmt: skip
 ENGLISH = {
+    "AID preferences": "Above, the share of the pairs in which the tuned model has given the preferred answer more "
+    "than the other; below, how much more. The dashed line is what the answers' length alone tells: where held-out "
+    "pairs are no higher, length may be all that was learned.",
     "AID loss": "The lower, the surer the model is of the next token. Both lines falling: it learns. Where held-out "
     "rows rise again while training falls, it learns by heart: fewer epochs will do.",
     "AID lengths": "Each bar counts the training rows of that length. The longest cost the most memory.",
@@ -84,6 +92,8 @@ def write_report(
         f"<h2>{say('Loss')}</h2>{loss_curve(run.metrics(), say)}{_aid(say('AID loss'))}",
         f"<h2>{say('Tokens a row')}</h2>{_histogram(manifest['lengths'], say)}{_aid(say('AID lengths'))}",
     ]
+    if preferences := preference_curves(run.metrics(), manifest.get("preferences"), say):
+        parts.append(f"<h2>{say('Preferences')}</h2>{preferences}{_aid(say('AID preferences'))}")
     if samples:
         head = [f"<th>{_text(say(name))}</th>" for name in ("prompt", "base", "tuned")]
         answers = _table([head, *([f"<td>{_text(cell)}</td>" for cell in sample] for sample in samples)])
@@ -177,6 +187,29 @@ def loss_curve(metrics: Sequence[dict[str, Any]], say: Say) -> str:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
+    return svg(figure)
+
+
+def preference_curves(metrics: Sequence[dict[str, Any]], by_length: dict[str, Any] | None, say: Say) -> str:
+    """SVG of preference tuning's accuracy and margin over steps, beside what length alone tells; empty without any."""
+    from matplotlib.figure import Figure
+
+    if by_length is None:
+        return ""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    measures = (("accuracies", say("pairs told rightly")), ("margins", say("margin, nats")))
+    for axes, (name, label) in zip(figure.subplots(2, sharex=True), measures, strict=True):
+        for key, whose in ((f"rewards/{name}", say("training")), (f"eval_rewards/{name}", say("held out"))):
+            points = [(m["step"], m[key]) for m in metrics if key in m]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=whose)
+        if name == "accuracies" and by_length["accuracy"] is not None:
+            axes.axhline(by_length["accuracy"], color="gray", linestyle="--", label=say("by length alone"))
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    axes.set_xlabel(say("optimizer step"))
     return svg(figure)
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
-from train.jobs.wire import JobError
+from train.jobs.wire import Job, JobError
 
 MIN_EXAMPLES = 10
 
@@ -23,6 +23,8 @@ class FileReport(TypedDict):
 
     examples: int
     errors: list[FileProblem]
+    preferences: bool
+    """Whether the rows have two answers each."""
     error_count: int
     """Number of all errors; `errors` holds the first of them."""
 
@@ -59,6 +61,20 @@ def file_problem(report: FileReport, name: str, folder: Path) -> JobError | None
         text = f"Training file has {count} example(s), but must have at least {MIN_EXAMPLES} examples"
         return JobError(code="invalid_n_examples", message=text, param=param)
     return None
+
+
+def method_problem(report: FileReport, name: str, job: Job) -> JobError | None:
+    """The problem of a file whose rows are another method's; None where they fit. name: training or validation."""
+    method = job.method.type
+    if report["preferences"] == (method == "dpo"):
+        return None
+    form, meant = ("fine-tune-preference", "dpo") if report["preferences"] else ("fine-tune-chat", "supervised")
+    file = job.training_file if name == "training" else job.validation_file
+    return _invalid(
+        f"{name}_file",
+        f"Invalid file format. Input file {file} is in the {form} format, but the specified fine-tuning job is not "
+        f"using '{meant}' as the training method (provided method={method}).",
+    )
 
 
 def training_problem(error_text: str, folder: Path) -> JobError:

@@ -5,7 +5,6 @@ one engine, which takes in adapters while it runs.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from train.core.errors import GovorError, MachineError
-from train.core.files import NOTE, complete_folder
+from train.core.files import complete_folder
 from train.core.runs import Run, open_run
 from train.jobs.bases import Base, Catalogue
 from train.jobs.job_errors import log_line
-from train.jobs.store import ModelOrigin, Store
+from train.jobs.store import ModelOrigin, Store, copy_result
 from train.models.load import require_safe_adapter
 from train.serving.api_errors import ApiError, model_not_found
 from train.serving.choose_engine import find_vllm, served_base, served_beside, served_models
@@ -251,13 +250,7 @@ class ModelLoader:
         if view.path.exists():
             return view
         with complete_folder(view.path) as folder:
-            for file in (run.config_file, run.manifest_file, run.held_out_file):
-                if file.exists():  # the last version deleted held_out.jsonl where nothing was held out
-                    shutil.copyfile(file, folder / file.name)
-            result = run.adapter if run.adapter.exists() else run.merged
-            shutil.copytree(result, folder / result.name, ignore=shutil.ignore_patterns("*.safetensors*", NOTE))
-            for file in (run.checkpoints / f"checkpoint-{step}").glob("*.safetensors*"):
-                shutil.copyfile(file, folder / result.name / file.name)
+            copy_result(run, step, folder)
         return view
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from train.core.config import Config, load_config
+from train.core.config import DPO_RATE, Config, Training, load_config
 from train.core.errors import ConfigError
 from train.core.files import write_atomically
-from train.jobs.bases import merge_sections
-from train.jobs.wire import Hyperparameters
+from train.jobs.bases import Base, merge_sections
+from train.jobs.wire import DpoHyperparameters, Hyperparameters
 
 CLIENT_KEYS = {
     "model": {"load_in_4bit"},
@@ -100,14 +100,18 @@ def _is_module_name(name: Any) -> bool:
 
 
 def resolve_hyperparameters(requested: Hyperparameters, config: Config, rows: int) -> Hyperparameters:
-    """Put numbers for `auto`: epochs by OpenAI's rule, rows a step and learning rate of the recipe."""
+    """Put numbers for `auto`: epochs by OpenAI's rule, rows a step, learning rate and beta of the recipe."""
     multiplier = requested.learning_rate_multiplier
     batch = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
-    return Hyperparameters(
-        n_epochs=auto_epochs(rows) if requested.n_epochs == "auto" else requested.n_epochs,
-        batch_size=min(batch, rows, 256) if requested.batch_size == "auto" else requested.batch_size,
-        learning_rate_multiplier=1.0 if multiplier == "auto" else multiplier,
-    )
+    resolved = {
+        "n_epochs": auto_epochs(rows) if requested.n_epochs == "auto" else requested.n_epochs,
+        "batch_size": min(batch, rows, 256) if requested.batch_size == "auto" else requested.batch_size,
+        "learning_rate_multiplier": 1.0 if multiplier == "auto" else multiplier,
+    }
+    if isinstance(requested, DpoHyperparameters):
+        assert config.dpo is not None
+        resolved["beta"] = config.dpo.beta if requested.beta == "auto" else requested.beta
+    return requested.model_copy(update=resolved)
 
 
 def auto_epochs(rows: int) -> int:
@@ -115,6 +119,13 @@ def auto_epochs(rows: int) -> int:
     if rows * 3 < 100:
         return min(25, 100 // max(rows, 1))
     return max(1, 25_000 // rows) if rows * 3 > 25_000 else 3
+
+
+def preference_tree(base: Base) -> dict[str, Any]:
+    """The sections of a base's jobs for preference tuning: a recipe's rate is for rows, and a part of it for pairs."""
+    part = DPO_RATE / Training.model_fields["learning_rate"].default
+    training = {"learning_rate": base.config.training.learning_rate * part, "fit": None, "kernels": "auto"}
+    return merge_sections(base.tree, {"training": training, "data": {"too_long": "error"}, "dpo": {}})
 
 
 def job_tree(tree: dict[str, Any], job: str, train_file: Path, eval_file: Path | None, seed: int) -> dict[str, Any]:
@@ -145,7 +156,8 @@ def with_hyperparameters(tree: dict[str, Any], config: Config, resolved: Hyperpa
         "gradient_accumulation_steps": rows // rows_a_pass,
         "learning_rate": config.training.learning_rate * multiplier,
     }
-    return merge_sections(tree, {"training": training})
+    beta = {"dpo": {"beta": resolved.beta}} if isinstance(resolved, DpoHyperparameters) else {}
+    return merge_sections(tree, {"training": training, **beta})
 
 
 NEXT_TO_NOTHING = 0.01
@@ -208,6 +220,8 @@ def write_config(path: Path, tree: dict[str, Any]) -> Config:
 
 def public_sections(tree: dict[str, Any]) -> dict[str, Any]:
     """The sections that a job object shows, without the server's paths."""
-    sections = {key: value for key, value in tree.items() if key in ("lora", "training", "generation")}
+    sections = {key: value for key, value in tree.items() if key in ("lora", "training", "dpo", "generation")}
+    if "start_from" in (sections.get("lora") or {}):
+        sections["lora"] = {key: value for key, value in tree["lora"].items() if key != "start_from"}
     model = {key: value for key, value in tree.get("model", {}).items() if key != "name_or_path"}
     return sections | {"model": model}

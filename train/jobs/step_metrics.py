@@ -14,8 +14,13 @@ WIRE_METRICS = {
     "train_mean_token_accuracy": "mean_token_accuracy",
     "valid_loss": "eval_loss",
     "valid_mean_token_accuracy": "eval_mean_token_accuracy",
+    "train_reward_margin": "rewards/margins",
+    "train_reward_accuracy": "rewards/accuracies",
+    "valid_reward_margin": "eval_rewards/margins",
+    "valid_reward_accuracy": "eval_rewards/accuracies",
 }
-"""Name on the wire → name in metrics.jsonl."""
+"""Name on the wire → name in metrics.jsonl. The last four are preference tuning's."""
+IN_RESULT_FILE = ("loss", "mean_token_accuracy", "eval_loss", "eval_mean_token_accuracy")
 
 
 @dataclass
@@ -79,14 +84,20 @@ class StepCollector:
                 yield self._step(number, line)
 
     def _step(self, number: int, line: dict[str, Any]) -> Step:
-        message = f"Step {number}/{self.total}: training loss={line['loss']:.2f}"
+        message = f"Step {number}/{self.total}: training loss={line['loss']:.2f}{_rewards(line, '')}"
         data: dict[str, Any] = {"step": number, "total_steps": self.total, **wire_metrics(line)}
         if "eval_loss" in line:
-            message += f", validation loss={line['eval_loss']:.2f}"
+            message += f", validation loss={line['eval_loss']:.2f}{_rewards(line, 'eval_')}"
             if number == self.total:
                 message += f", full validation loss={line['eval_loss']:.2f}"
                 data |= full_validation_metrics(line)
         return Step(number, message, data)
+
+
+def _rewards(line: dict[str, Any], held_out: str) -> str:
+    """`, margin=0.31, accuracy=0.75` of a step of preference tuning."""
+    names = (("margin", "rewards/margins"), ("accuracy", "rewards/accuracies"))
+    return "".join(f", {name}={line[held_out + key]:.2f}" for name, key in names if held_out + key in line)
 
 
 def wire_metrics(line: dict[str, Any]) -> dict[str, float]:
@@ -116,6 +127,6 @@ def result_csv(lines: Iterable[dict[str, Any]]) -> str:
     writer.writerow(["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"])
     for step, line in lines_by_step(lines).items():
         if "loss" in line:
-            values = [line.get(key) for key in WIRE_METRICS.values()]
+            values = [line.get(key) for key in IN_RESULT_FILE]
             writer.writerow([step, *("" if value is None else round(value, 5) for value in values)])
     return text.getvalue()

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.core.files import listed, remove_leftovers
+from train.core.files import NOTE, listed, remove_leftovers
 from train.core.runs import Run, discard_run
 from train.jobs.change import Change, JobEntry, read_entry
 from train.jobs.data_folder import DATABASE, FOLDERS, SERVER_NAME, VERSION, is_removable
@@ -279,6 +279,18 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
+
+
+def copy_result(run: Run, step: int | None, folder: Path) -> None:
+    """Copy what other verbs read of a finished run, with the weights of its checkpoint at `step` where one is given."""
+    for file in (run.config_file, run.manifest_file, run.held_out_file):
+        if file.exists():  # the last version deleted held_out.jsonl where nothing was held out
+            shutil.copyfile(file, folder / file.name)
+    result = run.adapter if run.adapter.exists() else run.merged
+    weights = () if step is None else ("*.safetensors*",)
+    shutil.copytree(result, folder / result.name, ignore=shutil.ignore_patterns(*weights, NOTE))
+    for file in (run.checkpoints / f"checkpoint-{step}").glob("*.safetensors*") if weights else ():
+        shutil.copyfile(file, folder / result.name / file.name)
 
 
 def remove_file(path: Path) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from train.core.launch import SCRIPTS
+
 MARK_VARIABLE = "GOVOR_JOB"
 SLOT_VARIABLE = "GOVOR_SLOT"
 SAVED_GRACE = 20.0
@@ -151,13 +153,13 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def _is_trainer(process: psutil.Process) -> bool:
-    """Whether it is train/sft.py itself: neither the launcher nor a helper that sft.py has started."""
+    """Whether it is the script of a training itself: neither the launcher nor a helper that the script has started."""
     with suppress(psutil.Error):
         parent = process.parent()
-        return _runs_sft(process) and not (parent and _runs_sft(parent))
+        return _runs_script(process) and not (parent and _runs_script(parent))
     return False
 
 
-def _runs_sft(process: psutil.Process) -> bool:
+def _runs_script(process: psutil.Process) -> bool:
     command: list[str] = process.cmdline()
-    return any(Path(part).name == "sft.py" for part in command[1:3])
+    return any(Path(part).name in SCRIPTS for part in command[1:3])

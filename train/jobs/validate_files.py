@@ -10,9 +10,9 @@ from train.core.errors import ConfigError
 from train.jobs import run_config, training_process
 from train.jobs.change import JobEntry
 from train.jobs.finish import Deaths, fail_job
-from train.jobs.job_errors import FileReport, file_problem, is_harmless, log_line, without_paths
+from train.jobs.job_errors import FileReport, file_problem, is_harmless, log_line, method_problem, without_paths
 from train.jobs.store import Store
-from train.jobs.wire import Hyperparameters, JobError, JobMethod, SupervisedMethod
+from train.jobs.wire import Hyperparameters, JobError, method_of
 
 
 @dataclass
@@ -82,7 +82,7 @@ class FileChecker:
         job = entry.job
         folder = self.store.job_folder(job.id)
         for report, name in zip(reports, ("training", "validation"), strict=False):
-            problem = file_problem(report, name, folder)
+            problem = method_problem(report, name, job) or file_problem(report, name, folder)
             if problem is not None:
                 first = report["errors"][:100]
                 errors = [{**error, "message": without_paths(error["message"], folder)} for error in first]
@@ -98,7 +98,7 @@ class FileChecker:
             config = run_config.write_config(folder / "config.yaml", entry.state.tree)
             if config.data.eval_fraction:
                 rows -= max(1, round(rows * config.data.eval_fraction))  # roughly; the manifest has the exact number
-            hyperparameters = run_config.resolve_hyperparameters(job.hyperparameters, config, rows)
+            hyperparameters = run_config.resolve_hyperparameters(job.method.chosen, config, rows)
             tree = run_config.with_hyperparameters(entry.state.tree, config, hyperparameters)
             own_rate = config.training.learning_rate
             config = run_config.write_config(folder / "config.yaml", tree)
@@ -107,7 +107,7 @@ class FileChecker:
             return
         total = run_config.total_steps(config, rows)
         rate = None
-        if job.hyperparameters.learning_rate_multiplier != "auto":
+        if job.method.chosen.learning_rate_multiplier != "auto":
             multiplier = config.training.learning_rate / own_rate
             rate = run_config.describe_rate(own_rate, multiplier, config, total)
         self._queue(job.id, tree, hyperparameters, total, rate, keys)
@@ -128,8 +128,8 @@ class FileChecker:
                 return
             entry.state.tree, entry.state.total, entry.state.deaths_in_a_row = tree, total, 0
             entry.job.status = "queued"
-            entry.job.hyperparameters = hyperparameters
-            entry.job.method = JobMethod(supervised=SupervisedMethod(hyperparameters=hyperparameters))
+            entry.job.hyperparameters = hyperparameters if entry.job.hyperparameters else None
+            entry.job.method = method_of(hyperparameters)
             entry.job.govor.config = run_config.public_sections(tree)
             change.save(entry)
             change.add_event(job, "validated", "Files validated, moving job to queued state")

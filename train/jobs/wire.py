@@ -15,6 +15,7 @@ ENDED_STATUSES = ("succeeded", "failed", "cancelled")
 Epochs = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=50)]
 BatchSize = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
 Multiplier = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
+Beta = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=2)]
 SmallJson = Annotated[dict[str, Any], bounded_json(2**16)]
 
 
@@ -56,14 +57,22 @@ class Hyperparameters(RequestModel):
     learning_rate_multiplier: Multiplier = "auto"
 
 
+class DpoHyperparameters(Hyperparameters):
+    beta: Beta = "auto"
+
+
 class SupervisedRequest(RequestModel):
     hyperparameters: Hyperparameters | None = None
+
+
+class DpoRequest(RequestModel):
+    hyperparameters: DpoHyperparameters | None = None
 
 
 class MethodRequest(RequestModel):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedRequest | None = None
-    dpo: SmallJson | None = None
+    dpo: DpoRequest | None = None
     reinforcement: SmallJson | None = None
 
 
@@ -159,6 +168,33 @@ class JobMethod(ResponseModel):
     type: Literal["supervised"] = "supervised"
     supervised: SupervisedMethod
 
+    @property
+    def chosen(self) -> Hyperparameters:
+        return self.supervised.hyperparameters
+
+
+class DpoMethod(ResponseModel):
+    hyperparameters: DpoHyperparameters
+
+
+class DpoJobMethod(ResponseModel):
+    type: Literal["dpo"] = "dpo"
+    dpo: DpoMethod
+
+    @property
+    def chosen(self) -> DpoHyperparameters:
+        return self.dpo.hyperparameters
+
+
+AnyMethod = Annotated[JobMethod | DpoJobMethod, Field(discriminator="type")]
+
+
+def method_of(hyperparameters: Hyperparameters) -> JobMethod | DpoJobMethod:
+    """The method of a job with these hyperparameters, as the job shows it."""
+    if isinstance(hyperparameters, DpoHyperparameters):
+        return DpoJobMethod(dpo=DpoMethod(hyperparameters=hyperparameters))
+    return JobMethod(supervised=SupervisedMethod(hyperparameters=hyperparameters))
+
 
 class GovorDetails(ResponseModel):
     """govor's own field of a job: what really happens on this server."""
@@ -183,7 +219,8 @@ class Job(ResponseModel):
     status: Status = "validating_files"
     validation_file: str | None
     training_file: str
-    hyperparameters: Hyperparameters
+    hyperparameters: Hyperparameters | None
+    """Those of `method` once more; None unless it is supervised, as OpenAI has it."""
     trained_tokens: int | None = None
     error: JobError | None = None
     user_provided_suffix: str | None
@@ -193,7 +230,7 @@ class Job(ResponseModel):
     metadata: dict[str, str] | None
     usage_metrics: None = None
     shared_with_openai: Literal[False] = False
-    method: JobMethod
+    method: AnyMethod
     govor: GovorDetails
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from train.core.cards import card_count
+from train.core.config import load_config
 from train.core.errors import MachineError
-from train.core.launch import launch_command
+from train.core.launch import SCRIPTS, launch_command
 from train.core.runs import last_checkpoint
 from train.jobs import training_process
 from train.jobs.change import JobEntry
@@ -182,8 +183,8 @@ class Worker(threading.Thread):
         if self._set_running(job).job.status != "running":
             return
         config = self.store.job_folder(job) / "config.yaml"
-        command = launch_command(config, ["--resume"] if resume else [], ())
-        paths = (command[0], next(part for part in command if Path(part).name == "sft.py"))
+        command = launch_command(config, load_config(config), ["--resume"] if resume else [], ())
+        paths = (command[0], next(part for part in command if Path(part).name in SCRIPTS))
         command = [str(Path(part).absolute()) if part in paths else part for part in command]
         slot = self._free_slot()
         log = self.store.job_folder(job) / "output.log"

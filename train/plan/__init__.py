@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from train.chats.pairs import read_pair_split
 from train.chats.split import read_split
 from train.core.config import Config
 from train.core.errors import DataError
@@ -12,7 +13,7 @@ from train.plan.estimate import Gpu, Price, Work, known_gpus, prices, seconds, w
 from train.plan.fit import Options, settle_fit, smallest_change_that_fits
 from train.plan.memory import Memory, Workload, memory, trained_shapes, workload_of
 from train.plan.shapes import Shapes, find_shapes
-from train.plan.tokens import Tokens, count_tokens
+from train.plan.tokens import Tokens, both_answers, count_tokens
 from train.plan.verbs import Need, needs
 
 
@@ -64,7 +65,12 @@ def plan(config: Config, gpu: Gpu | None = None) -> Plan:
     shapes, folder = find_shapes(config.model)
     split = read_split(config)
     rows, held_out = split.train, split.held_out
-    tokens = count_tokens(config, folder, str(shapes.config.get("model_type")), rows, held_out)
+    family = str(shapes.config.get("model_type"))
+    tokens = count_tokens(config, folder, family, rows, held_out)
+    if config.dpo:
+        pairs = read_pair_split(config)
+        others = ([pair.other for pair in side] for side in (pairs.train, pairs.held_out))
+        tokens = both_answers(tokens, count_tokens(config, folder, family, *others))
     if not tokens.lengths:
         raise DataError(f"{config.data.train_file}: no row is left to train on")
     workload = workload_of(config, shapes, tokens.lengths, tokens.held_out)

@@ -51,6 +51,22 @@ class Tokens(NamedTuple):
         return sum(self.lengths)
 
 
+def both_answers(preferred: Tokens, other: Tokens) -> Tokens:
+    """The tokens of pairs: those of both rows of a pair are computed in one pass."""
+    lengths, held_out = (
+        [one + two for one, two in zip(*sides, strict=False)]
+        for sides in ((preferred.lengths, other.lengths), (preferred.held_out, other.held_out))
+    )
+    return Tokens(
+        lengths,
+        held_out,
+        preferred.trained + other.trained,
+        max(preferred.too_long, other.too_long),
+        (preferred.answer + other.answer) / 2,
+        f"{preferred.how}; both answers of each pair, without the pass for the reference",
+    )
+
+
 def count_tokens(
     config: Config, folder: Path | None, model_type: str, rows: Sequence[Row], held_out: Sequence[Row]
 ) -> Tokens:

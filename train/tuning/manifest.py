@@ -1,5 +1,6 @@
 """What the manifest says of a run before its first step, and what is printed after its last."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ def describe_run(
             **asdict(encoding.report),
         }
 
+    start = config.lora.start_from if config.lora else None
     counts, edges = np.histogram([len(e.input_ids) for e in train_set.encoded], bins=30)
     if config.lora:
         trainable, total = trainer.model.get_nb_trainable_parameters()  # counts two weights a byte of NF4
@@ -51,6 +53,7 @@ def describe_run(
             "revision": base_revision(base),
             "weights": weights_fingerprint(base),
         },
+        **({"start": weights_fingerprint(start / "adapter")} if start else {}),
         "data": {
             "train": describe_rows(None, train_set),
             "held_out": describe_rows(config.data.eval_file, eval_set),
@@ -84,6 +87,22 @@ def summary(run: Run) -> str:
         lines[0] += f", training loss {losses[0]:.3f} → {losses[-1]:.3f}"
     if len(held_out) > 1:
         lines.append(f"held-out loss {held_out[0]:.3f} → {held_out[-1]:.3f}")
+    lines += _told_apart(metrics, manifest.get("preferences"))
     lines += [f"warning: {text}" for text in manifest.get("warnings", ())]
     lines.append(f"saved in {run.path}, report in {run.report_file}")
     return "\n".join(lines)
+
+
+def _told_apart(metrics: Sequence[dict[str, Any]], by_length: dict[str, Any] | None) -> Iterator[str]:
+    """Of preference tuning: how well the held-out pairs are told apart, beside what length alone tells."""
+    lines = [entry for entry in metrics if "eval_rewards/accuracies" in entry]
+    if by_length is None or not lines:
+        return
+    last = lines[-1]
+    shorter = by_length["shorter"]
+    rule = f"the {'shorter' if shorter >= 0.5 else 'longer'} answer is preferred in {max(shorter, 1 - shorter):.0%}"
+    yield (
+        f"held-out pairs told rightly {last['eval_rewards/accuracies']:.0%}, "
+        f"margin {last['eval_rewards/margins']:.2f}; by length alone {by_length['accuracy']:.0%} "
+        f"({rule} of the training pairs)"
+    )

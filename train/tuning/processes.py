@@ -33,9 +33,11 @@ def launch(config_file: Path, arguments: Sequence[str], *, resume: bool) -> int:
         resumable_run(as_begun(config))
     else:
         require_free(config.name)
-    command = launch_command(config_file, [*overrides, *(["--resume"] if resume else [])], flags)
+    command = launch_command(config_file, config, [*overrides, *(["--resume"] if resume else [])], flags)
     print(shlex.join(command), file=sys.stderr, flush=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for sft.py, which saves first; the launcher inherits this
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the script, which saves first; the launcher inherits this
     return subprocess.run(command).returncode
 
 

@@ -71,7 +71,10 @@ class MetricsLog(TrainerCallback):
     GPU's allocated memory, on a CPU of the process.
     """
 
-    NAMES = ("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens")
+    NAMES = (
+        *("loss", "eval_loss", "learning_rate", "grad_norm", "mean_token_accuracy", "num_tokens"),
+        *(f"{held_out}rewards/{name}" for held_out in ("", "eval_") for name in ("margins", "accuracies")),
+    )
 
     def __init__(self, run: Run) -> None:
         self.run = run

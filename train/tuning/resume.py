@@ -24,6 +24,10 @@ def restore_counters(trainer: Any, run: Run, checkpoint: Path | None, base: Path
     """Bring the run folder and the trainer's counters to where the checkpoint was written."""
     if run.manifest()["base"]["weights"] != weights_fingerprint(base):
         raise RunError(f"the base has changed since {run.path} was begun: resume it over the same weights")
+    lora, known = run.config().lora, run.manifest().get("start")  # runs of earlier versions have not noted it
+    start = lora.start_from if lora else None
+    if start and known is not None and known != weights_fingerprint(start / "adapter"):
+        raise RunError(f"lora.start_from={start}: its adapter has changed since {run.path} was begun")
     if checkpoint and trainer.args.save_only_model and not is_last(checkpoint):
         raise RunError(
             f"{checkpoint} holds weights alone (training.save_only_model): optimizer and schedule would begin anew; "
@@ -61,14 +65,14 @@ def require_start(lora: Lora | None, base: Path) -> None:
         raise RunError(f"{place}: its adapter has {', '.join(changed)}: set the same")
 
 
-def load_start(model: Any, lora: Lora) -> None:
-    """Give the model's fresh adapter the weights of lora.start_from."""
+def load_start(model: Any, lora: Lora, adapter: str) -> None:
+    """Give the model's fresh adapter of that name the weights of lora.start_from."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     assert lora.start_from is not None
     weights = load_file(open_run(lora.start_from).adapter / "adapter_model.safetensors")
-    left = set_peft_model_state_dict(model, weights).unexpected_keys
+    left = set_peft_model_state_dict(model, weights, adapter_name=adapter).unexpected_keys
     if left:
         raise RunError(f"lora.start_from={lora.start_from}: its adapter has other layers: {left[0]}")
 

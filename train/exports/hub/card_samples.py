@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from train.chats.pairs import read_pairs
 from train.chats.readers import read_rows
 from train.chats.rows import Row, configured_prompts, text_of
 from train.core.config import Config
@@ -54,7 +55,8 @@ def read_run_rows(run: Run) -> tuple[list[Row], bool]:
     held_out = held_out_rows(run)
     file, trained_on = run.config().data.train_file, manifest["data"].get("train") or {}
     if file.is_file() and sha256(file) == trained_on.get("sha256"):
-        return [*read_rows(file), *held_out], True
+        rows = [row for pair in read_pairs(file) for row in pair] if run.config().dpo else read_rows(file)
+        return [*rows, *held_out], True
     return held_out, False
 
 

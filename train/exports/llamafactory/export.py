@@ -23,7 +23,7 @@ from train.chats.readers import read_records
 from train.chats.rows import shared_system_message
 from train.chats.split import read_split
 from train.core.config import Config
-from train.core.errors import BaseError, RunError
+from train.core.errors import BaseError, ConfigError, RunError
 from train.core.files import NOTE, complete_folder, require_replaceable, sha256
 from train.core.runs import Run
 from train.encoding.chosen_template import load_base_tokenizer
@@ -128,6 +128,8 @@ def _config_source(config: Config) -> ExportSource:
 def _source(config: Config, run: Run | None, base: Path, today: datetime) -> ExportSource:
     # a run's has the template frozen in it
     tokenizer = load_run_tokenizer(run) if run else load_base_tokenizer(config.model, base)
+    if config.dpo:
+        raise ConfigError("dpo: LLaMA-Factory is handed rows of one answer; --to gguf and ollama take such a run")
     split = read_split(config)
     rows, held_out = split.train, split.held_out
     encode = encoder(config, tokenizer, base, today)

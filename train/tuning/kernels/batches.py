@@ -39,5 +39,7 @@ class ByLength(Sampler[int]):
 
 
 def lengths(dataset: Any) -> list[int]:
-    """Tokens of each row; none without a dataset."""
-    return [len(ids) for ids in dataset["input_ids"]] if dataset else []
+    """Tokens of each row, of a pair those of both sides; none without a dataset."""
+    if not dataset:
+        return []
+    return list(dataset["length"]) if "length" in dataset.column_names else [len(ids) for ids in dataset["input_ids"]]

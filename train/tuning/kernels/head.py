@@ -142,3 +142,41 @@ def fuse_head(model: Any) -> None:
         return {"loss_sum": loss_sum, "correct": correct, "trained": kept.sum()}
 
     model.forward = types.MethodType(forward, model)
+
+
+def score_tuned_head(model: Any) -> None:
+    """`model(…, labels=…, fused_lm_head=True)` as TRL's head answers it, for a head that carries an adapter.
+
+    Log-probability, entropy, mean logit and whether the label is the likeliest token, each [rows, tokens - 1], 0 where
+    nothing is trained.
+    """
+    original = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(self: Any, *more: Any, fused_lm_head: bool = False, **named: Any) -> Any:
+        if not fused_lm_head:
+            return original(*more, **named)
+        labels = named.pop("labels")[:, 1:]
+        kept = labels != IGNORE_INDEX
+        hidden = self.base_model(*more, **named).last_hidden_state[:, :-1][kept]
+        head = self.get_output_embeddings()
+        rows = _tile_rows(len(hidden), head.weight.shape[0])
+        tiles = zip(hidden.split(rows), labels[kept].split(rows), strict=True)
+        parts = [checkpoint(_scores, head, x, y, use_reentrant=False) for x, y in tiles]
+        found = [torch.cat(part) for part in zip(*parts, strict=True)]
+        names = ("log_probs", "entropy", "mean_logits", "is_top1")
+        spread = {
+            name: value.new_zeros(kept.shape).masked_scatter(kept, value)
+            for name, value in zip(names, found, strict=True)
+        }
+        return types.SimpleNamespace(**spread, label_mask=kept, aux_loss=None)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _scores(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    logits = head(hidden).float()
+    log_probs = logits.log_softmax(1)
+    entropy = -(log_probs.exp() * log_probs).sum(1)
+    top = logits.argmax(1) == targets
+    return log_probs.gather(1, targets[:, None])[:, 0], entropy.detach(), logits.mean(1).detach(), top

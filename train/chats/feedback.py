@@ -1,0 +1,105 @@
+"""What people said of answers → preference rows: votes, edited answers, 👍 and 👎.
+
+A file holds JSON lines, preference rows in OpenAI's form and labelled answers: {"messages": […, the answer], "liked":
+true or false}. A liked and a disliked answer to the same prompt make a pair; a label without the other is of no use to
+preference tuning, which compares two answers.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from train.chats.row_formats import Preference, preference_of_openai, preference_to_object, row_of_openai
+from train.chats.rows import Message, Row, text_of, without_weight
+from train.core.errors import DataError, GovorError
+
+Prompt = str
+"""The messages and tools before an answer, as JSON."""
+
+
+@dataclass
+class Feedback:
+    """Votes for one answer over another, and labels, gathered from several files."""
+
+    votes: Counter[str] = field(default_factory=Counter)
+    """A preference row in OpenAI's form, as JSON → how often it was given."""
+    labels: dict[Prompt, dict[bool, list[str]]] = field(default_factory=dict)
+    """Prompt → whether they were liked → answers, as JSON."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Why → how many rows."""
+
+    def read(self, path: Path) -> None:
+        """Add the rows of a file; DataError names a line that is neither a pair nor a label."""
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise GovorError(f"{path}: cannot be read: {error.strerror}") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    self._add(number, json.loads(line))
+                except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                    why = f"no {error}" if isinstance(error, KeyError) else error
+                    text = "neither a preference row nor a row with messages and liked"
+                    raise DataError(f"{path}:{number}: {text}: {why}") from None
+
+    def _add(self, line: int, record: dict[str, Any]) -> None:
+        if "liked" not in record:
+            self.add(preference_of_openai(line, record))
+            return
+        if not isinstance(record["liked"], bool):
+            raise ValueError("`liked` is neither true nor false")
+        row = row_of_openai(line, record)
+        *prompt, answer = row.messages
+        if answer["role"] != "assistant" or not prompt:
+            raise ValueError("its last message is no answer")
+        key = _dumps([[without_weight(message) for message in prompt], row.tools])
+        self.labels.setdefault(key, {True: [], False: []})[record["liked"]].append(_dumps(without_weight(answer)))
+
+    def add(self, row: Preference) -> None:
+        """Count a vote."""
+        self.votes[_dumps(preference_to_object(row))] += 1
+
+    def preferences(self, held_out: Sequence[Row] = ()) -> Iterator[Preference]:
+        """Every pair once, as most votes have it; what is left out is counted.
+
+        `held_out`: rows whose questions must not be learned, of the run that is gone on from.
+        """
+        for prompt, by_label in self.labels.items():
+            messages, tools = json.loads(prompt)
+            pairs = {(liked, other) for liked in by_label[True] for other in by_label[False] if liked != other}
+            self.left_out["labels without an answer to compare with"] += (
+                0 if pairs else sum(map(len, by_label.values()))
+            )
+            for liked, other in sorted(pairs):
+                self.add(Preference(0, messages, [json.loads(liked)], [json.loads(other)], tools))
+        kept_apart = {_question(row.messages[:at]) for row in held_out for at in _answers(row)}
+        for text, count in self.votes.items():
+            found = json.loads(text)
+            mirrored = dict(found, preferred_output=found["non_preferred_output"],
+                            non_preferred_output=found["preferred_output"])  # fmt: skip
+            against = self.votes.get(_dumps(mirrored), 0)
+            if against >= count:
+                why = "votes that others outnumber" if against > count else "votes for either answer alike"
+                self.left_out[why] += count
+            elif _question(found["input"]["messages"]) in kept_apart:
+                self.left_out["to questions that the run holds out"] += count
+            else:
+                self.left_out["more votes for the same pair"] += count - 1
+                yield preference_of_openai(0, found)
+
+
+def _question(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    """Roles and texts before an answer, without a system message."""
+    return tuple((m["role"], text_of(m).strip()) for m in messages if m["role"] not in ("system", "developer"))
+
+
+def _answers(row: Row) -> list[int]:
+    return [at for at, message in enumerate(row.messages) if message["role"] == "assistant"]
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
