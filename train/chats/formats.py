@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from train.chats import chatgpt, discord, instagram, vk, whatsapp
+from train.chats import chatgpt, claude, discord, instagram, vk, whatsapp
 from train.chats.html_pages import is_html
 from train.chats.messages import Chat, ChatMessage
 from train.chats.row_formats import (
@@ -109,6 +109,15 @@ def _question_and_answer(record: dict[str, Any]) -> frozenset[str] | None:
     return frozenset(found) if found else None
 
 
+def _is_columns(record: dict[str, Any]) -> bool:
+    """Whether each key holds a whole column: a list, or as pandas writes it an object with the rows' numbers."""
+    columns = list(record.values())
+    if len(columns) > 1 and all(isinstance(column, dict) and "0" in column for column in columns):
+        return True
+    lists = all(isinstance(column, list) and column and isinstance(column[0], str) for column in columns)
+    return lists and question_and_answer(record) is not None
+
+
 def _begins(*magic: bytes) -> Callable[[Sample], bool]:
     return lambda sample: sample.head.startswith(magic)
 
@@ -119,6 +128,8 @@ def _matches(start: str, *patterns: str) -> Callable[[Sample], bool]:
 
 QUESTION_ANSWER = "question-answer"
 OWN_DATA = r'ID,Timestamp,Contents\b|\[[^\]]*"Timestamp"\s*:[^\]]*"Contents"\s*:'
+SLACKS_LISTS = ({"id", "name", "team_id"}, {"id", "name", "creator", "members"}, {"id", "created", "members"})
+"""Keys of Slack's users.json, of channels.json and groups.json, and of dms.json."""
 NAMED_IN_FOLDERS = ("a Slack export", "Discord's own data package")
 """Exports of many files that are not read."""
 NOT_YET = "govor train learns from rows with one answer; govor convert --to openai keeps these for preference tuning"
@@ -134,7 +145,12 @@ FORMATS: tuple[Format, ...] = (
         "Messenger's encrypted chats", instagram.fits_encrypted, instagram.read_chats, note=instagram.LACKS,
     ),
     Format("ChatGPT's conversations", chatgpt.fits, chatgpt.read_chats, note=chatgpt.LACKS),
+    Format("Claude's conversations", claude.fits, claude.read_chats, note=claude.LACKS),
     # Rows: govor validate, convert, train
+    Format(
+        "a table column by column", lambda s: _is_columns(s.record),
+        note="write it row by row; of pandas: df.to_json(path, orient='records', lines=True, force_ascii=False)",
+    ),
     _records(
         "openai", _has("messages", unless=_is_preferred), "tools functions parallel_tool_calls",
         to_row=row_of_openai,
@@ -185,8 +201,7 @@ FORMATS: tuple[Format, ...] = (
         note="it is not read: write question and answer into a table with two columns",
     ),
     Format(
-        "a Slack export", lambda s: s.start.startswith("[") and s.name in ("users.json", "channels.json", "dms.json")
-        and '"team_id"' in s.text,
+        "a Slack export", lambda s: s.start.startswith("[") and any(keys <= s.record.keys() for keys in SLACKS_LISTS),
         note="it is not read: write question and answer into a table with two columns",
     ),
     Format(
