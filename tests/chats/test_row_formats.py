@@ -74,7 +74,7 @@ def test_every_form_is_named_and_read(name, record, packing):
                "data": json.dumps({"version": 1, "data": records}, indent=1),
                "train": json.dumps({"features": [{"name": "a"}], "train": records}, indent=1),
                "data in a line": dumps({"data": records}),
-               "over several lines": "\n".join(json.dumps(record, indent=2) for record in records)}[packing]  # fmt: skip
+               "over several lines": "\n".join(json.dumps(one, indent=2) for one in records)}[packing]  # fmt: skip
     path = write(content)
     found, rows = read_records(path)
     assert found == name
@@ -488,6 +488,15 @@ NAMED = [
     (b'[{"id": "D1", "created": 1, "members": ["U1", "U2"]}]', "a Slack export: it is not read"),
     (b'{"question": {"0": "a"}, "answer": {"0": "b"}}', "a table column by column: write it row by row"),
     (b'{"question": ["a", "c"], "answer": ["b", "d"]}', "a table column by column: write it row by row"),
+    (b'{"userId": "8:live:a", "exportDate": "2025", "conversations": [{"id": "b"}]}', "Skype's export: it is not read"),
+    (
+        b'{"messages": [{"creator": {"name": "a"}, "text": "b", "created_date": "c"}]}',
+        "Google Chat's export: it is not",
+    ),
+    (
+        b"AuthorID,Author,Date,Content,Attachments,Reactions\n1,a,2025,b,,\n",
+        "a channel of Discord as a table: export it",
+    ),
     (b'[{"ID": 1, "Timestamp": "2025", "Contents": "a"}]', "Discord's own data package: it holds your own messages"),
     (b'{"message_id": "a", "parent_id": null, "text": "b", "role": "prompter"}', "OpenAssistant's tree of messages"),
     (b'{"prompt": "a", "completion": "b", "label": true}', "(KTO): keep those whose `label` is true"),
@@ -508,6 +517,12 @@ def test_what_is_not_read_is_named_once_and_alike_everywhere(content, expected):
     for output in outputs:
         assert output.count(expected) == 1 and "UTF-8" not in output and "Traceback" not in output, output
     assert len(outputs[1].splitlines()) == len(outputs[2].splitlines()) == 1
+
+
+def test_a_table_of_rows_is_no_chat():
+    write("Вопрос;Ответ\nТы дома?;Да\n", "t.csv")
+    output = run("collect", "t.csv", "--persona", "x").output
+    assert output == "error: t.csv: a table of questions and answers, no chats: train on it, or govor validate t.csv\n"
 
 
 def test_folders_urls_and_standard_input(tmp_path):

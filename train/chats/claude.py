@@ -48,7 +48,7 @@ def _conversation(fields: dict[str, Any]) -> Iterator[ChatMessage | Chat]:
 
 
 def _last_branch(messages: list[dict[str, Any]], last: Any) -> set[str] | None:
-    """The ids from the first message to the last that was shown; None where the messages do not say what they follow."""
+    """The ids from the first message to the last that was shown; None where messages do not say what they follow."""
     before = {message.get("uuid"): message.get("parent_message_uuid") for message in messages}
     if not messages or not all(isinstance(id_, str) for pair in before.items() for id_ in pair):
         return None

@@ -35,6 +35,7 @@ from train.chats.row_formats import (
 from train.chats.rows import Row
 from train.chats.rules import quotes_hint
 from train.chats.sources import UTF16, ZIP, Sample, Source, files_in, open_zip, sample_of
+from train.chats.tables import rows_of_columns
 from train.chats.telegram import export as telegram_json
 from train.chats.telegram import html_export as telegram_html
 
@@ -132,6 +133,7 @@ SLACKS_LISTS = ({"id", "name", "team_id"}, {"id", "name", "creator", "members"},
 """Keys of Slack's users.json, of channels.json and groups.json, and of dms.json."""
 NAMED_IN_FOLDERS = ("a Slack export", "Discord's own data package")
 """Exports of many files that are not read."""
+NOT_READ = "it is not read: write question and answer into a table with two columns"
 NOT_YET = "govor train learns from rows with one answer; govor convert --to openai keeps these for preference tuning"
 FORMATS: tuple[Format, ...] = (
     # Chats: govor collect
@@ -146,6 +148,16 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format("ChatGPT's conversations", chatgpt.fits, chatgpt.read_chats, note=chatgpt.LACKS),
     Format("Claude's conversations", claude.fits, claude.read_chats, note=claude.LACKS),
+    # Chats that look like rows
+    Format("Skype's export", lambda s: {"userId", "exportDate"} <= s.record.keys(), note=NOT_READ),
+    Format(
+        "Google Chat's export",
+        lambda s: "messages" in s.record and '"creator"' in s.text and '"created_date"' in s.text, note=NOT_READ,
+    ),
+    Format(
+        "a channel of Discord as a table", _begins(b"AuthorID,Author,Date,"),
+        note="export it as JSON with DiscordChatExporter",
+    ),
     # Rows: govor validate, convert, train
     Format(
         "a table column by column", lambda s: _is_columns(s.record),
@@ -198,11 +210,11 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "a Slack export", _matches("[", r'"ts"\s*:\s*"\d+\.\d+"', r'"type"\s*:\s*"message"'),
-        note="it is not read: write question and answer into a table with two columns",
+        note=NOT_READ,
     ),
     Format(
         "a Slack export", lambda s: s.start.startswith("[") and any(keys <= s.record.keys() for keys in SLACKS_LISTS),
-        note="it is not read: write question and answer into a table with two columns",
+        note=NOT_READ,
     ),
     Format(
         "Discord's own data package",
@@ -280,6 +292,8 @@ def describe(path: Path, sample: Sample | None = None, *, wanted: str) -> str | 
             return f"{path}: rows in {form.name} format, no chats: {todo} {path}"
         if not form.is_rows and not form.read_chats:
             return f"{path}: {form.name}: {form.note.replace('FILE', str(path))}"
+    if wanted == "chats" and rows_of_columns(sample):
+        return f"{path}: a table of questions and answers, no chats: train on it, or govor validate {path}"
     return None
 
 
