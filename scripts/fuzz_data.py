@@ -70,7 +70,8 @@ def seed_files() -> dict[str, list[bytes]]:
     lines = [json.dumps(record, ensure_ascii=False).encode() for record in RECORDS]
     rows = [b"\n".join([line] * 3) for line in lines]
     rows += [b"[" + b",".join([line] * 2) + b"]" for line in lines]
-    rows += [b'{"data":\n[' + b",".join([line] * 2) + b"]}" for line in lines[:3]]
+    rows += [b'{"%s":\n[' % key + b",".join([line] * 2) + b"]}" for key in (b"data", b"rows") for line in lines[:3]]
+    rows += [json.dumps(record, ensure_ascii=False, indent=1).encode() * 2 for record in RECORDS[:3]]
     rows += [gzip.compress(rows[0]), zstandard.compress(rows[3])]
     tables = [b"prompt,completion\na,b\n", b"query;response\na;b\n", "Вопрос;Ответ\nа;б\n".encode("cp1251")]
     return {
@@ -88,6 +89,7 @@ def seed_files() -> dict[str, list[bytes]]:
         "discord": [exports.discord().encode()],
         "instagram": [exports.instagram().encode()],
         "chatgpt": [exports.chatgpt().encode()],
+        "claude": [exports.claude().encode()],
     }
 
 

@@ -175,3 +175,26 @@ def chatgpt() -> str:
     value = [{"title": "Чат", "create_time": START + 0.1, "update_time": 1.0, "mapping": nodes,
               "current_node": "aaaaaa", "conversation_id": "x"}]  # fmt: skip
     return json.dumps(value, ensure_ascii=False)
+
+
+def claude_message(minute: int, sender: str, *said: str, parent: int | None = None, **more: Any) -> dict[str, Any]:
+    """A message of Claude's export, without `parent` as exports before 2026 have it."""
+    follows = {} if parent is None else {"parent_message_uuid": f"{parent:036}"}
+    content = [{"type": "text", "text": text, "citations": []} for text in said]
+    return {
+        "uuid": f"{minute:036}", "text": "\n".join(said), "content": content, "sender": sender,
+        "created_at": f"{clock(minute):%Y-%m-%dT%H:%M:%S}.000000Z", "attachments": [], "files": [], **follows, **more,
+    }  # fmt: skip
+
+
+def claude(messages: list[dict[str, Any]] | None = None) -> str:
+    if messages is None:
+        messages = [
+            claude_message(1, "human", "Привет", parent=0), claude_message(2, "assistant", "Отвергнутый", parent=1),
+            claude_message(3, "assistant", "Здравствуйте", parent=1),
+            claude_message(4, "human", parent=3, text="", files=[{"file_name": "кот.png"}]),
+            claude_message(5, "assistant", "Кот", parent=4),
+        ]  # fmt: skip
+    value = [{"uuid": "c1", "name": "Чат", "summary": "", "created_at": "2023-11-14T22:13:20.000000Z",
+              "account": {"uuid": "a"}, "chat_messages": messages}]  # fmt: skip
+    return json.dumps(value, ensure_ascii=False)

@@ -389,6 +389,18 @@ def test_what_was_said_aloud_to_chatgpt_is_said_and_citations_are_not(tmp_path):
     assert turns(collected(file, persona="assistant")) == ["Который час? / Полдень."]
 
 
+def test_claude_is_the_branch_that_was_last(tmp_path):
+    found = collected(written(tmp_path, made.claude(), "conversations.json"), persona="assistant")
+    assert turns(found) == ["Привет / Здравствуйте"]
+    assert +found.report.dropped == {"other_branch": 1, "media_without_text": 1, "answer_to_media": 1}
+    thought = made.claude_message(2, "assistant", "Да", "Полдень.")
+    thought["content"].insert(0, {"type": "thinking", "thinking": "Который час?"})
+    older = [made.claude_message(1, "human", "Уже полдень?"), thought, made.claude_message(3, "system", "!")]
+    file = written(tmp_path, made.claude(older), "older/conversations.json")
+    found = collected(file, persona="assistant")
+    assert turns(found) == ["Уже полдень? / Да\nПолдень."] and +found.report.dropped == {"service": 1}
+
+
 def test_an_empty_chat_stops_nothing(tmp_path):
     written(tmp_path, made.instagram(), "inbox/mama_1/message_1.json")
     empty = {"participants": [{"name": "a"}], "messages": [], "title": "a"}

@@ -67,12 +67,14 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("name", "record"), ROWS)
-@pytest.mark.parametrize("packing", ["jsonl", "array", "data", "data in a line"])
+@pytest.mark.parametrize("packing", ["jsonl", "array", "data", "train", "data in a line", "over several lines"])
 def test_every_form_is_named_and_read(name, record, packing):
     records = [record] * 3
     content = {"jsonl": "\n".join(map(dumps, records)), "array": dumps(records),
                "data": json.dumps({"version": 1, "data": records}, indent=1),
-               "data in a line": dumps({"data": records})}[packing]  # fmt: skip
+               "train": json.dumps({"features": [{"name": "a"}], "train": records}, indent=1),
+               "data in a line": dumps({"data": records}),
+               "over several lines": "\n".join(json.dumps(one, indent=2) for one in records)}[packing]  # fmt: skip
     path = write(content)
     found, rows = read_records(path)
     assert found == name
@@ -88,6 +90,66 @@ def test_every_form_is_named_and_read(name, record, packing):
         assert first.kind == "json_array"
     convert_file(path, "openai", Path("out.jsonl"), when_lossy="drop", force=True)
     assert [row.messages for row in read_rows(Path("out.jsonl"))] == [row.messages for row in rows]
+
+
+def test_how_the_objects_stand_is_said_once():
+    record = {"messages": PAIR}
+    for content, expected in (
+        (json.dumps(record, indent=2), "file.jsonl: JSON objects over several lines, expected one object a line: "),
+        (dumps({"rows": [record]}), "file.jsonl: JSON with its rows in the list 'rows', expected one object a line: "),
+        (dumps([{"uuid": 1, "name": 2}]), "file.jsonl: a JSON array with the keys 'uuid', 'name': name those of"),
+    ):
+        write(content)
+        output = run("validate", "file.jsonl").output
+        assert output.startswith(expected) and len(output.splitlines()) == 2, output
+    row = {"question": Q, "answer": A, "items": [{"a": 1}]}
+    assert [name for name, _ in [read_records(write("\n".join(map(dumps, [row, row]))))]] == ["question-answer"]
+
+
+def test_several_lists_of_rows_are_not_read_as_one():
+    path = write(json.dumps({"train": [{"messages": PAIR}] * 2, "test": [{"messages": PAIR}]}), "both.json")
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert str(caught.value) == (
+        "both.json: holds several lists of rows (train, test): make a file of each: "
+        "jq -c '.train[]' both.json > train.jsonl and jq -c '.test[]' both.json > test.jsonl"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "quote"),
+    [
+        ('"role": "assistant"', '"role": “assistant”', "typographic (“)"),
+        ('"role": "assistant"', "“role”: “assistant”", "typographic (“)"),
+        ('"content"', '"content”', "typographic (”)"),
+        (f'"{A}"', f"«{A}»", "typographic («)"),
+        (f'"{A}"', f"„{A}“", "typographic („)"),
+        ('"role": "assistant"', "'role': 'assistant'", "' as Python prints them"),
+    ],
+)
+def test_quotes_of_the_wrong_kind_are_said_wherever_they_stand(old, new, quote):
+    lines = [dumps({"messages": [{"role": "user", "content": f"{n} «да» \"'нет'\""}, PAIR[1]]}) for n in range(12)]
+    lines[6] = lines[6].replace(old, new, 1) if "content" not in old else new.join(lines[6].rsplit(old, 1))
+    path = write("\n".join(lines))
+    [error] = check_file(path).errors
+    assert (error.line, error.kind) == (7, "wrong_quotes") and f"its quotes are {quote}" in error.message
+    with pytest.raises(DataError, match=r"file\.jsonl:7: not valid JSON: its quotes are"):
+        read_rows(path)
+    with pytest.raises(DataError, match=r"array\.json:7: not valid JSON: its quotes are"):
+        read_rows(write("[" + ",\n".join(lines) + "]", "array.json"))
+    all_of_them = [line.replace('"content"', "“content”") for line in lines]
+    [error] = check_file(write("\n".join([lines[0], *all_of_them]))).errors
+    assert "in 12 rows, here first" in error.message
+
+
+def test_json_that_is_broken_otherwise_is_no_matter_of_quotes():
+    for line in (
+        '{"messages": [{"role": "user", "content": "а «б» \'в\' }',
+        '{"a": "он: «да», “нет”"} x',
+        '{"a": don\'t}',
+    ):
+        [error] = [problem for problem in check_file(write(f"{line}\n")).errors if problem.line]
+        assert error.kind == "invalid_json" and "quotes" not in error.message
 
 
 def test_a_hundred_thousand_rows_of_saiga_are_a_line_a_key(capsys, tmp_path):
@@ -422,6 +484,19 @@ NAMED = [
     (b"ID,Timestamp,Contents,Attachments\n1,2025,a,\n", "Discord's own data package: it holds your own messages"),
     (b"OggS\x00\x02", "sound or video"),
     (b'[{"type": "message", "user": "U1", "text": "a", "ts": "1735700000.000100"}]', "a Slack export: it is not read"),
+    (b'[{"id": "C1", "name": "general", "created": 1, "creator": "U1", "members": []}]', "a Slack export: it is not"),
+    (b'[{"id": "D1", "created": 1, "members": ["U1", "U2"]}]', "a Slack export: it is not read"),
+    (b'{"question": {"0": "a"}, "answer": {"0": "b"}}', "a table column by column: write it row by row"),
+    (b'{"question": ["a", "c"], "answer": ["b", "d"]}', "a table column by column: write it row by row"),
+    (b'{"userId": "8:live:a", "exportDate": "2025", "conversations": [{"id": "b"}]}', "Skype's export: it is not read"),
+    (
+        b'{"messages": [{"creator": {"name": "a"}, "text": "b", "created_date": "c"}]}',
+        "Google Chat's export: it is not",
+    ),
+    (
+        b"AuthorID,Author,Date,Content,Attachments,Reactions\n1,a,2025,b,,\n",
+        "a channel of Discord as a table: export it",
+    ),
     (b'[{"ID": 1, "Timestamp": "2025", "Contents": "a"}]', "Discord's own data package: it holds your own messages"),
     (b'{"message_id": "a", "parent_id": null, "text": "b", "role": "prompter"}', "OpenAssistant's tree of messages"),
     (b'{"prompt": "a", "completion": "b", "label": true}', "(KTO): keep those whose `label` is true"),
@@ -442,6 +517,12 @@ def test_what_is_not_read_is_named_once_and_alike_everywhere(content, expected):
     for output in outputs:
         assert output.count(expected) == 1 and "UTF-8" not in output and "Traceback" not in output, output
     assert len(outputs[1].splitlines()) == len(outputs[2].splitlines()) == 1
+
+
+def test_a_table_of_rows_is_no_chat():
+    write("Вопрос;Ответ\nТы дома?;Да\n", "t.csv")
+    output = run("collect", "t.csv", "--persona", "x").output
+    assert output == "error: t.csv: a table of questions and answers, no chats: train on it, or govor validate t.csv\n"
 
 
 def test_folders_urls_and_standard_input(tmp_path):

@@ -12,7 +12,7 @@ writers.py          govor convert: rows → the formats of other tools
 
 messages.py         a message of a chat, as every reader makes it
 chat_exports.py     the exports in files, folders and archives → messages
-whatsapp.py         and vk.py, discord.py, instagram.py, chatgpt.py: a reader each
+whatsapp.py         and vk.py, discord.py, instagram.py, chatgpt.py, claude.py: a reader each
 html_pages.py       pages as a stream of elements; json_streams.py JSON as one of events
 sources.py          files on the disk or in a zip, and their beginnings
 telegram/           Telegram's readers; govor collect: messages of any chat → one person's rows

@@ -15,7 +15,10 @@ ENDINGS = (".json", ".html", ".htm", ".txt", ".zip")
 """Of the files in a folder that are looked at; a file that is named itself may have any."""
 
 
-KNOWN = f"Telegram's result.json ({HOW_TO}) or messages.html, WhatsApp's text, VK, Discord, Instagram, ChatGPT"
+KNOWN = (
+    f"Telegram's result.json ({HOW_TO}) or messages.html, WhatsApp's text, VK, Discord, Instagram, Messenger, ChatGPT, "
+    "Claude"
+)
 
 
 class Export(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -18,13 +18,18 @@ from train.chats.rows import Row, row_from_openai
 from train.chats.rules import PlainRow, Problem, is_plain, is_valid, quotes_hint, row_problems, turn_warnings
 from train.core.errors import DataError, GovorError
 
+if TYPE_CHECKING:
+    from train.chats.sources import Sample
+
 MIN_EXAMPLES = 10  # OpenAI refuses a smaller file
 MAX_PROBLEMS = 100  # problems kept in full; all are counted
 CHUNK = 1 << 20  # bytes read at once
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE = 1 << 24  # bytes; longer lines are refused unread, so that no file can exhaust the memory
 FOREIGN = ("extra_key", "extra_message_key", "unrecognized_role")
-"""Kinds of problems that OpenAI has with rows of others, which training reads as they are; one line for all rows."""
+"""Kinds of problems that OpenAI has with rows of others, which training reads as they are."""
+ALIKE = (*FOREIGN, "wrong_quotes")
+"""Kinds that rows have alike: one line for all."""
 
 _plain = msgspec.json.Decoder(PlainRow)
 _any = msgspec.json.Decoder()
@@ -188,7 +193,7 @@ class _Tally:
 
     def add(self, more: Iterable[Problem]) -> None:
         for problem in more:
-            text = _without_number(problem.message) if problem.kind in FOREIGN else ""
+            text = _without_number(problem.message) if problem.kind in ALIKE else ""
             if text in self.repeated:
                 self.repeated[text].see(problem.line)
                 continue
@@ -256,14 +261,18 @@ def _problem_of_format(path: Path, line: bytes) -> Problem | None:
         return Problem(0, "other_format" if is_text else "binary_file", text.removeprefix(f"{path}: "))
     columns = columns_of(sample)
     table = "TSV" if columns and "\t" in sample.text.split("\n")[0] else "CSV"
-    if names and (names != ["openai"] or sample.start.startswith("[") or sample.is_list_in_object):
+    if names and (names != ["openai"] or sample.prefix is not None):
         names = [name for name in names if name != "openai"] or ["OpenAI's"]
         if names == ["OpenAI's"]:
-            return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
+            return Problem(0, "json_array", f"{_arrangement(sample)}, expected one object a line: {_conversion(path)}")
         what = f"{table}, rows" if columns else "rows"
         text = f"{what} in {' or '.join(names)} format, expected OpenAI's: {_conversion(path)}"
         trained = " (training reads them as they are)" * ("preference" not in text)
         return Problem(0, "other_format", text + trained)
+    if sample.record and sample.prefix is not None:
+        keys = ", ".join(map(repr, list(sample.record)[:8]))
+        text = f"{_arrangement(sample)} with the keys {keys}: name those of question and answer: {_conversion(path)}"
+        return Problem(0, "json_array", f"{text} --columns QUESTION,ANSWER")
     if sample.start.startswith("["):
         return Problem(0, "json_array", f"a JSON array, expected one object a line: {_conversion(path)}")
     if b"\x00" in sample.head[:4096] and b'{"' not in sample.head[:4096]:
@@ -276,6 +285,14 @@ def _problem_of_format(path: Path, line: bytes) -> Problem | None:
     if not any(text.lstrip().startswith(("{", "[")) for text in sample.text.splitlines()):
         return Problem(0, "other_format", NO_TABLE)
     return None
+
+
+def _arrangement(sample: "Sample") -> str:
+    """How the objects stand in JSON that is no JSONL."""
+    key = (sample.prefix or "").removesuffix("item").rstrip(".")
+    if key:
+        return f"JSON with its rows in the list {key!r}"
+    return "a JSON array" if sample.prefix else "JSON objects over several lines"
 
 
 def _conversion(path: Path) -> str:
@@ -387,8 +404,9 @@ def _parse(number: int, line: bytes) -> tuple[Any, list[Problem]]:
         if _has_lone_surrogate(line):
             text = "half of a surrogate pair such as \\ud83d: remove it or write the whole character"
             return None, [Problem(number, "lone_surrogate", text)]
-        hint = quotes_hint(line[:64].decode(errors="replace"))
-        return None, [Problem(number, "invalid_json", f"not valid JSON{hint or f': {error}'}")]
+        if hint := quotes_hint(line.decode()):
+            return None, [Problem(number, "wrong_quotes", f"not valid JSON{hint}")]
+        return None, [Problem(number, "invalid_json", f"not valid JSON: {error}")]
 
 
 def _has_lone_surrogate(line: bytes) -> bool:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from train.chats import chatgpt, discord, instagram, vk, whatsapp
+from train.chats import chatgpt, claude, discord, instagram, vk, whatsapp
 from train.chats.html_pages import is_html
 from train.chats.messages import Chat, ChatMessage
 from train.chats.row_formats import (
@@ -35,6 +35,7 @@ from train.chats.row_formats import (
 from train.chats.rows import Row
 from train.chats.rules import quotes_hint
 from train.chats.sources import UTF16, ZIP, Sample, Source, files_in, open_zip, sample_of
+from train.chats.tables import rows_of_columns
 from train.chats.telegram import export as telegram_json
 from train.chats.telegram import html_export as telegram_html
 
@@ -109,6 +110,15 @@ def _question_and_answer(record: dict[str, Any]) -> frozenset[str] | None:
     return frozenset(found) if found else None
 
 
+def _is_columns(record: dict[str, Any]) -> bool:
+    """Whether each key holds a whole column: a list, or as pandas writes it an object with the rows' numbers."""
+    columns = list(record.values())
+    if len(columns) > 1 and all(isinstance(column, dict) and "0" in column for column in columns):
+        return True
+    lists = all(isinstance(column, list) and column and isinstance(column[0], str) for column in columns)
+    return lists and question_and_answer(record) is not None
+
+
 def _begins(*magic: bytes) -> Callable[[Sample], bool]:
     return lambda sample: sample.head.startswith(magic)
 
@@ -119,8 +129,11 @@ def _matches(start: str, *patterns: str) -> Callable[[Sample], bool]:
 
 QUESTION_ANSWER = "question-answer"
 OWN_DATA = r'ID,Timestamp,Contents\b|\[[^\]]*"Timestamp"\s*:[^\]]*"Contents"\s*:'
+SLACKS_LISTS = ({"id", "name", "team_id"}, {"id", "name", "creator", "members"}, {"id", "created", "members"})
+"""Keys of Slack's users.json, of channels.json and groups.json, and of dms.json."""
 NAMED_IN_FOLDERS = ("a Slack export", "Discord's own data package")
 """Exports of many files that are not read."""
+NOT_READ = "it is not read: write question and answer into a table with two columns"
 TWO_ANSWERS = "govor train learns from rows with one answer; for these give its config a section dpo"
 FORMATS: tuple[Format, ...] = (
     # Chats: govor collect
@@ -134,7 +147,22 @@ FORMATS: tuple[Format, ...] = (
         "Messenger's encrypted chats", instagram.fits_encrypted, instagram.read_chats, note=instagram.LACKS,
     ),
     Format("ChatGPT's conversations", chatgpt.fits, chatgpt.read_chats, note=chatgpt.LACKS),
+    Format("Claude's conversations", claude.fits, claude.read_chats, note=claude.LACKS),
+    # Chats that look like rows
+    Format("Skype's export", lambda s: {"userId", "exportDate"} <= s.record.keys(), note=NOT_READ),
+    Format(
+        "Google Chat's export",
+        lambda s: "messages" in s.record and '"creator"' in s.text and '"created_date"' in s.text, note=NOT_READ,
+    ),
+    Format(
+        "a channel of Discord as a table", _begins(b"AuthorID,Author,Date,"),
+        note="export it as JSON with DiscordChatExporter",
+    ),
     # Rows: govor validate, convert, train
+    Format(
+        "a table column by column", lambda s: _is_columns(s.record),
+        note="write it row by row; of pandas: df.to_json(path, orient='records', lines=True, force_ascii=False)",
+    ),
     _records(
         "openai", _has("messages", unless=_is_preferred), "tools functions parallel_tool_calls",
         to_row=row_of_openai,
@@ -182,12 +210,11 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format(
         "a Slack export", _matches("[", r'"ts"\s*:\s*"\d+\.\d+"', r'"type"\s*:\s*"message"'),
-        note="it is not read: write question and answer into a table with two columns",
+        note=NOT_READ,
     ),
     Format(
-        "a Slack export", lambda s: s.start.startswith("[") and s.name in ("users.json", "channels.json", "dms.json")
-        and '"team_id"' in s.text,
-        note="it is not read: write question and answer into a table with two columns",
+        "a Slack export", lambda s: s.start.startswith("[") and any(keys <= s.record.keys() for keys in SLACKS_LISTS),
+        note=NOT_READ,
     ),
     Format(
         "Discord's own data package",
@@ -265,6 +292,8 @@ def describe(path: Path, sample: Sample | None = None, *, wanted: str) -> str | 
             return f"{path}: rows in {form.name} format, no chats: {todo} {path}"
         if not form.is_rows and not form.read_chats:
             return f"{path}: {form.name}: {form.note.replace('FILE', str(path))}"
+    if wanted == "chats" and rows_of_columns(sample):
+        return f"{path}: a table of questions and answers, no chats: train on it, or govor validate {path}"
     return None
 
 

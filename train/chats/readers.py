@@ -26,6 +26,7 @@ from train.chats.sources import (
     ZIP,
     ZSTD,
     Sample,
+    lists_of_rows,
     open_unpacked,
     sample_of,
     skip_byte_order_mark,
@@ -268,10 +269,9 @@ def _records(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Any]]:
     try:
         with open_unpacked(path) as file:
             skip_byte_order_mark(file)
-            if sample.start.startswith("["):
-                yield from enumerate(_array(path, file, "item"), 1)
-            elif sample.is_list_in_object:
-                yield from enumerate(_array(path, file, "data.item"), 1)
+            if sample.prefix is not None:
+                yield from enumerate(_array(path, file, sample.prefix), 1)
+                _require_one_list(path, sample)
             elif sample.start.startswith("{"):
                 yield from _lines(path, file)
             else:
@@ -294,17 +294,27 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Any]]:
             yield number, _json(path, number, _text_of(path, number, line))
 
 
+def _require_one_list(path: Path, sample: Sample) -> None:
+    """DataError where an object holds several lists of rows, such as one to train on and one to test with."""
+    names = list(lists_of_rows(path)) if sample.prefix not in ("", "item") else []
+    if len(names) > 1:
+        todo = " and ".join(f"jq -c '.{name}[]' {path} > {name}.jsonl" for name in names[:2])
+        raise DataError(f"{path}: holds several lists of rows ({', '.join(names)}): make a file of each: {todo}")
+
+
 def _array(path: Path, file: IO[bytes], prefix: str) -> Iterator[Any]:
-    """The elements of a JSON array, read as they come."""
+    """The elements of a JSON array, or objects one behind another where the prefix is empty, read as they come."""
     import ijson
 
     try:
-        yield from ijson.items(file, prefix, use_float=True)
+        yield from ijson.items(file, prefix, use_float=True, multiple_values=not prefix)
     except (ijson.JSONError, UnicodeDecodeError, ValueError) as error:
         with open_unpacked(path) as again:
             for number, line in enumerate(again, 1):
-                _text_of(path, number, line)
-                _require_no_nul(path, number, line.decode())
+                text = _text_of(path, number, line)
+                _require_no_nul(path, number, text)
+                if hint := quotes_hint(text):
+                    raise DataError(f"{path}:{number}: not valid JSON{hint}") from None
         reason = "it ends in the middle" if re.search("premature EOF|^Incomplete", str(error)) else "its JSON is broken"
         raise DataError(f"{path}: not valid JSON: {reason} near byte {file.tell()}") from None
 
@@ -326,7 +336,7 @@ def _json(path: Path, line: int, text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise DataError(f"{path}:{line}: not valid JSON: {error}{quotes_hint(text)}") from None
+        raise DataError(f"{path}:{line}: not valid JSON{quotes_hint(text) or f': {error}'}") from None
 
 
 def _detect_format(path: Path, line: int, record: dict[str, Any]) -> Format:

@@ -19,6 +19,15 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ROW_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 MESSAGE_KEYS = {"role", "content", "name", "weight", "refusal", "tool_calls", "tool_call_id", "function_call"}
 FUNCTION_NAME = r"[A-Za-z0-9_-]{1,64}"
+TYPOGRAPHIC = "“”„«»‘’"
+TEXT_OR_QUOTE = re.compile(
+    rf"""
+    "\w+(?P<closing>[{TYPOGRAPHIC}])\s*:\s*"          # a key that ends in another quote than it began with
+    | "(?:[^"\\]|\\.)*(?:"|\Z)                      # a key or text in JSON
+    | [{{\[,:]\s*(?P<opening>[{TYPOGRAPHIC}'])        # where one begins
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 
 class Problem(NamedTuple):
@@ -140,13 +149,13 @@ def is_plain(record: dict[str, Any]) -> bool:
 
 
 def quotes_hint(text: str) -> str:
-    """What to say of a line of JSON that has quotes of the wrong kind; empty where they are right."""
-    if re.match(r"\s*[\[{]\s*(?:\{\s*)?'", text):
-        return (
-            """: its quotes are ' as Python prints them: JSON wants " around keys and texts (json.dumps writes them)"""
-        )
-    if re.match(r"\s*[\[{]\s*(?:\{\s*)?[“”„«»‘’]", text):
-        return """: its quotes are typographic: JSON wants " around keys and texts"""
+    """What to say of JSON whose keys or texts stand in quotes of the wrong kind; empty where they are right."""
+    for match in TEXT_OR_QUOTE.finditer(text):
+        quote = match["closing"] or match["opening"]
+        if quote == "'":
+            return """: its quotes are ' as Python prints them: JSON wants " around keys and texts (json.dumps does)"""
+        if quote:
+            return f""": its quotes are typographic ({quote}): JSON wants " around keys and texts"""
     return ""
 
 

@@ -5,6 +5,7 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,9 @@ MOST_UNPACKED = 4 << 30  # bytes of a zip's files together
 MOST_FILES = 200_000  # of a zip
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+LISTS_OF_ROWS = ("data", "rows", "train", "training", "train_data", "training_data", "examples", "items", "samples",
+                 "records", "dataset", "instances", "entries", "test", "validation", "valid", "eval")  # fmt: skip
+"""Keys under which an object holds all rows of a file."""
 
 
 @dataclass(frozen=True)
@@ -49,49 +53,72 @@ class Sample:
         return self.source.name
 
     @cached_property
-    def is_list_in_object(self) -> bool:
-        """Whether the rows stand in a list of one object: {"data": […]}."""
-        return self.start.startswith("{") and self._first_in_object is not None
+    def prefix(self) -> str | None:
+        """Where ijson finds the records of JSON that is no JSONL; None where it is JSONL or none at all.
+
+        "item" in a list, "rows.item" in the list of an object, "" where each object takes several lines.
+        """
+        if self.start.startswith("["):
+            return "item"
+        if not self.start.startswith("{"):
+            return None
+        first, others = self._head_lines
+        if self._first_line and others:
+            return None
+        if key := next(lists_of_rows(self.source, LONGEST_LINE), None):
+            return f"{key}.item"
+        return "" if first.endswith(("{", "[", ",")) and self._first("") else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """The first record of JSON or JSONL; empty where there is none."""
-        value = None
-        if self.start.startswith("["):
-            value = self._first("item")
-        elif self.start.startswith("{"):
-            value = self._first_in_object or self._first_line
-        return value if isinstance(value, dict) else {}
+        if self.prefix is not None:
+            return self._first(self.prefix)
+        return (self._first_line or {}) if self.start.startswith("{") else {}
 
     @cached_property
-    def _first_in_object(self) -> dict[str, Any] | None:
-        """The first object in the list `data` of the first object; None where there is no such list."""
-        inner = self._first_line.get("data") if isinstance(self._first_line, dict) else None
-        first = inner[0] if isinstance(inner, list) and inner else None
-        if self._first_line is None:
-            first = self._first("data.item")
-        return first if isinstance(first, dict) else None
-
-    @cached_property
-    def _first_line(self) -> Any:
-        """The value of the first line that is not blank; None where it is no JSON by itself."""
+    def _first_line(self) -> dict[str, Any] | None:
+        """The object that is the first line that is not blank; None where it is none by itself."""
         with open_unpacked(self.source) as file:
             line = skip_byte_order_mark(file).readline(LONGEST_LINE)
             while line and not line.strip():
                 line = file.readline(LONGEST_LINE)
         try:
-            return msgspec.json.decode(line)
+            value = msgspec.json.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
+        return value if isinstance(value, dict) else None
 
-    def _first(self, prefix: str) -> Any:
+    @property
+    def _head_lines(self) -> tuple[str, str]:
+        """The first line that is not blank, and the others, without white space around them."""
+        first, _, others = self.text.lstrip().partition("\n")
+        return first.rstrip(), others.strip()
+
+    def _first(self, prefix: str) -> dict[str, Any]:
+        """The first value there, if it is an object and within LONGEST_LINE; else empty."""
         import ijson
 
         try:
             with open_unpacked(self.source) as file:
-                return next(ijson.items(skip_byte_order_mark(file), prefix, use_float=True), None)
+                start = io.BytesIO(skip_byte_order_mark(file).read(LONGEST_LINE))
+            value = next(ijson.items(start, prefix, use_float=True, multiple_values=not prefix), None)
         except (ijson.JSONError, ValueError, *unpacking_errors()):
-            return None
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def lists_of_rows(source: Source, size: int = -1) -> Iterator[str]:
+    """The keys of LISTS_OF_ROWS under which the first `size` bytes of an object hold lists of objects."""
+    import ijson
+
+    with suppress(ijson.JSONError, ValueError, *unpacking_errors()), open_unpacked(source) as file:
+        start = skip_byte_order_mark(file)
+        found = None
+        for prefix, event, _ in ijson.parse(start if size < 0 else io.BytesIO(start.read(size)), use_float=True):
+            key, is_item, _ = prefix.partition(".item")
+            if event == "start_map" and is_item and key in LISTS_OF_ROWS and key != found:
+                yield (found := key)
 
 
 def open_unpacked(source: Source) -> io.BufferedReader:
