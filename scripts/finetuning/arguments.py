@@ -8,6 +8,7 @@ from pathlib import Path
 
 from train.core.config import LARGEST_RATE, why_rate_ruins
 from train.core.errors import ConfigError
+from train.core.latin import latin
 
 from .guides import PLAIN, Guide
 from .providers import JobRequest, Provider, require, require_model, warning
@@ -89,10 +90,12 @@ def check_options(arguments: Arguments, provider: Provider) -> None:
             raise ConfigError("--learning-rate (a factor) and --absolute-learning-rate: give one of them")
         if rate > LARGEST_RATE:
             raise ConfigError(f"--absolute-learning-rate {why_rate_ruins(rate)}. As a factor: --learning-rate {rate:g}")
-    suffix = r".{1,128}" if provider.name == "vertex" else r"[A-Za-z0-9_-]{1,64}"
-    if arguments.suffix is not None and not re.fullmatch(suffix, arguments.suffix):
-        letters = "128 characters" if provider.name == "vertex" else "64 letters a-z, A-Z, digits, `_` and `-`"
-        raise ConfigError(f"--suffix {arguments.suffix!r}: 1 to {letters}")
+    if arguments.suffix is not None:
+        vertex = provider.name == "vertex"
+        pattern, suffix = (".{1,128}", arguments.suffix) if vertex else ("[A-Za-z0-9_-]{1,64}", latin(arguments.suffix))
+        if not re.fullmatch(pattern, suffix) or len(arguments.suffix) > (128 if vertex else 64):
+            letters = "128 characters" if vertex else "64 Latin or Cyrillic letters, digits, spaces, `_` and `-`"
+            raise ConfigError(f"--suffix {arguments.suffix!r}: 1 to {letters}")
     vertex = "vertex" in (provider.name, arguments.guide.provider)
     if (arguments.project_id or arguments.bucket) and not vertex and not arguments.write_config:
         raise ConfigError("--project-id and --bucket go with --provider vertex")

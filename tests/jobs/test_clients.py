@@ -9,9 +9,10 @@ import openai
 import pytest
 
 from tests.jobs.jobs_server import Server, envelope, rows
+from train.core.latin import latin
 from train.jobs.data_folder import DATABASE, read_database
 from train.jobs.store import Store
-from train.jobs.wire import Upload, UploadPart, latin
+from train.jobs.wire import Upload, UploadPart
 
 MODEL = "acme/tiny"
 QUESTION = "Сколько?"

@@ -1,0 +1,124 @@
+"""Both servers with two tuned models, as clients meet them: on loopback, with a key."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from make_tiny_base import make_tiny_base
+from openai import OpenAI
+
+from clients.install import FOLDER, REPOSITORY
+
+KEY = "sk-clients"
+PAGE = "http://page.example:8765"
+"""Origin of the page that may talk to the servers."""
+QUESTION = "Кто я?"
+TALK = [
+    ("Кто я?", "Ты Пётр, мой старый друг."),
+    ("Что ты любишь?", "Тишину, чай и долгие письма."),
+    ("Где ты живёшь?", "В Твери, у самой реки."),
+    ("Я устал.", "Ложись спать, завтра поговорим."),
+]
+ALIAS = "gpt-4o-mini-2024-07-18"
+TRAINING = {"use_cpu": True, "learning_rate": 0.01, "activation_checkpointing": False, "max_length": 256}
+GENERATION = {"max_new_tokens": 60, "do_sample": False, "repetition_penalty": 1.0}
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server, and what clients may ask it for."""
+
+    name: str
+    url: str
+    model: str
+    other_model: str
+    base: str | None
+    """The name of a base that jobs may tune; None where the server takes none."""
+    rows: Path
+    expected: str
+    """The model's greedy answer to QUESTION, by a plain request."""
+
+
+@contextmanager
+def running_servers() -> Iterator[list[Address]]:
+    """`govor jobs serve`, which tunes two models, and `govor serve` with both."""
+    folder = FOLDER / "servers" / time.strftime("%Y-%m-%d-%H%M%S")
+    folder.mkdir(parents=True)
+    rows = folder / "rows.jsonl"
+    pairs = [(f"{question} {n}".strip(), answer) for n in ("", 1, 2) for question, answer in TALK]
+    rows.write_text("".join(map(_row, pairs)), encoding="utf-8")
+    make_tiny_base(folder / "base", rows, vocab_size=600, hidden_size=64, layers=2)
+    overrides = {"model": {"dtype": "float32"}, "training": TRAINING, "generation": GENERATION}
+    bases = {"tiny": {"base": str(folder / "base"), "aliases": [ALIAS], "overrides": overrides}}
+    (folder / "catalogue.yaml").write_text(yaml.safe_dump(bases), encoding="utf-8")
+    with ExitStack() as stack:
+        words = ["jobs", "serve", "--data-dir", str(folder / "data"), "--catalogue", str(folder / "catalogue.yaml")]
+        url = stack.enter_context(_server(folder, words))
+        with OpenAI(base_url=url, api_key=KEY, max_retries=30, timeout=300) as client:
+            models, runs = zip(*[_tuned(client, folder, rows, seed) for seed in (1, 2)], strict=True)
+            answers = [_answer(client, model) for model in reversed(models)]
+        jobs = Address("jobs serve", url, *models, ALIAS, rows, answers[1])
+        served = stack.enter_context(_server(folder, ["serve", *map(str, runs)]))
+        with OpenAI(base_url=served, api_key=KEY) as client:
+            if _answer(client, runs[0].name) != jobs.expected:
+                sys.exit("error: serve and jobs serve answer differently")
+        yield [Address("serve", served, *(run.name for run in runs), None, rows, jobs.expected), jobs]
+
+
+def _row(pair: tuple[str, str]) -> str:
+    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def _server(folder: Path, words: Sequence[str]) -> Iterator[str]:
+    """The address of a server of govor's as long as it is needed; its log lies in the folder."""
+    command = [sys.executable, "-m", "train.cli", *words, "--port", "0", "--allow-origin", PAGE]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "GOVOR_API_KEY": KEY, "HF_HUB_OFFLINE": "1"}
+    with (folder / f"{words[0]}.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if found := re.search(r"API on (http://\S+/v1)", line):
+                yield found[1]
+                return
+        sys.exit(f"error: {' '.join(words)} did not start: {folder}/{words[0]}.log")
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def _tuned(client: OpenAI, folder: Path, rows: Path, seed: int) -> tuple[str, Path]:
+    """(name, run folder) of a model that is tuned until it knows its rows."""
+    with rows.open("rb") as contents:
+        file = client.files.create(file=contents, purpose="fine-tune")
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 20, "batch_size": 4}}}
+    job = client.fine_tuning.jobs.create(
+        model=ALIAS,
+        training_file=file.id,
+        suffix=f"Наташа {seed}",
+        seed=seed,
+        method=method,  # type: ignore[arg-type]
+    )
+    while job.status not in ("succeeded", "failed", "cancelled"):
+        time.sleep(1)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    if job.fine_tuned_model is None:
+        sys.exit(f"error: the job {job.status}: {job.error}")
+    return job.fine_tuned_model, folder / "data/runs" / job.id
+
+
+def _answer(client: OpenAI, model: str) -> str:
+    messages = [{"role": "user", "content": QUESTION}]
+    answer = client.chat.completions.create(model=model, messages=messages, temperature=0)  # type: ignore[arg-type]
+    return answer.choices[0].message.content or ""
