@@ -58,9 +58,11 @@ def judge(address: Address, report: dict[str, Any]) -> Outcome:
 
 
 def write_table(client: str, version: str, outcomes: Sequence[Outcome]) -> None:
-    """Keep what a client has said now, and write the table of all in README."""
+    """Keep what a client has said on a server now, and write the table of all in README."""
     results = json.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
-    results[client] = {"version": version, "date": time.strftime("%Y-%m-%d"), "outcomes": outcomes}
+    server = outcomes[0].server
+    earlier = [fields for fields in results.get(client, {}).get("outcomes", ()) if fields[0] != server]
+    results[client] = {"version": version, "date": time.strftime("%Y-%m-%d"), "outcomes": [*earlier, *outcomes]}
     RESULTS.write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     text = "\n".join(table(json.loads(RESULTS.read_bytes())))

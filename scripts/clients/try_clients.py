@@ -13,7 +13,7 @@ from clients.servers import KEY, PAGE, QUESTION, Address, running_servers
 from clients.table import Outcome, judge, write_table
 
 PROGRAMS = Path(__file__).with_name("programs")
-MOST_SECONDS = 900
+MOST_SECONDS = 3600
 """Longest that all operations of a client may take on one server."""
 
 
@@ -24,9 +24,9 @@ def main(names: Sequence[str]) -> int:
     for client in clients:
         install(client)
     failed = False
-    with running_servers() as addresses:
+    for address in running_servers():
         for client in clients:
-            outcomes = [outcome for address in addresses for outcome in try_client(client, address)]
+            outcomes = try_client(client, address)
             failed |= any(outcome.verdict == "FAILS" for outcome in outcomes)
             write_table(client.name, version_of(client), outcomes)
     return int(failed)

@@ -142,7 +142,7 @@ class TestResponses:
             ({"include": ["file_search_call.results"]}, "include"),
             ({"tools": [{"type": "web_search"}]}, "tools"),
             ({"tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True}]}, "input"),
-            ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}}, "text"),
+            ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "none"}}}}, "text"),
             ({"text": {"style": "curt"}}, "text"),
             ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0]"),
             ({"input": [user("а"), {"type": "computer_call"}]}, "input[1]"),

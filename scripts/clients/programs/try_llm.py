@@ -23,7 +23,7 @@ home.joinpath("tools.py").write_text(
 
 def llm(*words: str, model: str = "mine") -> str:
     command = [Path(sys.executable).with_name("llm"), "-m", model, "-o", "temperature", "0", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     return done.stdout.strip()

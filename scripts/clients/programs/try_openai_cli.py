@@ -11,7 +11,7 @@ from attempt import BASE, MODEL, QUESTION, ROWS, attempt
 
 def cli(*words: str) -> str:
     command = [Path(sys.executable).with_name("openai"), "api", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     if done.returncode:
         raise RuntimeError(done.stderr.strip() or done.stdout.strip())
     return done.stdout.strip()
@@ -49,7 +49,6 @@ def jobs():
         job = json.loads(cli("fine_tuning.jobs.retrieve", "-i", job["id"]))
     assert job["status"] == "succeeded", job["error"]
     assert "successfully completed" in cli("fine_tuning.jobs.list_events", "-i", job["id"])
-    assert cli("fine_tuning.jobs.checkpoints.list", "-i", job["id"]) if False else True
     return job["status"]
 
 

@@ -85,8 +85,8 @@ def visit(origin: str) -> dict:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            if not site.reported.wait(200):
-                raise TimeoutError("the page reported nothing in 200 s")
+            if not site.reported.wait(900):
+                raise TimeoutError("the page reported nothing in 15 minutes")
         finally:
             browser.terminate()
             browser.wait()
