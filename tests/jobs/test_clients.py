@@ -110,9 +110,18 @@ class TestResponses:
             == second.usage.input_tokens
         )
 
+        items = list(responses.input_items.list(second.id, limit=2))  # the newest first, in two pages
+        said = [(item.role, item.content[0].text) for item in reversed(items)]
+        assert said == [("user", QUESTION), ("assistant", first.output_text), ("user", "Я устал.")]
+        assert [item.id for item in responses.input_items.list(second.id, order="asc")] == [i.id for i in items[::-1]]
+        again = [{"type": "item_reference", "id": item.id} for item in reversed(items)]
+        assert responses.create(temperature=0, model=MODEL, input=again).output_text == second.output_text
+        with pytest.raises(openai.BadRequestError, match="after"):
+            responses.input_items.list(second.id, after="msg_none")
+
         assert responses.retrieve(first.id).output == first.output
         responses.delete(first.id)
-        for ask in (responses.retrieve, responses.delete):
+        for ask in (responses.retrieve, responses.delete, responses.input_items.list):
             with pytest.raises(openai.NotFoundError):
                 ask(first.id)
         with pytest.raises(openai.BadRequestError) as caught:

@@ -29,7 +29,9 @@ def install() -> None:
 class Constraint:
     """A logits processor that leaves only the tokens with which the answer can still fit the grammar."""
 
-    def __init__(self, model: Any, grammar: str, *, generation_config: Any, tokenizer: Any, input_ids: Any, **_: Any):
+    def __init__(
+        self, model: Any, grammar: str, *, generation_config: Any, tokenizer: Any, input_ids: Any, **_: Any
+    ) -> None:
         import llguidance
 
         end = generation_config.eos_token_id
