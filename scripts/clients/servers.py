@@ -103,8 +103,8 @@ def _tuned(client: OpenAI, folder: Path, rows: Path, epochs: int) -> tuple[str, 
     job = client.fine_tuning.jobs.create(
         model=ALIAS,
         training_file=file.id,
-        suffix=f"Наташа {seed}",
-        seed=seed,
+        suffix=f"Наташа {epochs}",
+        seed=1,
         method=method,  # type: ignore[arg-type]
     )
     while job.status not in ("succeeded", "failed", "cancelled"):
