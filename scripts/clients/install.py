@@ -46,7 +46,7 @@ CLIENTS = {
     client.name: client
     for client in (
         Client("openai-node", "openai-node", ("openai@7.55.0", "zod@4.6.7"), "try_openai_node.mjs"),
-        Client("openai-cli", "`openai` command line", ("openai==3.51.0",), "try_openai_cli.py"),
+        Client("openai-cli", "`openai` command line", ("openai==1.109.1",), "try_openai_cli.py"),
         Client("ai-sdk", "Vercel AI SDK", ("@ai-sdk/openai@4.0.118", "ai@7.0.173", "zod@4.6.7"), "try_ai_sdk.mjs"),
         Client(
             "ai-sdk-compatible", "Vercel AI SDK, openai-compatible",
@@ -57,7 +57,7 @@ CLIENTS = {
             "llama-index", "LlamaIndex",
             ("llama-index-llms-openai==0.8.3", "llama-index-llms-openai-like==0.8.1"), "try_llama_index.py",
         ),
-        Client("litellm", "LiteLLM", ("litellm",), "try_litellm.py"),
+        Client("litellm", "LiteLLM", ("litellm==1.110.2",), "try_litellm.py"),
         Client("llm", "simonw/llm", ("llm==0.36",), "try_llm.py"),
         Client("openai-agents", "OpenAI Agents SDK", ("openai-agents==0.24.0",), "try_openai_agents.py"),
         Client("instructor", "instructor", ("instructor==1.17.0",), "try_instructor.py"),

@@ -51,9 +51,9 @@ def running_servers() -> Iterator[Address]:
     """`govor jobs serve`, which tunes two models, then `govor serve` with both; each as long as it is worked with."""
     folder = FOLDER / "servers" / time.strftime("%Y-%m-%d-%H%M%S")
     folder.mkdir(parents=True)
-    rows = folder / "rows.jsonl"
-    pairs = [(f"{question} {n}".strip(), answer) for n in ("", 1, 2) for question, answer in TALK]
-    rows.write_text("".join(map(_row, pairs)), encoding="utf-8")
+    rows, many = folder / "rows.jsonl", folder / "many.jsonl"
+    rows.write_text(_rows(3), encoding="utf-8")
+    many.write_text(_rows(30), encoding="utf-8")
     make_tiny_base(folder / "base", rows, vocab_size=600, hidden_size=64, layers=2)
     overrides = {"model": {"dtype": "float32"}, "training": TRAINING, "generation": GENERATION}
     bases = {"tiny": {"base": str(folder / "base"), "aliases": [ALIAS], "overrides": overrides}}
@@ -61,7 +61,7 @@ def running_servers() -> Iterator[Address]:
     words = ["jobs", "serve", "--data-dir", str(folder / "data"), "--catalogue", str(folder / "catalogue.yaml")]
     with _server(folder, words) as url:
         with OpenAI(base_url=url, api_key=KEY, max_retries=30, timeout=600) as client:
-            models, runs = zip(*[_tuned(client, folder, rows, epochs) for epochs in (50, 5)], strict=True)
+            models, runs = zip(*[_tuned(client, folder, many, epochs) for epochs in (4, 1)], strict=True)
             other = _answer(client, models[1])  # the first model is loaded last, since most questions are put to it
             expected = _answer(client, models[0])
         print(f"tuned: {expected!r} and {other!r}", flush=True)
@@ -70,9 +70,16 @@ def running_servers() -> Iterator[Address]:
         yield Address("serve", url, *(run.name for run in runs), None, rows, expected)
 
 
-def _row(pair: tuple[str, str]) -> str:
-    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True)]
-    return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
+def _rows(variants: int) -> str:
+    """TALK in so many variants, as training rows."""
+    lines = []
+    for question, answer in TALK * variants:
+        messages = [
+            {"role": "user", "content": f"{question} {len(lines) // len(TALK) or ''}".strip()},
+            {"role": "assistant", "content": answer},
+        ]
+        lines.append(json.dumps({"messages": messages}, ensure_ascii=False))
+    return "\n".join(lines) + "\n"
 
 
 @contextmanager
@@ -96,10 +103,10 @@ def _server(folder: Path, words: Sequence[str]) -> Iterator[str]:
 
 
 def _tuned(client: OpenAI, folder: Path, rows: Path, epochs: int) -> tuple[str, Path]:
-    """(name, run folder) of a model that is tuned; after 50 epochs it knows its rows."""
+    """(name, run folder) of a model that is tuned; after 4 epochs it knows its rows."""
     with rows.open("rb") as contents:
         file = client.files.create(file=contents, purpose="fine-tune")
-    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 12}}}
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 8}}}
     job = client.fine_tuning.jobs.create(
         model=ALIAS,
         training_file=file.id,

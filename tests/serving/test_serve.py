@@ -49,9 +49,13 @@ def make_run(
     steps: int,
     eval_fraction: float = 0.1,
     system: str | None = None,
+    template: Path | None = None,
     **generation,
 ) -> Run:
-    """A merged run in folder/runs/name; after 60 steps it answers TALK and stops. `system`: of each of its rows."""
+    """A merged run in folder/runs/name; after 60 steps it answers TALK and stops. `system`: of each of its rows.
+
+    `template`: the file of another chat template than the base's.
+    """
     from make_tiny_base import make_tiny_base
 
     from train.core.config import load_config
@@ -69,7 +73,7 @@ def make_run(
         make_tiny_base(base, rows, vocab_size=600, hidden_size=hidden_size, layers=2)
     tree = {
         "name": name,
-        "model": {"name_or_path": str(base), "dtype": "float32"},
+        "model": {"name_or_path": str(base), "dtype": "float32", "chat_template": template and str(template)},
         "data": {"train_file": str(rows), "eval_fraction": eval_fraction},
         "training": {
             "use_cpu": True,

@@ -1,4 +1,4 @@
-"""The `openai` command line of the Python SDK: answers, files, jobs."""
+"""The `openai` command line, which the Python SDK had up to its line 1.x: answers, files, jobs."""
 
 import json
 import subprocess
