@@ -1,6 +1,6 @@
 """LlamaIndex: OpenAILike for chat, OpenAIResponses for responses."""
 
-from attempt import KEY, MODEL, QUESTION, URL, attempt
+from attempt import BASE, KEY, MODEL, QUESTION, URL, attempt
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai import OpenAI, OpenAIResponses
@@ -62,4 +62,4 @@ def tuned_model():
     return OpenAI(**shared).chat([ChatMessage(QUESTION)]).message.content
 
 
-attempt(chat, stream, responses, responses_stream, completions, schema, tools, tuned_model)
+attempt(chat, stream, responses, responses_stream, completions, schema, tools, *([tuned_model] if BASE else []))

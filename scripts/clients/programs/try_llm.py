@@ -11,10 +11,13 @@ from attempt import KEY, MODEL, QUESTION, URL, attempt
 
 home = Path(tempfile.mkdtemp(prefix="llm-"))
 os.environ["LLM_USER_PATH"] = str(home)
-model = {"model_id": "mine", "model_name": MODEL, "api_base": URL, "api_key_name": "mine", "supports_schema": True,
-         "supports_tools": True, "can_stream": True}  # fmt: skip
-completing = {**model, "model_id": "bare", "completion": True}
-home.joinpath("extra-openai-models.yaml").write_text(json.dumps([model, completing]), encoding="utf-8")
+model = {"model_name": MODEL, "api_base": URL, "api_key_name": "mine"}
+models = [
+    {**model, "model_id": "mine", "supports_schema": True, "supports_tools": True},
+    {**model, "model_id": "responding", "responses": True},
+    {**model, "model_id": "bare", "completion": True},
+]
+home.joinpath("extra-openai-models.yaml").write_text(json.dumps(models), encoding="utf-8")
 home.joinpath("keys.json").write_text(json.dumps({"mine": KEY}), encoding="utf-8")
 home.joinpath("tools.py").write_text(
     'def weather(city: str) -> str:\n    "The weather of a city."\n    return "дождь"\n'
@@ -37,6 +40,14 @@ def stream():
     return llm(QUESTION)
 
 
+def responses():
+    return llm("--no-stream", QUESTION, model="responding")
+
+
+def responses_stream():
+    return llm(QUESTION, model="responding")
+
+
 def conversation():
     """It sends the conversation again, out of its own log."""
     return {"second": llm("-c", "А теперь?")}
@@ -54,4 +65,4 @@ def tools():
     return llm("--no-stream", "--functions", str(home / "tools.py"), "--tools-debug", QUESTION)
 
 
-attempt(chat, stream, conversation, completions, schema, tools)
+attempt(chat, stream, responses, responses_stream, conversation, completions, schema, tools)
