@@ -28,7 +28,7 @@ TALK = [
     ("Я устал.", "Ложись спать, завтра поговорим."),
 ]
 ALIAS = "gpt-4o-mini-2024-07-18"
-TRAINING = {"use_cpu": True, "learning_rate": 0.01, "activation_checkpointing": False, "max_length": 256}
+TRAINING = {"use_cpu": True, "learning_rate": 0.005, "activation_checkpointing": False, "max_length": 256}
 GENERATION = {"max_new_tokens": 60, "do_sample": False, "repetition_penalty": 1.0}
 
 
@@ -53,15 +53,15 @@ def running_servers() -> Iterator[Address]:
     folder.mkdir(parents=True)
     rows, many = folder / "rows.jsonl", folder / "many.jsonl"
     rows.write_text(_rows(3), encoding="utf-8")
-    many.write_text(_rows(30), encoding="utf-8")
-    make_tiny_base(folder / "base", rows, vocab_size=600, hidden_size=64, layers=2)
+    many.write_text(_rows(40), encoding="utf-8")
+    make_tiny_base(folder / "base", rows, vocab_size=600, hidden_size=128, layers=2)
     overrides = {"model": {"dtype": "float32"}, "training": TRAINING, "generation": GENERATION}
     bases = {"tiny": {"base": str(folder / "base"), "aliases": [ALIAS], "overrides": overrides}}
     (folder / "catalogue.yaml").write_text(yaml.safe_dump(bases), encoding="utf-8")
     words = ["jobs", "serve", "--data-dir", str(folder / "data"), "--catalogue", str(folder / "catalogue.yaml")]
     with _server(folder, words) as url:
         with OpenAI(base_url=url, api_key=KEY, max_retries=30, timeout=600) as client:
-            models, runs = zip(*[_tuned(client, folder, many, epochs) for epochs in (4, 1)], strict=True)
+            models, runs = zip(*[_tuned(client, folder, many, epochs) for epochs in (3, 1)], strict=True)
             other = _answer(client, models[1])  # the first model is loaded last, since most questions are put to it
             expected = _answer(client, models[0])
         print(f"tuned: {expected!r} and {other!r}", flush=True)
@@ -103,7 +103,7 @@ def _server(folder: Path, words: Sequence[str]) -> Iterator[str]:
 
 
 def _tuned(client: OpenAI, folder: Path, rows: Path, epochs: int) -> tuple[str, Path]:
-    """(name, run folder) of a model that is tuned; after 4 epochs it knows its rows."""
+    """(name, run folder) of a model that is tuned; after 3 epochs it knows its rows."""
     with rows.open("rb") as contents:
         file = client.files.create(file=contents, purpose="fine-tune")
     method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": 8}}}

@@ -24,9 +24,9 @@ TEXTS = ("chat", "stream", "responses", "responses_stream", "completions", "tune
 """Operations that return the model's answer."""
 RESULTS = FOLDER / "results.json"
 REFUSAL = re.compile(
-    r"'\w+' is not supported by this server's engine, [^;]+; [^.\"\\]+"
-    r"|This server [^.\"\\]+"
-    r"|[^:\"\\]*leaves out the tools[^\"\\]*"
+    r"'\w+' is not supported by this server's engine, [^;]+; [^.\"\\{←]+"
+    r"|This server [^.\"\\{←]+"
+    r"|[^:\"\\]*leaves out the tools[^\"\\{←]*"
 )
 """A refusal of the server's that names what it cannot do."""
 

@@ -204,7 +204,7 @@ def input_items(response: Mapping[str, Any], messages: Sequence[Message]) -> lis
             continue
         if text := text_of(message):
             kind = "output_text" if message["role"] == "assistant" else "input_text"
-            part = {"type": kind, "text": text} | ({"annotations": []} if kind == "output_text" else {})
+            part: dict[str, Any] = {"type": kind, "text": text} | ({"annotations": []} if kind == "output_text" else {})
             add("msg", "message", role=message["role"], content=[part])
         for call in message.get("tool_calls") or ():
             add("fc", "function_call", call_id=call.get("id"), **call["function"])

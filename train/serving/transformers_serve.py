@@ -26,6 +26,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
 }  # fmt: skip
 """Fields that it would silently ignore → the values that ask for nothing."""
+OPEN = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+"""Keys of a JSON schema beside which it need not be an object of the named properties alone."""
 VLLM_HAS_IT = "vLLM has it: pip install vllm in an environment of its own, which GOVOR_VLLM=ENV/bin/vllm names"
 
 
@@ -92,11 +94,32 @@ def grammar_of(form: Mapping[str, Any] | None) -> str | None:
         )
         raise ApiError(400, message, param="response_format", code="unsupported_parameter") from None
     schema = form["json_schema"].get("schema", {}) if form["type"] == "json_schema" else {"type": "object"}
-    grammar = LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
+    grammar = LLMatcher.grammar_from_json_schema(_closed(schema), defaults={"whitespace_flexible": False})
     if problem := LLMatcher.validate_grammar(grammar):
         message = f"Invalid 'response_format': no answer can be held to this schema: {problem.splitlines()[0][:200]}"
         raise ApiError(400, message, param="response_format", code="invalid_value")
     return str(grammar)
+
+
+def _closed(schema: Any) -> Any:
+    """The schema without properties beside those that its objects name, where it leaves open whether there are any.
+
+    A small model would add some until its tokens are spent, and vLLM's grammars have none either. The parts of an allOf
+    stay open, since each of them names some of the properties alone.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    closed = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
+            closed[key] = {name: _closed(inner) for name, inner in value.items()}
+        elif key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+            closed[key] = [_closed(inner) for inner in value]
+        else:
+            closed[key] = _closed(value) if key == "items" else value
+    if "properties" in schema and not OPEN & schema.keys():
+        closed["additionalProperties"] = False
+    return closed
 
 
 def command(

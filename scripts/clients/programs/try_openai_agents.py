@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 set_tracing_disabled(True)
 settings = ModelSettings(temperature=0)
+loop = asyncio.new_event_loop()  # in which the client's connections live
 client = AsyncOpenAI(max_retries=8)
 agent = Agent(name="agent", model=MODEL, model_settings=settings)
 chatting = Agent(
@@ -36,6 +37,10 @@ def weather(city: str) -> str:
     return f"В городе {city} дождь."
 
 
+def run(agent: Agent, said: str, **more):
+    return loop.run_until_complete(Runner.run(agent, said, **more))
+
+
 async def streamed(agent: Agent) -> str:
     running = Runner.run_streamed(agent, QUESTION)
     pieces = [event.data.delta async for event in running.stream_events()
@@ -45,35 +50,35 @@ async def streamed(agent: Agent) -> str:
 
 
 def chat():
-    return Runner.run_sync(chatting, QUESTION).final_output
+    return run(chatting, QUESTION).final_output
 
 
 def stream():
-    return asyncio.run(streamed(chatting))
+    return loop.run_until_complete(streamed(chatting))
 
 
 def responses():
-    return Runner.run_sync(agent, QUESTION).final_output
+    return run(agent, QUESTION).final_output
 
 
 def responses_stream():
-    return asyncio.run(streamed(agent))
+    return loop.run_until_complete(streamed(agent))
 
 
 def conversation():
     """Once with the server keeping it, once with the SDK keeping it."""
-    first = Runner.run_sync(agent, QUESTION)
-    second = Runner.run_sync(agent, "А теперь?", previous_response_id=first.last_response_id)
+    first = run(agent, QUESTION)
+    second = run(agent, "А теперь?", previous_response_id=first.last_response_id)
     session = SQLiteSession("one")
-    Runner.run_sync(agent, QUESTION, session=session)
-    kept = Runner.run_sync(agent, "А теперь?", session=session)
+    run(agent, QUESTION, session=session)
+    kept = run(agent, "А теперь?", session=session)
     assert second.final_output == kept.final_output
     return {"turns": 2}
 
 
 def schema():
     deciding = Agent(name="agent", model=MODEL, model_settings=settings, output_type=Verdict)
-    return Runner.run_sync(deciding, QUESTION).final_output.model_dump()
+    return run(deciding, QUESTION).final_output.model_dump()
 
 
 def tools():
@@ -81,7 +86,7 @@ def tools():
     using = Agent(
         name="agent", model=MODEL, model_settings=forced, tools=[weather], tool_use_behavior="stop_on_first_tool"
     )
-    return {"tool": Runner.run_sync(using, QUESTION).final_output}
+    return {"tool": run(using, QUESTION).final_output}
 
 
 attempt(chat, stream, responses, responses_stream, conversation, schema, tools)
