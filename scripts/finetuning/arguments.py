@@ -9,7 +9,7 @@ from pathlib import Path
 
 from train.core.config import LARGEST_RATE, why_rate_ruins
 from train.core.errors import ConfigError
-from train.jobs.wire import latin
+from train.core.latin import latin
 
 from .guides import DATA, PLAIN, Guide
 from .providers import JobRequest, Provider, require, require_model, warning
@@ -105,16 +105,13 @@ def check_options(arguments: Arguments, provider: Provider) -> None:
 
 
 def _check_suffix(suffix: str | None, provider: Provider) -> None:
-    """ConfigError where the provider takes no such suffix; our own server writes Cyrillic in Latin letters."""
+    """ConfigError where the provider takes no such suffix; but for Vertex, Cyrillic letters go out as Latin ones."""
     if suffix is None:
         return
-    letters, pattern = "64 letters a-z, A-Z, digits, `_` and `-`", r"[A-Za-z0-9_-]{1,64}"
+    letters, pattern, sent = "64 Latin or Cyrillic letters, digits, `_` and `-`", r"[A-Za-z0-9_-]{1,64}", latin(suffix)
     if provider.name == "vertex":
-        letters, pattern = "128 characters", r".{1,128}"
-    elif provider.name == "local":
-        letters = letters.replace("A-Z", "A-Z or Cyrillic ones")
-    in_latin = provider.name == "local" and len(suffix) <= 64
-    if not re.fullmatch(pattern, latin(suffix) if in_latin else suffix):
+        letters, pattern, sent = "128 characters", r".{1,128}", suffix
+    if len(suffix) > 128 or not re.fullmatch(pattern, sent):
         raise ConfigError(f"--suffix {suffix!r}: 1 to {letters}")
 
 

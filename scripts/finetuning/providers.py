@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from train.core.errors import ConfigError, GovorError
+from train.core.latin import latin
 from train.remote.services import SERVICES, service_of
 
 Capability = Literal["upload", "create", "jobs", "chat"]
@@ -224,7 +225,9 @@ def openai_body(request: JobRequest, training_file: str, validation_file: str | 
     if validation_file is not None:
         body["validation_file"] = validation_file
     if request.suffix is not None:
-        body["suffix"] = request.suffix
+        body["suffix"] = latin(request.suffix)
+        if body["suffix"] != request.suffix:
+            body["metadata"] = {"suffix": request.suffix}
     if hyperparameters:
         body["method"] = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
     return body

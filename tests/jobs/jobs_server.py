@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx2
 import yaml
 from openai import OpenAI
-from openai.types import FileObject, Model
+from openai.types import FileObject, Model, Upload
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from openai.types.uploads import UploadPart
 
 ONE_THREAD = {"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "1"}  # two threads of a tiny model wait for each other
 ALIASES = ["gpt-4o-mini-2024-07-18", "gpt-4-turbo", "moonshot-v1-8k", "gemini-1.5-pro-002"]
@@ -31,6 +32,8 @@ KEYS = {
     },
     "file": {"id", "object", "bytes", "created_at", "filename", "purpose", "status"},
     "model": {"id", "object", "created", "owned_by"},
+    "upload": {"id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status"},
+    "upload.part": {"id", "object", "created_at", "upload_id"},
 }
 """Object → the keys that the reference requires."""
 TYPES = {
@@ -39,6 +42,8 @@ TYPES = {
     "fine_tuning.job.checkpoint": FineTuningJobCheckpoint,
     "file": FileObject,
     "model": Model,
+    "upload": Upload,
+    "upload.part": UploadPart,
 }
 IDS = {
     "fine_tuning.job": r"ftjob-\w{24}",
@@ -46,6 +51,8 @@ IDS = {
     "fine_tuning.job.checkpoint": r"ftckpt_\w{24}",
     "file": r"file-\w{24}",
     "model": r".+",
+    "upload": r"upload_\w{24}",
+    "upload.part": r"part_\w{24}",
 }
 
 

@@ -9,9 +9,10 @@ import openai
 import pytest
 
 from tests.jobs.jobs_server import Server, envelope, rows
+from train.core.latin import latin
 from train.jobs.data_folder import DATABASE, read_database
 from train.jobs.store import Store
-from train.jobs.wire import Upload, UploadPart, latin
+from train.jobs.wire import Upload, UploadPart
 
 MODEL = "acme/tiny"
 QUESTION = "Сколько?"
@@ -109,9 +110,18 @@ class TestResponses:
             == second.usage.input_tokens
         )
 
+        items = list(responses.input_items.list(second.id, limit=2))  # the newest first, in two pages
+        said = [(item.role, item.content[0].text) for item in reversed(items)]
+        assert said == [("user", QUESTION), ("assistant", first.output_text), ("user", "Я устал.")]
+        assert [item.id for item in responses.input_items.list(second.id, order="asc")] == [i.id for i in items[::-1]]
+        again = [{"type": "item_reference", "id": item.id} for item in reversed(items)]
+        assert responses.create(temperature=0, model=MODEL, input=again).output_text == second.output_text
+        with pytest.raises(openai.BadRequestError, match="after"):
+            responses.input_items.list(second.id, after="msg_none")
+
         assert responses.retrieve(first.id).output == first.output
         responses.delete(first.id)
-        for ask in (responses.retrieve, responses.delete):
+        for ask in (responses.retrieve, responses.delete, responses.input_items.list):
             with pytest.raises(openai.NotFoundError):
                 ask(first.id)
         with pytest.raises(openai.BadRequestError) as caught:
@@ -141,7 +151,7 @@ class TestResponses:
             ({"include": ["file_search_call.results"]}, "include"),
             ({"tools": [{"type": "web_search"}]}, "tools"),
             ({"tools": [{"type": "function", "name": "f", "parameters": {}, "strict": True}]}, "input"),
-            ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}}, "text"),
+            ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "none"}}}}, "text"),
             ({"text": {"style": "curt"}}, "text"),
             ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0]"),
             ({"input": [user("а"), {"type": "computer_call"}]}, "input[1]"),

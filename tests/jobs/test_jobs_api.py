@@ -65,7 +65,7 @@ def test_the_whole_life_of_a_job(server, finished):
     training = job["govor"]["config"]["training"]
     assert training["learning_rate"] == 0.005
     assert training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] == 6
-    assert re.fullmatch(r"ft:acme/tiny:local:natasha:[A-Za-z0-9]{8}", job["fine_tuned_model"])
+    assert re.fullmatch(r"ft:gpt-4o-mini-2024-07-18:local:natasha:[A-Za-z0-9]{8}", job["fine_tuned_model"])
     assert job["error"] is None and job["seed"] == 7 and job["estimated_finish"] is None
     assert job["created_at"] <= job["finished_at"] <= time.time() + 1
     assert job["metadata"] == {"who": "Наташа", "empty": ""} and job["user_provided_suffix"] == "natasha"

@@ -16,9 +16,14 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from tests.jobs.jobs_server import Server, envelope, rows, strict
+from train.serving.chat_request import ChatRequest
+from train.serving.completions import CompletionRequest
+from train.serving.response_request import ResponseRequest
 
 EXAMPLES = int(os.environ.get("GOVOR_FUZZ", "20"))
 """Requests to each route that fit its description, and as many that do not."""
+ANSWERS = ("/v1/chat/completions", "/v1/responses", "/v1/completions")
+"""Paths whose answers have other tests."""
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +43,40 @@ def test_the_description_names_every_route(server):
         "/v1/fine_tuning/jobs/{job_id}/pause", "/v1/fine_tuning/jobs/{job_id}/resume",
         "/v1/fine_tuning/jobs/{job_id}/events", "/v1/fine_tuning/jobs/{job_id}/checkpoints",
         "/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions",
-        "/v1/responses", "/v1/responses/{response_id}", "/v1/uploads", "/v1/uploads/{upload_id}/parts",
+        "/v1/responses", "/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items",
+        "/v1/uploads", "/v1/uploads/{upload_id}/parts",
         "/v1/uploads/{upload_id}/complete", "/v1/uploads/{upload_id}/cancel",
     }  # fmt: skip
+
+
+def with_answers(tree: dict) -> dict:
+    """The description with the bodies, which it leaves out, of the routes that ask a model, for one that is here."""
+    kinds = {
+        "/v1/chat/completions": ChatRequest,
+        "/v1/responses": ResponseRequest,
+        "/v1/completions": CompletionRequest,
+    }
+    for path, kind in kinds.items():
+        body = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+        tree["components"]["schemas"] |= body.pop("$defs", {})
+        body["properties"]["model"] = {"const": "acme/tiny"}
+        tree["paths"][path]["post"]["requestBody"] = {
+            "required": True, "content": {"application/json": {"schema": body}}
+        }  # fmt: skip
+    return tree
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.long
 def test_nothing_a_client_sends_breaks_the_server(server):
-    client = server.client()
+    client = server.client(max_retries=20)
+    response = client.responses.create(model="acme/tiny", input="Сколько?").id
+    upload = client.uploads.create(bytes=9, filename="a", mime_type="text/plain", purpose="fine-tune").id
     file = client.files.create(file=rows(3), purpose="fine-tune").id
     job = client.fine_tuning.jobs.create(model="acme/tiny", training_file=file).id
     known = {"file_id": file, "job_id": job, "model": "acme/tiny"}
-    schema = schemathesis.openapi.from_dict(description(server))
+    known |= {"response_id": response, "upload_id": upload}
+    schema = schemathesis.openapi.from_dict(with_answers(description(server)))
     seen: Counter[int] = Counter()
 
     for result in schema.get_all_operations():
@@ -72,7 +98,7 @@ def test_nothing_a_client_sends_breaks_the_server(server):
                     envelope(response.json())
                 elif response.headers["content-type"] == ["application/json"]:
                     answer = response.json()
-                    assert answer.get("deleted") or strict(answer)
+                    assert answer.get("deleted") or case.operation.path.startswith(ANSWERS) or strict(answer)
 
             try:
                 attack()

@@ -267,8 +267,8 @@ def test_validation_needs_no_network_and_no_key(no_network, rows_file):
         (["--file", "rows.jsonl", "--absolute-learning-rate", "0.1"], "multiplier of their own rate"),
         (["--provider", "openai", "--file", "rows.jsonl", "--model", "gpt-4-turbo"], "shut down on 2026-10-23"),
         (["--provider", "google", "--file", "rows.jsonl"], "tunes no models since May 2025"),
-        (["--file", "rows.jsonl", "--suffix", "наташа!"], "letters a-z, A-Z or Cyrillic ones"),
-        (["--provider", "openai", "--file", "rows.jsonl", "--suffix", "наташа"], "letters a-z, A-Z, digits"),
+        (["--file", "rows.jsonl", "--suffix", "наташа!"], "Cyrillic letters"),
+        (["--file", "rows.jsonl", "--suffix", "n" * 65], "1 to 64"),
         (["--file", "rows.jsonl", "--absolute-learning-rate", "nan"], "--absolute-learning-rate nan: expected a"),
         (["--file", "rows.jsonl", "--learning-rate", "inf"], "--learning-rate inf: expected a number"),
         (["--file", "rows.jsonl", "--model", ""], "--model is empty"),
@@ -353,7 +353,7 @@ def test_dry_run_prints_the_requests_and_sends_none(no_network, monkeypatch):
     Path("чаты.jsonl").write_bytes(rows(12))
     size = f"{Path('чаты.jsonl').stat().st_size:,}"
     words = ("--provider", "openai", "--file", "чаты.jsonl", "--epochs", "2", "--learning-rate-multiplier", "1.5")
-    result = call(*words, "--suffix", "x", "--dry-run")
+    result = call(*words, "--suffix", "Наташа Щ", "--dry-run")
     printed = result.stdout
     assert KEY not in result.output and "Сколько будет" not in printed
     assert re.findall(r"^(?:GET|POST) .*", printed, re.MULTILINE) == [
@@ -367,7 +367,8 @@ def test_dry_run_prints_the_requests_and_sends_none(no_network, monkeypatch):
     body = json.loads(re.search(r"/fine_tuning/jobs\n[^\n]*\n[^\n]*\n(\{.*?\n\})", printed, re.DOTALL)[1])
     hyperparameters = {"n_epochs": 2, "learning_rate_multiplier": 1.5}
     assert body == {
-        "model": "gpt-4.1-mini-2025-04-14", "training_file": "FILE_ID", "suffix": "x",
+        "model": "gpt-4.1-mini-2025-04-14", "training_file": "FILE_ID", "suffix": "Natasha-Shch",
+        "metadata": {"suffix": "Наташа Щ"},
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
     }  # fmt: skip
     assert not Path("logs").exists()

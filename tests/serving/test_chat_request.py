@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import time
 from contextlib import closing
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from train.serving.response_store import ResponseStore
 from train.serving.routes import chat_routes, make_app
 from train.serving.serve import listen, run_app
 from train.serving.stream import read_chunks
-from train.serving.transformers_serve import TransformersServeApi
+from train.serving.transformers_serve import TransformersServeApi, grammar_of
 from train.serving.vllm import VllmApi
 
 USER = {"role": "user", "content": "Кто я?"}
@@ -292,6 +293,14 @@ def test_what_vllm_alone_has_goes_to_vllm(asked, passed):
     with pytest.raises(ApiError, match="not supported by this server's engine, transformers serve") as caught:
         TransformersServeApi().body("x", request, sampling, [5])
     assert caught.value.status == 400 and caught.value.param in asked
+
+
+def test_json_without_llguidance_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(ApiError, match="pip install llguidance") as caught:
+        grammar_of({"type": "json_object"})
+    assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert grammar_of(None) is grammar_of({"type": "text"}) is None
 
 
 def test_what_asks_for_nothing_passes_everywhere():

@@ -7,7 +7,7 @@ import pytest
 from train.core.cards import CardMemory, first_card_memory
 from train.core.errors import MachineError
 from train.core.runs import Run
-from train.serving import choose_engine
+from train.serving import choose_engine, vllm
 
 GIB = 2**30
 
@@ -81,3 +81,17 @@ def test_torch_is_asked_in_a_process_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text(fake, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert first_card_memory() == (3 * GIB, 8 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("template", "flags", "parser"),
+    [
+        ("{{ '<tool_call>' + (call | tojson) + '</tool_call>' }}", [], "hermes"),
+        ("{{ '<tool_call><function=' + call.name + '>' }}", [], "qwen3_coder"),
+        ("{{ message.content }}", [], None),
+        ("<tool_call>", ["--tool-call-parser=mistral", "--enable-auto-tool-choice"], None),
+    ],
+)
+def test_functions_are_read_as_the_template_writes_them(template, flags, parser):
+    expected = ["--enable-auto-tool-choice", "--tool-call-parser", parser] if parser else []
+    assert vllm.tool_flags(template, flags) == expected

@@ -35,12 +35,26 @@ FLAGS = ["--", "--enforce-eager", "--gpu-memory-utilization", "0.1"]
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
+TEMPLATE = (
+    "{%- if tools %}{{- '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}"
+    "{%- for call in message.tool_calls or [] %}{{- '<tool_call>' + (call | tojson) + '</tool_call>' }}{%- endfor %}"
+    "{{- '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+"""ChatML that renders functions, and calls of them."""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """vLLM's attention on a CPU wants heads of 32."""
     folder = tmp_path_factory.mktemp("engines")
-    made = make_run(folder, "natasha", hidden_size=128, steps=60)
-    return made, make_run(folder, "болтун", hidden_size=128, steps=1, max_new_tokens=20)
+    (folder / "tools.jinja").write_text(TEMPLATE, encoding="utf-8")
+    shape = {"hidden_size": 128, "template": folder / "tools.jinja"}
+    made = make_run(folder, "natasha", **shape, steps=60)
+    return made, make_run(folder, "болтун", **shape, steps=1, max_new_tokens=20)
 
 
 @pytest.fixture(scope="module", params=["adapters", "merged"])
@@ -173,9 +187,62 @@ def test_refusals(server):
     with pytest.raises(openai.NotFoundError) as caught:
         server.ask("gpt-4o", "Кто я?")
     assert caught.value.code == "model_not_found"
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-    with pytest.raises(openai.BadRequestError, match="leaves out the tools"):
-        server.ask("natasha", "Кто я?", tools=[tool])
+
+
+CITIES = ["Тверь", "Москва"]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object", "properties": {"city": {"enum": CITIES}}, "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}  # fmt: skip
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
+def test_tools(server, choice):
+    """A call whose arguments fit, streamed or not; the conversation goes on with its result; by responses too."""
+    free = server.ask("natasha", "Кто я?", tools=[WEATHER]).choices[0].message
+    assert free.content and not free.tool_calls, "its own choice: it has learned no calls"
+    asked = {"tools": [WEATHER], "tool_choice": choice, "max_tokens": 200}
+    answer = server.ask("natasha", "Кто я?", **asked).choices[0].message
+    [call] = answer.tool_calls
+    assert call.function.name == "weather" and json.loads(call.function.arguments)["city"] in CITIES
+    deltas = [
+        part
+        for chunk in server.ask("natasha", "Кто я?", **asked, stream=True)
+        for choice in chunk.choices
+        for part in choice.delta.tool_calls or ()
+    ]
+    assert "".join(part.function.arguments or "" for part in deltas) == call.function.arguments
+    result = {"role": "tool", "tool_call_id": call.id, "content": "Дождь."}
+    messages = [user("Кто я?"), answer.to_dict(), result]
+    unforced = {"model": "natasha", "tool_choice": "none"}
+    after = server.client.chat.completions.create(messages=messages, tools=[WEATHER], **unforced)
+    assert after.choices[0].message.tool_calls is None and after.choices[0].message.content
+    flat = {"type": "function", **WEATHER["function"]}
+    named = {"type": "function", "name": "weather"} if choice is NAMED else choice
+    response = server.client.responses.create(model="natasha", input="Кто я?", tools=[flat], tool_choice=named)
+    [item] = [item for item in response.output if item.type == "function_call"]
+    assert (item.name, item.arguments) == ("weather", call.function.arguments)
+    result = {"type": "function_call_output", "call_id": item.call_id, "output": "Дождь."}
+    ended = server.client.responses.create(input=[user("Кто я?"), item.to_dict(), result], tools=[flat], **unforced)
+    assert ended.output_text == after.choices[0].message.content
+
+
+def test_penalties_reach_the_engine(server):
+    """By what they change in a text that repeats itself."""
+    model = "natasha" if server.merged else "болтун"
+    ends = {"extra_body": {"ignore_eos": True}, "max_tokens": 60, "temperature": 0}
+    plain = server.ask(model, "Кто я?", **ends).choices[0].message.content
+    for penalty in ({"frequency_penalty": 2}, {"presence_penalty": 2}):
+        changed = server.ask(model, "Кто я?", **ends, **penalty).choices[0].message.content
+        assert changed != plain, penalty
+        assert len(set(changed)) > len(set(plain)), "more different letters"
 
 
 def test_json_schema(server):
@@ -189,6 +256,10 @@ def test_json_schema(server):
     got = server.ask("natasha", "Кто я?", response_format=form).choices[0].message.content
     squeezed = "".join(got.split())  # so small a model may spend all its tokens on white space
     assert squeezed and any(whole.startswith(squeezed) for whole in ('{"a":true}', '{"a":false}'))
+    text = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
+    assert server.client.responses.create(model="natasha", input="Кто я?", text=text).output_text == got
+    any_object = server.ask("natasha", "Кто я?", response_format={"type": "json_object"}).choices[0].message.content
+    assert any_object.lstrip().startswith("{")
 
 
 def ask_engine(served, text: str = "Кто я?", **fields) -> str:

@@ -49,9 +49,13 @@ def make_run(
     steps: int,
     eval_fraction: float = 0.1,
     system: str | None = None,
+    template: Path | None = None,
     **generation,
 ) -> Run:
-    """A merged run in folder/runs/name; after 60 steps it answers TALK and stops. `system`: of each of its rows."""
+    """A merged run in folder/runs/name; after 60 steps it answers TALK and stops. `system`: of each of its rows.
+
+    `template`: the file of another chat template than the base's.
+    """
     from make_tiny_base import make_tiny_base
 
     from train.core.config import load_config
@@ -69,7 +73,7 @@ def make_run(
         make_tiny_base(base, rows, vocab_size=600, hidden_size=hidden_size, layers=2)
     tree = {
         "name": name,
-        "model": {"name_or_path": str(base), "dtype": "float32"},
+        "model": {"name_or_path": str(base), "dtype": "float32", "chat_template": template and str(template)},
         "data": {"train_file": str(rows), "eval_fraction": eval_fraction},
         "training": {
             "use_cpu": True,
@@ -449,7 +453,7 @@ class TestRefusals:
             ({"n": 2}, "n"),
             ({"logprobs": True}, "logprobs"),
             ({"frequency_penalty": 0.5}, "frequency_penalty"),
-            ({"response_format": {"type": "json_object"}}, "response_format"),
+            ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}}, "response_format"),
             ({"functions": []}, "functions"),
             ({"temprature": 1}, "temprature"),
             ({"chat_template": "{{ 1 }}"}, "chat_template"),
@@ -470,6 +474,32 @@ class TestRefusals:
         assert error["message"]
         if param:
             assert error["param"] == param
+
+    def test_answers_held_to_json(self, server):
+        """By chat, streamed or not, and by responses: what the model was never trained on."""
+        pytest.importorskip("llguidance")
+        colour = {"enum": ["красный", "синий"]}
+        schema = {
+            "type": "object", "properties": {"friends": {"type": "boolean"}, "colour": colour},
+            "required": ["friends", "colour"], "additionalProperties": False,
+        }  # fmt: skip
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+        got = server.ask("natasha", "Кто я?", response_format=form)
+        held = json.loads(got.choices[0].message.content)
+        assert isinstance(held.pop("friends"), bool) and held.pop("colour") in colour["enum"] and held == {}
+        assert got.choices[0].finish_reason == "stop"
+        chunks = server.ask("natasha", "Кто я?", response_format=form, stream=True)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks) == got.choices[0].message.content
+        response = server.client.responses.create(
+            model="natasha", input="Кто я?", text={"format": {"type": "json_schema", **form["json_schema"]}}
+        )
+        assert response.output_text == got.choices[0].message.content
+        del schema["additionalProperties"]  # as instructor has it
+        assert server.ask("natasha", "Кто я?", response_format=form).choices[0].message == got.choices[0].message
+        cut = server.ask("natasha", "Кто я?", response_format={"type": "json_object"}, max_tokens=3)
+        assert cut.choices[0].message.content.startswith("{")
+        plain = server.ask("natasha", "Кто я?").choices[0].message.content
+        assert not plain.startswith("{"), "the next answer is free again"
 
     def test_what_clients_send_along(self, server):
         got = server.client.chat.completions.create(

@@ -189,16 +189,19 @@ def gguf_architectures() -> list[str]:
 # transformers serve: its command, and what it makes of messages before its engine sees them
 
 SERVE_PROGRAM = """
+import govor_constraint
 from govor_engine_key import EngineKey
 from transformers.cli.serving import server
 from transformers.cli.transformers import app
 build = server.build_server
 server.build_server = lambda *more, **named: EngineKey(build(*more, **named))
+govor_constraint.install()
 app()
 """
-"""What the console script of transformers does, less its request to PyPI for a newer version; it asks for a key.
+"""What the console script of transformers does, less its request to PyPI for a newer version; it asks for a key,
+and holds answers to grammars.
 
-The module of the key is that in serving/in_engine, which is on the engine's path.
+The modules of ours are those in serving/in_engine, which is on the engine's path.
 """
 
 

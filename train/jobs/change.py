@@ -39,8 +39,12 @@ class JobEntry(NamedTuple):
 
     @property
     def model_name(self) -> str:
-        """The name that the model gets once the job has succeeded."""
-        return f"ft:{self.job.model}:local:{self.job.user_provided_suffix or ''}:{self.state.name_suffix}"
+        """The name that the model gets once the job has succeeded.
+
+        It begins as the client named the base: some clients choose by `ft:gpt-4o-mini-…` how they talk to a model.
+        """
+        base, suffix = self.job.govor.requested_model, self.job.user_provided_suffix or ""
+        return f"ft:{base}:local:{suffix}:{self.state.name_suffix}"
 
 
 class Change:

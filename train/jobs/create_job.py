@@ -10,12 +10,13 @@ from pathlib import Path
 from train.core.config import Config, why_rate_ruins
 from train.core.errors import ConfigError
 from train.core.files import complete_folder
+from train.core.latin import latin
 from train.jobs import run_config
 from train.jobs.bases import Base, Catalogue, merge_sections
 from train.jobs.change import Change, JobEntry, JobState, new_id
 from train.jobs.route_helpers import RETRY_WINDOW
 from train.jobs.store import ModelOrigin, Store, copy_result, link_or_copy
-from train.jobs.wire import DpoHyperparameters, File, GovorDetails, Hyperparameters, Job, JobRequest, latin, method_of
+from train.jobs.wire import DpoHyperparameters, File, GovorDetails, Hyperparameters, Job, JobRequest, method_of
 from train.serving.api_errors import ApiError
 
 ORGANIZATION = "org-local"

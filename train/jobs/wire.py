@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
+from train.core.latin import latin
 from train.serving.api_errors import bounded_json, without_nulls
 from train.serving.chat_request import Metadata
 
@@ -17,21 +18,6 @@ BatchSize = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
 Multiplier = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
 Beta = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=2)]
 SmallJson = Annotated[dict[str, Any], bounded_json(2**16)]
-
-
-LATIN = {
-    "а": "a", "б": "b", "в": "v", "г": "g", "д": "d", "е": "e", "ё": "yo", "ж": "zh", "з": "z", "и": "i", "й": "y",
-    "к": "k", "л": "l", "м": "m", "н": "n", "о": "o", "п": "p", "р": "r", "с": "s", "т": "t", "у": "u", "ф": "f",
-    "х": "kh", "ц": "ts", "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ы": "y", "ь": "", "э": "e", "ю": "yu",
-    "я": "ya", "і": "i", "ї": "yi", "є": "ye", "ґ": "g", "ў": "u",
-}  # fmt: skip
-"""Letters of Russian, Ukrainian and Belarusian → Latin ones."""
-TO_LATIN = str.maketrans({**LATIN, **{key.upper(): text.capitalize() for key, text in LATIN.items()}, " ": "-"})
-
-
-def latin(suffix: str) -> str:
-    """A suffix as the name of a model has it: in Latin letters, hyphens for spaces, at most 64 characters."""
-    return suffix.translate(TO_LATIN)[:64]
 
 
 def _suffix(text: str) -> str:
@@ -83,7 +69,7 @@ class JobRequest(RequestModel):
     training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)]
     validation_file: Annotated[StrictStr, Field(max_length=512)] | None = None
     suffix: Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(_suffix)] | None = None
-    """Cyrillic letters and spaces become what a model's name may have, see `latin`."""
+    """Cyrillic letters and spaces become what a model's name may have, see `core/latin.py`."""
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] | None = None
     method: MethodRequest | None = None
     hyperparameters: Hyperparameters | None = None

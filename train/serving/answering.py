@@ -111,7 +111,11 @@ def engine_request(served: Served, request: ChatRequest) -> tuple[dict[str, Any]
     body |= {"messages": messages, "stream": True}
     if served.splits_thoughts:
         return body, False
-    return body, True if served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK_START) else None
+    thinking = served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK_START)
+    if thinking and (request.response_format or {}).get("type", "text") != "text":
+        text = "The model thinks before it answers, and a thought cannot be held to JSON: leave 'response_format' out."
+        raise ApiError(400, text, param="response_format", code="unsupported_parameter")
+    return body, thinking or None
 
 
 def prompt_of(served: Served, request: ChatRequest) -> tuple[list[Message], list[int]]:

@@ -234,6 +234,7 @@ def _vllm_engine(
             f"environment): it takes {_gib(_weights_size(weights.folder))} of 16-bit weights"
         )
     own = [*["--trust-remote-code"] * weights.trust_code, *vllm.IN_4BIT * in_4bit, *_memory_share(engines, flags)]
+    own += vllm.tool_flags(template.read_text(encoding="utf-8"), flags)
 
     def command_line() -> list[str]:
         return vllm.command(

@@ -1,11 +1,11 @@
 """A request to /v1/responses, and the chat request that it stands for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from train.chats.rows import Message
+from train.chats.rows import Message, text_of
 from train.serving.api_errors import bounded_json
 from train.serving.chat_request import (
     IGNORED_FIELDS,
@@ -185,3 +185,27 @@ def answer_message(output: list[dict[str, Any]]) -> list[Message]:
         return []
     answer: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
     return [cast(Message, answer | ({"tool_calls": calls} if calls else {}))]
+
+
+def input_items(response: Mapping[str, Any], messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The items, oldest first, to which a stored response was the answer. `messages`: its conversation with the answer.
+
+    Their ids hold that of the response, as those of its output do.
+    """
+    key = response["id"].partition("_")[2]
+    items: list[dict[str, Any]] = []
+
+    def add(prefix: str, kind: str, **fields: Any) -> None:
+        items.append({"id": f"{prefix}_{key}_input_{len(items)}", "type": kind, "status": "completed", **fields})
+
+    for message in messages[: len(messages) - len(answer_message(response["output"]))]:
+        if message["role"] == "tool":
+            add("fco", "function_call_output", call_id=message.get("tool_call_id"), output=text_of(message))
+            continue
+        if text := text_of(message):
+            kind = "output_text" if message["role"] == "assistant" else "input_text"
+            part: dict[str, Any] = {"type": kind, "text": text} | ({"annotations": []} if kind == "output_text" else {})
+            add("msg", "message", role=message["role"], content=[part])
+        for call in message.get("tool_calls") or ():
+            add("fc", "function_call", call_id=call.get("id"), **call["function"])
+    return items

@@ -10,10 +10,10 @@ import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 from uuid import uuid4
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
@@ -21,7 +21,7 @@ from train.chats.rows import Message
 from train.serving.answering import Answering, EventStream, finish, read_body
 from train.serving.api_errors import ApiError, errors_renamed, read_request
 from train.serving.chat_request import ChatRequest
-from train.serving.response_request import FIELDS_OF_CHAT, ResponseRequest, answer_message
+from train.serving.response_request import FIELDS_OF_CHAT, ResponseRequest, answer_message, input_items
 from train.serving.response_store import ResponseStore
 from train.serving.stream import Chunk, Delta
 
@@ -31,7 +31,7 @@ TEXT_PARTS = {"message": "output_text", "reasoning": "reasoning_text"}
 
 
 def add_response_routes(routes: APIRouter, answering: Answering, store: ResponseStore) -> None:
-    """Add the routes of responses: create, count, retrieve, delete."""
+    """Add the routes of responses: create, count, retrieve, list input items, delete."""
 
     def conversation(request: ResponseRequest) -> tuple[list[dict[str, Any]], ChatRequest]:
         """(the messages so far without the instructions, the chat request); reads the store."""
@@ -101,6 +101,26 @@ def add_response_routes(routes: APIRouter, answering: Answering, store: Response
             raise _no_response(response_id)
         return Response(stored.object.encode(), media_type="application/json")
 
+    @routes.get("/v1/responses/{response_id}/input_items")
+    async def list_input_items(
+        response_id: str,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: Annotated[str | None, Query(max_length=128)] = None,
+    ) -> Any:
+        stored = await asyncio.to_thread(store.find, response_id)
+        if stored is None:
+            raise _no_response(response_id)
+        items = input_items(json.loads(stored.object), stored.messages)[:: 1 if order == "asc" else -1]
+        ids = [item["id"] for item in items]
+        if after is not None and after not in ids:
+            raise ApiError(400, f"No item with the id '{after}' in this list: 'after'.", param="after")
+        start = 0 if after is None else ids.index(after) + 1
+        page = items[start : start + limit]
+        first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+        more = start + limit < len(items)
+        return {"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": more}
+
     @routes.delete("/v1/responses/{response_id}")
     async def delete(response_id: str) -> Any:
         if not await asyncio.to_thread(store.delete, response_id):
@@ -113,11 +133,13 @@ def _no_response(id_: str) -> ApiError:
 
 
 def _stored_item(store: ResponseStore, id_: str) -> Item:
-    """The item of an answer by its id, which holds that of its response; ApiError where it is not here."""
+    """An item of a stored response, by its id, which holds that of the response; ApiError where it is not here."""
     stored = store.find(f"resp_{id_.partition('_')[2].partition('_')[0]}")
-    for item in json.loads(stored.object)["output"] if stored else ():
-        if item["id"] == id_:
-            return cast(Item, item)
+    if stored is not None:
+        response = json.loads(stored.object)
+        for item in (*response["output"], *input_items(response, stored.messages)):
+            if item["id"] == id_:
+                return cast(Item, item)
     text = f"Item with id '{id_}' not found. Items are not persisted when `store` is set to false."
     raise ApiError(404, text, param="input")
 

@@ -13,18 +13,22 @@ from train.serving.api_errors import ApiError
 from train.serving.chat_request import ChatRequest, Sampling, VllmFields
 from train.serving.engine import request_json
 from train.serving.engine_api import EngineApi, Served
+from train.serving.in_engine.govor_constraint import FIELD
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """Variables that keep it off the network and its log short."""
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "frequency_penalty": (0,), "presence_penalty": (0,),
-    "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
+    "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"),
     **dict.fromkeys(VllmFields.model_fields, ()), "chat_template_kwargs": ({},), "min_tokens": (0,),
     "stop_token_ids": ([],), "ignore_eos": (False,), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,), "include_stop_str_in_output": (False,), "include_reasoning": (True,),
     "bad_words": ([],),
 }  # fmt: skip
 """Fields that it would silently ignore → the values that ask for nothing."""
+OPEN = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+"""Keys of a JSON schema beside which it need not be an object of the named properties alone."""
+VLLM_HAS_IT = "vLLM has it: pip install vllm in an environment of its own, which GOVOR_VLLM=ENV/bin/vllm names"
 
 
 class TransformersServeApi(EngineApi):
@@ -39,7 +43,7 @@ class TransformersServeApi(EngineApi):
         for name, neutral in UNSUPPORTED.items():
             value = getattr(request, name)
             if value is not None and value not in neutral:
-                message = f"'{name}' is not supported by this server's engine, transformers serve; vLLM has it."
+                message = f"'{name}' is not supported by this server's engine, transformers serve; {VLLM_HAS_IT}"
                 raise ApiError(400, message, param=name, code="unsupported_parameter")
         settings: dict[str, Any] = {
             "max_new_tokens": sampling["max_new_tokens"],
@@ -48,6 +52,8 @@ class TransformersServeApi(EngineApi):
             "eos_token_id": list(stop),
             "pad_token_id": stop[0],
         }
+        if (grammar := grammar_of(request.response_format)) is not None:
+            settings[FIELD] = grammar
         if request.stop_sequences():
             settings["stop_strings"] = request.stop_sequences()
         body = {"model": model, "generation_config": json.dumps(settings)}
@@ -70,6 +76,50 @@ class TransformersServeApi(EngineApi):
         settings = json.dumps({"max_new_tokens": 1, "do_sample": False})
         body = {"model": served.model, "messages": messages, "generation_config": settings}
         return int(request_json(served.engine, "/v1/chat/completions", body)["usage"]["prompt_tokens"])
+
+
+def grammar_of(form: Mapping[str, Any] | None) -> str | None:
+    """The grammar of a `response_format`, which the engine holds the answer to; None where any text will do.
+
+    ApiError where that cannot be done: without llguidance, or with a schema that it cannot hold an answer to.
+    """
+    if form is None or form["type"] == "text":
+        return None
+    try:
+        from llguidance import LLMatcher
+    except ImportError:
+        message = (
+            "'response_format' is not supported by this server's engine, transformers serve; with llguidance it is: "
+            "pip install llguidance in the server's environment"
+        )
+        raise ApiError(400, message, param="response_format", code="unsupported_parameter") from None
+    schema = form["json_schema"].get("schema", {}) if form["type"] == "json_schema" else {"type": "object"}
+    grammar = LLMatcher.grammar_from_json_schema(_closed(schema), defaults={"whitespace_flexible": False})
+    if problem := LLMatcher.validate_grammar(grammar):
+        message = f"Invalid 'response_format': no answer can be held to this schema: {problem.splitlines()[0][:200]}"
+        raise ApiError(400, message, param="response_format", code="invalid_value")
+    return str(grammar)
+
+
+def _closed(schema: Any) -> Any:
+    """The schema without properties beside those that its objects name, where it leaves open whether there are any.
+
+    A small model would add some until its tokens are spent, and vLLM's grammars have none either. The parts of an allOf
+    stay open, since each of them names some of the properties alone.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    closed = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
+            closed[key] = {name: _closed(inner) for name, inner in value.items()}
+        elif key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+            closed[key] = [_closed(inner) for inner in value]
+        else:
+            closed[key] = _closed(value) if key == "items" else value
+    if "properties" in schema and not OPEN & schema.keys():
+        closed["additionalProperties"] = False
+    return closed
 
 
 def command(

@@ -30,6 +30,8 @@ BASE_NAME = "base:"
 """The base's name inside the engine: no run can have it."""
 IN_4BIT = ["--quantization", "bitsandbytes"]
 """Flags with which it packs 16-bit weights to NF4 while it loads them."""
+TOOL_PARSERS = (("<function=", "qwen3_coder"), ("<tool_call>", "hermes"))
+"""How a chat template writes calls of functions → vLLM's parser of them, without which it offers no functions."""
 PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "top_logprobs", "logit_bias",
           "response_format", "tools", "tool_choice",
           "chat_template_kwargs", "min_tokens", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens",
@@ -117,6 +119,17 @@ def command(
     if not any(flag.startswith("--max-model-len") for flag in flags):
         arguments += ["--max-model-len", "auto"]  # as long as the memory allows
     return [*arguments, *flags]
+
+
+def tool_flags(template: str, flags: Sequence[str]) -> list[str]:
+    """The flags with which it offers functions to a model of that chat template, as far as TOOL_PARSERS go.
+
+    None beside the user's own `flags` for it.
+    """
+    if any(flag.startswith(("--tool-call-parser", "--enable-auto-tool-choice")) for flag in flags):
+        return []
+    parser = next((parser for mark, parser in TOOL_PARSERS if mark in template), None)
+    return ["--enable-auto-tool-choice", "--tool-call-parser", parser] if parser else []
 
 
 def load_adapter(served: Served, name: str, adapter: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.chats.privacy.morphology import analyse, endings_of, is_known, normalize_word
+from train.core.latin import LATIN as TO_LATIN
 
 
 class GivenName(NamedTuple):
@@ -112,11 +113,6 @@ LETTERS = {
 }  # fmt: skip
 """Latin letters, the longest first → what they stand for, ё, й and ы as е and и."""
 LATIN = re.compile("|".join(LETTERS))
-TO_LATIN = {
-    "а": "a", "б": "b", "в": "v", "г": "g", "д": "d", "е": "e", "ё": "yo", "ж": "zh", "з": "z", "и": "i", "й": "y",
-    "к": "k", "л": "l", "м": "m", "н": "n", "о": "o", "п": "p", "р": "r", "с": "s", "т": "t", "у": "u", "ф": "f",
-    "х": "kh", "ц": "ts", "ч": "ch", "ш": "sh", "щ": "shch", "ъ": "", "ы": "y", "ь": "", "э": "e", "ю": "yu", "я": "ya",
-}  # fmt: skip
 
 
 @lru_cache(maxsize=50_000)
