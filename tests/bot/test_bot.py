@@ -166,8 +166,8 @@ def test_who_may_talk_and_how_much(stand_in, start_bot):
     telegram.settle()
     telegram.write(9, "и ещё", chat=GROUP, reply_to_message={**telegram_message(telegram.shown[GROUP][0])})
     telegram.settle()
-    assert [prompt[-1]["content"] for prompt in model.prompts] == [", как дела?", "и ещё"]
-    assert telegram.texts(GROUP) == [", как дела?: вот ответ", "и ещё: вот ответ"]
+    assert [prompt[-1]["content"] for prompt in model.prompts] == ["как дела?", "и ещё"]
+    assert telegram.texts(GROUP) == ["как дела?: вот ответ", "и ещё: вот ответ"]
     assert telegram.shown[GROUP][0].reply_to == message
     assert telegram.texts(9) == []
 
@@ -259,7 +259,6 @@ class TestBadStarts:
                 monkeypatch.delenv("TELEGRAM_BOT_TOKEN", raising=False)
             else:
                 monkeypatch.setenv("TELEGRAM_BOT_TOKEN", token)
-            monkeypatch.setattr("train.bot.model.RETRIES", 0)
             result = govor("bot", "http://127.0.0.1:9", *options)
             assert result.exit_code == 2
             assert result.stderr.startswith(f"error: {message}") and result.stderr.count("\n") == 1
