@@ -21,7 +21,7 @@ def server(tmp_path, monkeypatch):
     running.close()
 
 
-def test_a_talk_longer_than_the_context(server, stand_in, start_bot, tmp_path):
+def test_a_talk_longer_than_the_context(server, stand_in, start_bot, folder):
     telegram = stand_in.telegram
     counted = server.client.responses.input_tokens.count(model="natasha", input=[user("Кто я?")])
     asked = server.ask("natasha", "Кто я?")
@@ -42,7 +42,7 @@ def test_a_talk_longer_than_the_context(server, stand_in, start_bot, tmp_path):
     output = bot.stop()
     assert "not answered" not in output
 
-    store = Store(tmp_path / "bot")
+    store = Store(folder)
     window = store.history(7, 7)
     store.close()
     assert 1 < len(window) < 9, "some no longer fit"
@@ -52,5 +52,5 @@ def test_a_talk_longer_than_the_context(server, stand_in, start_bot, tmp_path):
     again = server.client.chat.completions.create(model="natasha", messages=messages[:-1])
     assert again.choices[0].message.content.strip() == window[-1].answer == telegram.texts(7)[-1]
     assert again.usage.prompt_tokens + counted.max_output_tokens <= counted.context_length
-    [row] = (tmp_path / "bot" / FEEDBACK).read_text(encoding="utf-8").splitlines()
+    [row] = (folder / FEEDBACK).read_text(encoding="utf-8").splitlines()
     assert json.loads(row)["messages"][0] == {"role": "system", "content": SYSTEM}
