@@ -12,11 +12,17 @@ from tests.bot.stand_in import TOKEN, StandIn
 from tests.conftest import REPOSITORY
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stand_in():
     running = StandIn()
     yield running
     running.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The bot's folder, of all tests in a file: a start takes seconds."""
+    return tmp_path_factory.mktemp("data") / "bot"
 
 
 class Bot:
@@ -56,13 +62,13 @@ class Bot:
         return self.output
 
 
-@pytest.fixture
-def start_bot(stand_in, tmp_path):
-    """Starts the bot on the stand-in, in the test's folder; the last one is ended with the test."""
+@pytest.fixture(scope="module")
+def start_bot(stand_in, folder):
+    """Starts the bot on the stand-in; whichever runs is ended with the file's tests."""
     started = []
 
     def start(*options: str, **kwargs) -> Bot:
-        started.append(Bot(stand_in, tmp_path / "bot", *options, **kwargs))
+        started.append(Bot(stand_in, folder, *options, **kwargs))
         return started[-1]
 
     yield start

@@ -63,6 +63,9 @@ class TestResponses:
         tokens = (response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens)
         assert tokens == (chatted.usage.prompt_tokens, chatted.usage.completion_tokens, chatted.usage.total_tokens)
         assert completed.usage.prompt_tokens == chatted.usage.prompt_tokens
+        counted = client.responses.input_tokens.count(model=MODEL, input=QUESTION)
+        assert (counted.object, counted.input_tokens) == ("response.input_tokens", response.usage.input_tokens)
+        assert counted.context_length > counted.max_output_tokens > 0
         assert (response.model, response.object, response.error) == (MODEL, "response", None)
         cut = client.responses.create(temperature=0, model=MODEL, input=QUESTION, max_output_tokens=2)
         assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")

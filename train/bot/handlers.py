@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aiogram import Dispatcher, F
@@ -22,6 +23,7 @@ from aiogram.types import (
     User,
 )
 from aiogram.utils.chat_action import ChatActionSender
+from openai import OpenAIError
 
 from train.bot.model import ServedModel, TooLongError
 from train.bot.store import Store, Turn
@@ -44,7 +46,7 @@ class Rules:
 
     def let_in(self, user: User, chat: int | None) -> bool:
         """Whether this user may talk in this chat."""
-        names = {str(user.id), str(chat), f"@{user.username}".lower()}
+        names = {str(user.id), str(chat), f"@{user.username or ''}".lower()}
         return not self.allowed or any(entry.lower() in names for entry in self.allowed)
 
 
@@ -114,7 +116,7 @@ class Persona:
         """Answer a question under the conversation that this user has had in this chat."""
         assert message.from_user and message.text
         user, id_ = message.from_user, event_update.update_id
-        question = message.text.replace(f"@{self.me.username}", "").strip()
+        question = re.sub(rf"@{self.me.username}\b[,:]?", "", message.text, flags=re.IGNORECASE).strip()
         begun = self.store.find_turn(update_id=id_)
         asked_at = message.date.timestamp()
         if not question:
@@ -168,14 +170,14 @@ class Persona:
             return
         await self._toast(query, None)
         window = await self.model.fitting(self.store.history(turn.chat, turn.user, before=turn.id), turn.question)
-        writing = Writing(self.telegram, query.message, turn.messages, lambda ids: self.store.show_again(turn.id, ids))
-        answer = await self._write(writing, window, turn.question, OTHERWISE)
-        keyboard = self._keyboard(query.from_user, turn.id)
-        if answer and answer != turn.answer:
-            await writing.end(answer, keyboard)
+        writing = Writing(self.telegram, query.message, turn.messages, partial(self.store.show_again, turn.id))
+        try:
+            answer = await self._write(writing, window, turn.question, OTHERWISE) or turn.answer
+        except OpenAIError:  # the message may show the beginning of another answer
+            answer = turn.answer
+        await writing.end(answer, self._keyboard(query.from_user, turn.id))
+        if answer != turn.answer:
             self.store.replace(turn, answer, self.model.system)
-        else:
-            await writing.end(turn.answer, keyboard)
 
     async def _write(
         self, writing: Writing, window: Sequence[Turn], question: str, temperature: float | None = None
@@ -223,7 +225,7 @@ class Persona:
         replied = message.reply_to_message
         if replied and replied.from_user and replied.from_user.id == self.me.id:
             return True
-        return bool(re.search(rf"@{self.me.username}\b", text))
+        return bool(re.search(rf"@{self.me.username}\b", text, re.IGNORECASE))
 
     def _may_ask(self, user: int, at: float) -> bool:
         """Whether a user may have another question answered that was asked at this Unix time; counts it."""

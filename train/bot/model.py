@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
+from openai import APIConnectionError, AsyncOpenAI, NotFoundError, OpenAIError
 
 from train.bot.store import Turn, conversation
 from train.core.errors import GovorError
@@ -37,7 +37,7 @@ class ServedModel:
     async def connect(self) -> None:
         """Find the model and try whether its tokens can be counted; GovorError where that fails."""
         try:
-            served = {model.id: model for model in (await self.client.models.list()).data}
+            served = {model.id: model for model in (await self.client.with_options(max_retries=1).models.list()).data}
             if self.name not in served and (self.name or len(served) != 1):
                 raise GovorError(f"{self.url} serves {', '.join(served) or 'no model'}: choose with --model")
             self.name = self.name or next(iter(served))
@@ -46,15 +46,12 @@ class ServedModel:
             await self.fitting([], "?")
         except APIConnectionError:
             raise GovorError(f"{self.url} cannot be reached: start `govor serve RUN` first") from None
-        except (APIStatusError, AttributeError) as error:
-            status = getattr(error, "status_code", 404)
-            if status in (404, 405):
-                raise GovorError(
-                    f"{self.url} does not count a conversation's tokens: the bot wants `govor serve` behind it"
-                ) from None
-            raise GovorError(f"{self.url} answers {status}: {error}") from None
+        except (NotFoundError, AttributeError):  # other servers have no such route, or count and say no context
+            raise GovorError(f"{self.url} does not count tokens: the bot wants `govor serve` behind it") from None
         except OpenAIError as error:
-            raise GovorError(f"{self.url}: {error}") from None
+            body = getattr(error, "body", None)
+            message = body.get("message") if isinstance(body, dict) else None
+            raise GovorError(f"{self.url}: {message or error}") from None
 
     async def fitting(self, turns: Sequence[Turn], question: str) -> list[Turn]:
         """The latest of the turns that fit the context before the question, with room for an answer.
@@ -80,7 +77,7 @@ class ServedModel:
         counted = await self.client.responses.input_tokens.count(model=self.name, input=messages)
         about: Any = counted  # a server of ours says what the count is for
         answer = min(about.max_output_tokens, about.context_length // 2)
-        return counted.input_tokens + answer <= int(about.context_length)
+        return bool(counted.input_tokens + answer <= about.context_length)
 
     async def answer(self, turns: Sequence[Turn], question: str, temperature: float | None) -> AsyncIterator[str]:
         """The pieces of an answer. `temperature`: instead of the one that the run was given."""

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,6 +37,8 @@ TOKEN = "TELEGRAM_BOT_TOKEN"
 TEXTS = Path(__file__).with_name("texts.yaml")
 KINDS = ["message", "callback_query"]
 """The updates that are asked for."""
+MOST = 100
+"""Updates that Telegram shows at most (core.telegram.org/bots/api, getUpdates)."""
 LONG_POLL = 30
 """Seconds that Telegram holds a question for updates open while there are none."""
 GLANCE = 0.3
@@ -112,7 +115,7 @@ class Updates:
                 offset = min(self._running, default=None if newest is None else newest + 1)
                 if offset is not None:
                     self.store.secure()
-                updates = await patiently(lambda offset=offset: self._ask(offset))
+                updates = await patiently(partial(self._ask, offset))
                 if offset is not None:
                     self.store.forget_handled(offset)
                 # without updates nothing is left to acknowledge: an offset would hide ids that begin anew after a week
@@ -120,7 +123,9 @@ class Updates:
                 for update in updates:
                     if update.update_id not in self._running and not self.store.is_handled(update.update_id):
                         self._running[update.update_id] = asyncio.create_task(self.persona.handle(update))
-                if self._running:
+                if self._running and len(updates) == MOST:  # it shows no more until the first of them is acknowledged
+                    await asyncio.wait([self._running[min(self._running)]])
+                elif self._running:
                     await asyncio.wait(self._running.values(), timeout=GLANCE)
                 for id_ in [id_ for id_, task in self._running.items() if task.done()]:
                     self._running.pop(id_).result()
@@ -134,8 +139,8 @@ class Updates:
         poll = 0 if self._running else LONG_POLL
         while True:
             try:
-                updates = await self.bot.get_updates(
-                    offset, timeout=poll, allowed_updates=KINDS, request_timeout=int(poll + REQUEST_TIMEOUT)
+                updates: list[Update] = await self.bot.get_updates(
+                    offset, limit=MOST, timeout=poll, allowed_updates=KINDS, request_timeout=int(poll + REQUEST_TIMEOUT)
                 )
                 self._conflicts = 0
                 return updates
@@ -158,10 +163,9 @@ class WithoutToken(logging.Formatter):
 
 
 def keep_out_of_logs(token: str) -> None:
-    """Have every library log warnings alone, without the token."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(WithoutToken(token))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    """Have whatever a library logs, which is warnings alone, come without the token."""
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(WithoutToken(token))
 
 
 def load_texts(path: Path) -> Texts:

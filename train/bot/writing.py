@@ -62,7 +62,7 @@ class Telegram:
                     reply_markup=keyboard,
                 )
                 note(sent.message_id)
-            return sent.message_id
+            return int(sent.message_id)
 
         return await patiently(once)
 
