@@ -119,7 +119,8 @@ def test_a_rate_that_ruins_is_refused_and_a_multiplier_is_not(ask):
     assert ask(model="acme/whole", govor={"training": {"learning_rate": 1e-3}}).status_code == 200
     assert ask(model="acme/whole", govor={"lora": {"r": 4}, "training": {"learning_rate": 2e-3}}).status_code == 200
     assert ask(govor={"training": {"learning_rate": 5e-3}}).status_code == 200
-    assert ask(hyperparameters={"learning_rate_multiplier": 1000}).status_code == 200
+    for multiplier in (1e-9, 1000, 1e9):
+        assert ask(hyperparameters={"learning_rate_multiplier": multiplier}).status_code == 200
 
 
 def test_null_asks_for_nothing(client, ask):

@@ -351,6 +351,7 @@ class TestCatalogue:
         Path("data/tiny-ru").symlink_to(base)
         catalogue = load_catalogue(DEFAULT_CATALOGUE)
         guides = "gpt-4-turbo gpt-4 gpt-3.5-turbo moonshot-v1-8k moonshot-v1-32k moonshot-v1-128k gemini-1.5-pro-002"
+        guides += " gemini-1.0-pro-001 gemini-1.5-flash-001-tuning gemini-2.0-flash-lite gemini-2.5-flash"
         for name in guides.split():
             why = catalogue.why_not_here(name)
             assert why.startswith(f"{name} stands for Qwen/Qwen3-4B-Instruct-2507 on this server and cannot be tuned")

@@ -178,6 +178,9 @@ BOUNDS = {
     "guided_choice": (["x" * 4096] * 128, ["x"] * 129),
     "guided_grammar": ("x" * 2**14, "x" * (2**14 + 1)),
     "guided_whitespace_pattern": ("x" * 4096, "x" * 4097),
+    "priority": (2**31 - 1, 2**31),
+    "cache_salt": ("x" * 256, "x" * 257),
+    "vllm_xargs": ({"a": "x" * 4000}, {"a": "x" * 2**12}),
 }  # fmt: skip
 """Field → what it may just be, and what is too much; None: it has no size."""
 MORE_BOUNDS = [
@@ -276,6 +279,7 @@ VLLM_S_OWN = [
     ({"allowed_token_ids": [1, 2]}, {"allowed_token_ids": [1, 2]}),
     ({"structured_outputs": {"regex": "а+"}}, {"structured_outputs": {"regex": "а+"}}),
     ({"guided_json": {"type": "object"}}, {"structured_outputs": {"json": {"type": "object"}}}),
+    ({"priority": 5, "cache_salt": "x"}, {"priority": 5, "cache_salt": "x"}),
     ({"guided_json": "{}"}, {"structured_outputs": {"json": "{}"}}),
     ({"guided_choice": ["да", "нет"]}, {"structured_outputs": {"choice": ["да", "нет"]}}),
     (
@@ -423,3 +427,15 @@ def test_who_comes_while_the_engines_start_is_told_to_ask_again(monkeypatch):
     assert 10 <= int(chat.headers["retry-after"]) <= 20
     assert (answers["other"].status_code, answers["models"].json()["data"][0]["id"]) == (404, "x")
     assert (answers["health"].status_code, answers["health"].json()["status"]) == (503, "starting")
+
+
+def test_an_engine_that_comes_up_again_is_waited_for(monkeypatch):
+    monkeypatch.setattr(routes, "WAIT_FOR_START", 0.5)
+    engine = Engine("x", lambda port: [])
+    engine.state = "starting"
+    served: Any = SimpleNamespace(name="x", engine=engine, engine_api=TransformersServeApi(), created=1, system=None)
+    with TestClient(make_app([served], Access()), base_url="http://localhost") as client:
+        began = time.monotonic()
+        refused = client.post("/v1/chat/completions", content=body({"model": "x"}))
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert time.monotonic() - began >= 0.5

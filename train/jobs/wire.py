@@ -15,7 +15,7 @@ ENDED_STATUSES = ("succeeded", "failed", "cancelled")
 
 Epochs = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=50)]
 BatchSize = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
-Multiplier = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
+Multiplier = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Beta = Literal["auto"] | Annotated[float, Field(strict=True, gt=0, le=2)]
 SmallJson = Annotated[dict[str, Any], bounded_json(2**16)]
 

@@ -35,6 +35,8 @@ HELP = """/reset        begin a new conversation
 /exit         leave; so does Ctrl-D. Ctrl-C ends an answer"""
 EXTENDABLE = ("too_few_examples", "empty_file")
 """Problems of a file that do not keep it from getting another row."""
+LONGEST_LOAD = 1800.0
+"""Seconds that a server is asked again while it loads its model."""
 LONGEST_PAUSE = 20
 """Seconds between two questions to a server that loads its model: it may be done before it expects to be."""
 Reply = Callable[[list[Message]], str]
@@ -153,6 +155,7 @@ def _served_reply(client: Any, url: str, model: str | None) -> tuple[str | None,
         reply_text = ""
         if own_system is not None and all(message["role"] != "system" for message in messages):
             messages = [{"role": "system", "content": ""}, *messages]  # without one it would put in the run's
+        until = time.monotonic() + LONGEST_LOAD
         while True:
             try:
                 with client.chat.completions.create(model=name, messages=messages, stream=True) as stream:
@@ -162,7 +165,7 @@ def _served_reply(client: Any, url: str, model: str | None) -> tuple[str | None,
                         print_text(text)
                 return reply_text.strip()
             except OpenAIError as error:
-                if (seconds := _pause(error)) is None:
+                if (seconds := _pause(error)) is None or time.monotonic() > until:
                     raise explained(error) from None
                 print(f"({explained(error)})", file=sys.stderr, flush=True)
                 time.sleep(seconds)

@@ -178,6 +178,9 @@ class VllmFields(BaseModel):
     ) = None
     guided_grammar: Annotated[str, Field(max_length=2**14)] | None = None
     guided_whitespace_pattern: Annotated[str, Field(max_length=4096)] | None = None
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    cache_salt: Name | None = None
+    vllm_xargs: Annotated[dict[str, Any], bounded_json(2**12)] | None = None
 
 
 class AnswerRequest(VllmFields):

@@ -30,7 +30,7 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 WAIT_FOR_START = 10.0
-"""Seconds that a question waits for the engines that are being started."""
+"""Seconds that a question waits for an engine that is being started."""
 USUAL_START = 20.0
 """Seconds that they may take, as a guess."""
 
@@ -69,7 +69,10 @@ def make_app(served: Iterable[Served], access: Access, start: Start | None = Non
             raise model_not_found(model_id)
         if start is not None:
             await start.wait()
-        return by_name[model_id]
+        served, until = by_name[model_id], time.monotonic() + WAIT_FOR_START
+        while served.engine.state == "starting" and time.monotonic() < until:  # it has died and comes up again
+            await asyncio.sleep(0.1)
+        return served
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(chat_routes(resolve, ResponseStore(None)))

@@ -23,7 +23,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(VllmFields.model_fields, ()), "chat_template_kwargs": ({},), "min_tokens": (0,),
     "stop_token_ids": ([],), "ignore_eos": (False,), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,), "include_stop_str_in_output": (False,), "include_reasoning": (True,),
-    "bad_words": ([],),
+    "bad_words": ([],), "priority": (0,), "vllm_xargs": ({},),
 }  # fmt: skip
 """Fields that it would silently ignore → the values that ask for nothing."""
 OPEN = {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
@@ -109,7 +109,7 @@ def _closed(schema: Any) -> Any:
     """
     if not isinstance(schema, dict):
         return schema
-    closed = {}
+    closed: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
             closed[key] = {name: _closed(inner) for name, inner in value.items()}

@@ -36,7 +36,7 @@ PASSED_ON = ("frequency_penalty", "presence_penalty", "seed", "n", "logprobs", "
           "response_format", "tools", "tool_choice",
           "chat_template_kwargs", "min_tokens", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens",
           "include_stop_str_in_output", "include_reasoning", "bad_words", "allowed_token_ids",
-          "structured_outputs")  # fmt: skip
+          "structured_outputs", "priority", "cache_salt", "vllm_xargs")  # fmt: skip
 """Fields that are passed on as they come: vLLM has them under OpenAI's names, or they are its own."""
 GUIDED = "guided_"
 """What `json`, `regex`, `choice` and `grammar` of structured_outputs began with before vLLM 0.11, which later versions
