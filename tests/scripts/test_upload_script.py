@@ -131,7 +131,7 @@ def whole_way(server, rows_file, tmp_path_factory):
     environment = {name: value for name, value in os.environ.items() if name not in KEYS}
     script = REPOSITORY / "scripts/analysis/upload_and_finetune_natasha.py"
     result = subprocess.run(
-        [sys.executable, script, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, script, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )
     assert result.returncode == 0, (result.stdout, result.stderr, server.log())
     assert f"note: {server.url} takes the place of OpenAI" in result.stderr
