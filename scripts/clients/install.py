@@ -63,7 +63,7 @@ CLIENTS = {
         Client("instructor", "instructor", ("instructor==1.17.0",), "try_instructor.py"),
         Client("dspy", "DSPy", ("dspy==3.4.1",), "try_dspy.py"),
         Client("pydantic-ai", "pydantic-ai", ("pydantic-ai-slim[openai]==2.68.0",), "try_pydantic_ai.py"),
-        Client("promptfoo", "promptfoo", ("promptfoo@0.123.1",), "try_promptfoo.mjs"),
+        Client("promptfoo", "promptfoo", ("promptfoo@0.121.20",), "try_promptfoo.mjs"),
         Client("page", "a page in Chromium", (), "try_page.py"),
     )
 }  # fmt: skip

@@ -113,7 +113,7 @@ def _closed(schema: Any) -> Any:
     for key, value in schema.items():
         if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
             closed[key] = {name: _closed(inner) for name, inner in value.items()}
-        elif key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+        elif key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list) and "properties" not in schema:
             closed[key] = [_closed(inner) for inner in value]
         else:
             closed[key] = _closed(value) if key == "items" else value
