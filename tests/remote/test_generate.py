@@ -201,6 +201,7 @@ class TestGates:
         }
         whole = [made for rows in planted.values() for made in rows]
         caught = [verdict.refused for verdict in Gates(parts.train, parts.held_out, 100, 10).rows(whole)]
+        print(f"planted rows caught: {sum(why is not None for why in caught)} of {len(whole)}")
         assert len(whole) == 50 and sum(why is not None for why in caught) >= 49
         expected = [reason for reason, rows in planted.items() for _ in rows]
         assert sum(why == reason for why, reason in zip(caught, expected, strict=True)) >= 45
@@ -212,6 +213,7 @@ class TestGates:
             if message["role"] == "assistant"
         ]
         refused = [verdict.refused for verdict in Gates(parts.train, [], len(real), 10).rows(real)]
+        print(f"real answers refused: {sum(why is not None for why in refused)} of {len(real)}")
         assert len(real) == 48 and sum(why is not None for why in refused) <= 0.05 * len(real)
 
     def test_openings_are_capped(self):

@@ -244,3 +244,16 @@ def test_judges_are_named_in_three_ways(monkeypatch):
     monkeypatch.setenv("KIMI_API_KEY", "k")
     assert find_model("kimi:kimi-k2.6", Path()).url == "https://api.moonshot.ai/v1"
     assert find_model("127.0.0.1:8000#a#b", Path()).model == "a#b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("eval", "x", "--judge", "local:m", "--quick"), "--judge does not go with --quick"),
+        (("eval", "x", "--votes", "trial"), "are for a judge: give --judge too"),
+        (("review", "x", "-o", "y", "--dry-run"), "are for a judge: give --judge URL#MODEL too"),
+    ],
+)
+def test_options_that_need_each_other(arguments, said):
+    result = govor(*arguments)
+    assert result.exit_code == 2 and said in result.stderr

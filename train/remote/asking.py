@@ -31,7 +31,8 @@ LONGEST_PAUSE = 600.0
 TIMEOUT = 300.0
 """Seconds for a whole answer."""
 PATIENCE = 30
-"""Failures in a row, of any requests, after which nothing is asked any more."""
+"""Failures in a row, of any requests, after which nothing is asked any more; fewer where nobody ever answered."""
+UNREACHABLE = "not reachable"
 MESSAGE, FRAME = 16, 64
 """Tokens that a chat template writes around a message, and around the conversation, at most."""
 
@@ -83,6 +84,7 @@ class Asker:
         for used in journal.used:
             budget.charge(used)
         self._in_a_row = 0
+        self._reached = False
         self._under_way = 0
         self._not_before = 0.0
         self._margin = 1.0
@@ -131,7 +133,7 @@ class Asker:
             used = most  # unless something better is known
             try:
                 reply = await ask_once(client, self.endpoint, request, most)
-                used, self._in_a_row = reply.used, 0
+                used, self._in_a_row, self._reached = reply.used, 0, True
                 self._margin = max(self._margin, used.input / most.input)
                 self.journal.answered(key, reply)
                 return
@@ -176,7 +178,8 @@ class Asker:
         self._not_before = max(self._not_before, time.monotonic() + error.pause)
 
     def _require_patience(self, error: AttemptError) -> None:
-        if self._in_a_row >= PATIENCE:
+        self._reached |= error.why != UNREACHABLE
+        if self._in_a_row >= (PATIENCE if self._reached else ATTEMPTS * self.concurrency):
             raise GovorError(
                 f"{self.endpoint.host}: {self._in_a_row} failures in a row, the last: {error.why}. The answers so far "
                 "are kept: run it again"
@@ -249,9 +252,7 @@ async def ask_once(client: "AsyncOpenAI", endpoint: Endpoint, request: Request, 
         raise AttemptError("timeout", used=True, again=True) from None
     except openai.APIConnectionError as error:
         never_sent = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
-        raise AttemptError(
-            "not reachable" if never_sent else "connection cut", used=not never_sent, again=True
-        ) from None
+        raise AttemptError(UNREACHABLE if never_sent else "connection cut", used=not never_sent, again=True) from None
     except openai.APIStatusError as error:
         raise _of_status(error, endpoint) from None
     except httpx2.HTTPError:  # in the middle of a stream the SDK lets it through

@@ -26,6 +26,7 @@ from train.core.pages import Language
 from train.core.runs import Run, open_run
 from train.encoding.held_out import held_out_rows
 from train.evaluation.evaluate import trained_rows
+from train.evaluation.evaluation_page import MARKS
 from train.evaluation.intervals import Interval
 from train.evaluation.judge import sources
 from train.evaluation.markers import MARKERS, is_russian
@@ -344,8 +345,6 @@ def number(value: float | Interval | None, lang: Language = "en") -> str:
 
 def title(measure: str, lang: Language) -> str:
     """The measure in words."""
-    from train.evaluation.evaluation_page import MARKS
-
     return {**MARKS, **TITLES}[measure][lang == "en"]
 
 
