@@ -24,10 +24,12 @@ from train.core.errors import one_line_errors
 from train.core.runs import Run, open_run
 from train.encoding.held_out import held_out_rows
 from train.evaluation.evaluate import trained_rows
+from train.evaluation.generate import context_of
 from train.evaluation.judge import judge_answers, sources
 from train.evaluation.markers import marker_table
-from train.evaluation.sampling import base_answers
+from train.evaluation.sampling import BATCH, ask_model, base_answers, held_out_prompts, that_fit
 from train.evaluation.style import Answer, position, two_sample
+from train.models.load import load_tuned
 
 ANSWERS = 128
 
@@ -62,6 +64,25 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], c
         started = time.process_time()
         judge_answers(trained, real_answers(held_out), tuned, tuned, 1)
         print(f"all measures on {len(tuned)} ready answers a side: {time.process_time() - started:.1f} s of one core")
+        batched, alone = sampling_speed(opened)
+        print(f"sampled in batches {batched:.0f} tokens a second of one core, one at a time {alone:.0f}")
+
+
+def sampling_speed(run: Run) -> tuple[float, float]:
+    """Tokens a second that the tuned model answers, of BATCH held-out prompts together, and of each by itself."""
+    model, tokenizer = load_tuned(run)
+    config = run.config()
+    ask = ask_model(model, tokenizer, config.generation, run.end_of_turn(), config.training.seed)
+    fitting = that_fit(held_out_prompts(held_out_rows(run)), tokenizer, context_of(model), config.generation)
+    prompts = fitting[:BATCH]
+    ask(prompts[:1], 0)  # the first call warms up
+    speeds = []
+    for batches in ([prompts], [[prompt] for prompt in prompts]):
+        started = time.process_time()
+        texts = [text for batch in batches for text in ask(batch, 0)]
+        tokens = sum(map(len, tokenizer(texts)["input_ids"]))
+        speeds.append(tokens / (time.process_time() - started))
+    return speeds[0], speeds[1]
 
 
 def rank_correlation(run: Run) -> float:

@@ -82,10 +82,58 @@ def test_the_second_set_is_found():
 
 
 def test_the_third_set_is_found():
-    """Lines of a third author, which no rule was made with: measured once, and held as it fell."""
+    """Lines of a third author; LOG.md has what was found in them at the first measurement, before the last rules."""
     figures, wrong = measured(FILE.with_name("privacy_kinds_third.jsonl"))
+    report = "\n".join(["", table(figures), *wrong])
     _, precision, recall = figures["all"]
-    assert precision >= 0.99 and recall >= 0.96, "\n".join(["", table(figures), *wrong])
+    assert precision >= 0.99 and recall >= 0.96, report
+    assert all(recall >= 0.8 for kind, (_, _, recall) in figures.items() if kind != "look_alike"), report
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("у калитки *7*31", "*7*31"),
+        ("домофон 4#19 и ждите", "4#19"),
+        ("домофон 45", "45"),
+        ("домофон: 17, звоните дольше", "17"),
+        ("набери 45 в домофон", "45"),
+        ("замок: 379", "379"),
+        ("нажми 2, 4 и 8 одновременно, дверь тугая", "2, 4 и 8"),
+    ],
+)
+def test_what_is_pressed_at_a_door_is_found(text, value):
+    assert [text[span.start : span.end] for span in find_personal_data(text)] == [value]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "дверь 80*200",
+        "лифт 110*210, широкий",
+        "домофон 3 раза звонил",
+        "домофон, 15 лет стоит",
+        "домофон 500 рублей стоит",
+        "в домофоне 20 кнопок",
+        "звони 112 по домофону",
+        "подъезд №123",
+        "калитка 2*3 м",
+    ],
+)
+def test_sizes_counts_and_prices_at_a_door_stay(text):
+    assert find_personal_data(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("мой сотовый 79 26 5 5 1 40 11", "79 26 5 5 1 40 11"),
+        ("тел 8 9 1 6.. 4 4 2.. 1 7.. 3 0", "8 9 1 6.. 4 4 2.. 1 7.. 3 0"),
+        ("в дискорде sova_nik#3319", "sova_nik#3319"),
+    ],
+)
+def test_phones_in_odd_groups_and_nicks_with_a_number(text, value):
+    assert [text[span.start : span.end] for span in find_personal_data(text)] == [value]
 
 
 @pytest.mark.parametrize("number", ["101", "102", "103", "104", "112"])

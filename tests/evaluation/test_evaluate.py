@@ -14,11 +14,21 @@ from transformers import BloomConfig, BloomForCausalLM
 from tests.conftest import govor
 from train.chats.readers import read_rows
 from train.core.config import Generation, load_config
+from train.core.errors import GovorError
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import encode_row, render
 from train.evaluation.evaluate import score
 from train.evaluation.generate import answer, answer_batch
-from train.evaluation.sampling import AnswerFile, held_out_prompts
+from train.evaluation.sampling import (
+    AnswerFile,
+    Prompt,
+    Server,
+    ask_server,
+    collect_answers,
+    find_server,
+    held_out_prompts,
+)
+from train.evaluation.style import Answer
 from train.models.load import load_tuned
 from train.sft import train
 
@@ -171,13 +181,25 @@ class Answering(BaseHTTPRequestHandler):
     """A server that always says the same, and keeps what it was asked."""
 
     asked: list = []  # noqa: RUF012
+    says: object = None
+    """What it says in the place of a list of models or an answer: a page, an object, or after how many it fails."""
 
     def do_GET(self):
+        if isinstance(self.says, str):
+            self.reply(self.says)
+            return
         self.reply({"object": "list", "data": [{"id": "n1", "object": "model"}, {"id": "n2", "object": "model"}]})
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.asked.append((request, self.headers["authorization"]))
+        if isinstance(self.says, dict):
+            self.reply(self.says)
+            return
+        if self.says == len(self.asked):
+            self.send_response(400)
+            self.end_headers()
+            return
         message = {"role": "assistant", "content": "Тишина."}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         made = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice]}
@@ -215,6 +237,33 @@ def test_a_server_is_asked_in_place_of_the_model(run, url, monkeypatch):
     assert Answering.asked[0][0]["messages"][-1]["role"] == "user"
     assert json.loads(result.stdout)["leakage"]["longest_copy"]["tuned"] <= 1
     assert "n2" in load_page(run)
+
+
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        ("<html>", "/v1: no OpenAI-compatible server: it lists no models"),
+        ({"choices": []}, "/v1, n1: an answer without a message"),
+        (3, "what it has answered is kept"),
+    ],
+)
+def test_a_server_that_fails_is_one_line_and_keeps_what_was_answered(run, url, monkeypatch, says, expected):
+    Answering.asked.clear()
+    monkeypatch.setattr(Answering, "says", says)
+    file, prompts = AnswerFile(Path("kept") / "answers.jsonl"), held_out_prompts(held_out_rows(run))
+    with pytest.raises(GovorError) as caught:
+        ask = ask_server(find_server(url, None), Generation(), 1)
+        collect_answers(file, "m", "s", prompts, 1, ask, "answers", batch_size=1)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    assert len(file.read("m", "s")) == (2 if says == 3 else 0)
+
+
+def test_a_server_is_told_of_the_functions(url):
+    Answering.asked.clear()
+    tools = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
+    prompt = Prompt([{"role": "user", "content": "Который час?"}], tools, Answer(1, "Полдень"))
+    ask_server(Server(f"{url}/v1", "n1"), Generation(), 1)([prompt, prompt._replace(tools=None)], 0)
+    assert [request.get("tools") for request, _ in Answering.asked] == [tools, None]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from train.evaluation.judge import Evaluation, Losses, judge_answers, judge_stat
 from train.evaluation.leakage import continuation
 from train.evaluation.report import Sample, write_report
 from train.evaluation.sampling import (
+    BATCH,
     AnswerFile,
     Ask,
     Prompt,
@@ -108,12 +109,14 @@ class Meter:
         """Those that leave room for an answer in a context of so many tokens."""
         return that_fit(held_out_prompts(self.rows), self.tokenizer, context, self.generation)
 
-    def sample(self, prompts: Sequence[Prompt], ask: Ask, model: object, name: str) -> list[Answer]:
+    def sample(
+        self, prompts: Sequence[Prompt], ask: Ask, model: object, name: str, batch_size: int = BATCH
+    ) -> list[Answer]:
         """Answers to the held-out prompts; `model` tells it from every other, in the file of answers."""
         key = json.dumps(model, sort_keys=True, ensure_ascii=False)
         settings = json.dumps([self.generation.model_dump(), self.config.training.seed], sort_keys=True)
         samples = self.samples or samples_needed(len(prompts))
-        return collect_answers(self.file, key, settings, prompts, samples, ask, f"answers of {name}")
+        return collect_answers(self.file, key, settings, prompts, samples, ask, f"answers of {name}", batch_size)
 
     def ask(self, model: Any) -> Ask:
         return ask_model(model, self.tokenizer, self.generation, self.stop, self.config.training.seed)
@@ -167,7 +170,8 @@ def evaluate_whole(
         )
     knows = [measure_knowledge(tuned, tokenizer, "after training")]
     if via:
-        answers = meter.sample(prompts, ask_server(via, meter.generation, meter.config.training.seed), via, via.model)
+        ask = ask_server(via, meter.generation, meter.config.training.seed)
+        answers = meter.sample(prompts, ask, via, via.model, batch_size=1)
     else:
         answers = meter.sample(prompts, meter.ask(tuned), _weights(run), "the tuned model")
     saved = []

@@ -112,18 +112,26 @@ Ask = Callable[[Sequence[Prompt], int], list[str]]
 
 
 def collect_answers(
-    file: AnswerFile, model: str, settings: str, prompts: Sequence[Prompt], samples: int, ask: Ask, task: str
+    file: AnswerFile,
+    model: str,
+    settings: str,
+    prompts: Sequence[Prompt],
+    samples: int,
+    ask: Ask,
+    task: str,
+    batch_size: int = BATCH,
 ) -> list[Answer]:
     """`samples` answers to each prompt: those of the file, and what `ask` says to the others, which are kept there.
 
-    `model`, `settings`: what an answer depends on besides its prompt. Asked are BATCH prompts of like length at a time.
+    `model`, `settings`: what an answer depends on besides its prompt. Asked are `batch_size` prompts of like length at
+    a time; what has been answered is kept when the next are not.
     """
     known = file.read(model, settings)
     missing = [(prompt, sample) for sample in range(samples) for prompt in prompts if (prompt.key, sample) not in known]
     missing.sort(key=lambda pair: (pair[1], sum(len(text_of(message)) for message in pair[0].messages)))
     with progress(task, len(missing)) as update:
         done = 0
-        for sample, batch in _batches(missing):
+        for sample, batch in _batches(missing, batch_size):
             texts = ask(batch, sample)
             file.append(model, settings, [(prompt, sample, text) for prompt, text in zip(batch, texts, strict=True)])
             known |= {(prompt.key, sample): text for prompt, text in zip(batch, texts, strict=True)}
@@ -132,11 +140,11 @@ def collect_answers(
     return [prompt.real._replace(text=known[prompt.key, sample]) for prompt in prompts for sample in range(samples)]
 
 
-def _batches(missing: Sequence[tuple[Prompt, int]]) -> Iterator[tuple[int, list[Prompt]]]:
+def _batches(missing: Sequence[tuple[Prompt, int]], size: int) -> Iterator[tuple[int, list[Prompt]]]:
     for sample in sorted({sample for _, sample in missing}):
         prompts = [prompt for prompt, at in missing if at == sample]
-        for start in range(0, len(prompts), BATCH):
-            yield sample, prompts[start : start + BATCH]
+        for start in range(0, len(prompts), size):
+            yield sample, prompts[start : start + size]
 
 
 def ask_model(model: Any, tokenizer: Any, generation: Generation, stop: Sequence[int], seed: int) -> Ask:
@@ -173,6 +181,8 @@ def find_server(url: str, model: str | None) -> Server:
         listed = [found.id for found in _client(url).models.list()]
     except OpenAIError as error:
         raise GovorError(f"{url}: {error}") from None
+    except (AttributeError, TypeError):  # a web page, say: the SDK hands on whatever came
+        raise GovorError(f"{url}: no OpenAI-compatible server: it lists no models") from None
     if not listed or (model and model not in listed):
         raise GovorError(f"{url} has no model {model or ''}: it lists {', '.join(listed) or 'none'}")
     return Server(url, model or listed[0])
@@ -202,11 +212,17 @@ def ask_server(server: Server, generation: Generation, seed: int) -> Ask:
                     messages=prompt.messages,
                     max_tokens=generation.max_new_tokens,
                     seed=seed + 1000 * sample + number,
+                    **({"tools": prompt.tools} if prompt.tools else {}),
                     **sampling,
                 )
+                said = answered.choices[0].message.content
             except OpenAIError as error:
-                raise GovorError(f"{server.url}, {server.model}: {error}") from None
-            made.append((answered.choices[0].message.content or "").strip())
+                raise GovorError(f"{server.url}, {server.model}: {error}: what it has answered is kept") from None
+            except (AttributeError, TypeError, IndexError):
+                raise GovorError(
+                    f"{server.url}, {server.model}: an answer without a message: look at its log"
+                ) from None
+            made.append((said or "").strip())
         return made
 
     return ask

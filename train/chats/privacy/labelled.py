@@ -97,7 +97,11 @@ DOOR = (
     r"(?:домофон|калитк|подъезд|подьезд|двер[ьие]|ворот|шлагбаум|парадн|консьерж|тамбур|замк|замок|паркинг|лифт|вахт|"
     r"в\sдом(?!\w)|во\sдвор|вход(?!ящ)|войти)\w{0,3}"
 )
-DOOR_CODE = r"[0-9]{1,4}\s?[кkвb#*]\s?[0-9]{3,5}|[вbкk#*][0-9]{3,6}[#*]?|[#*][0-9]{1,4}[#*][0-9]{3,6}|#?[0-9]{3,6}[*#]"
+KEYS_OF_A_DOOR = r"(?=(?:[#*]?[0-9]){3})(?=[0-9]{0,5}[#*])[#*]?[0-9]{1,5}(?:[#*][0-9]{1,5}){0,3}[#*]?"
+"""Digits with a hash or a star among them, as a keypad has them: `*28*4`."""
+SIZE = r"[0-9]{2,4}\s?\*\s?(?:19|20|21)[0-9]{1,2}(?![0-9])"
+"""Of a door, width and height: `80*200`."""
+DOOR_CODE = rf"(?!{SIZE})(?:{KEYS_OF_A_DOOR}|[0-9]{{1,4}}\s?[кkвb#*]\s?[0-9]{{3,5}}|[вbкk][0-9]{{3,6}}[#*]?)"
 PRESS = (
     r"(?:наб[еи]р\w+|жм[иёу]\w*|нажм\w+|нажа\w+|нажима\w+|тыка\w+|тыкн\w+|ввод\w+|введ\w+|вбей\w{0,2}|вбива\w+|дав[иь]\w*|"
     r"открыва\w+(?:\s(?:на|по|с|через))?|комбинаци\w|код\w{0,2}|кодик\w{0,2}|ключ\w{0,2}|цифр[ыа]\w{0,2}|кнопк\w)"
@@ -112,14 +116,19 @@ DOOR_CODES = [
     _any_case(rf"(?<!\w)код\w{{0,2}}{IS}(?P<value>[0-9]{{3,6}})(?=\s(?:от|на|в|для)?\s?{DOOR})"),
     _any_case(r"(?<![\w-])(?P<value>[0-9]{1,3}[кkвb][0-9]{4})(?![\w-])"),
     _any_case(
-        rf"(?<!\w)(?:дверь|калитка|ворота|парадная|подъезд|домофон)\s?:\s?(?P<value>[0-9]{{3,6}})(?![\w-]){NO_UNIT}"
+        rf"(?<!\w)(?:дверь|калитка|ворота|парадная|подъезд|домофон|замок|шлагбаум|тамбур)\s?:\s?(?P<value>[0-9]{{3,6}})(?![\w-]){NO_UNIT}"
     ),
     _any_case(r"(?<!\w)домофон\W{1,3}[0-9]{1,4}\W{1,3}(?:ключ|код|вызов|потом)\W{1,3}(?P<value>[0-9]{3,6})(?![\w-])"),
 ]
 PRESSED = _any_case(
-    rf"(?<!\w){PRESS}[^0-9\n]{{0,20}}(?<![\w.,-])(?P<value>[0-9]{{3,6}}|[0-9](?:[\s-]{{1,2}}[0-9]){{2,5}})(?![\w-]|[:.,][0-9]){NO_UNIT}"
+    rf"(?<!\w){PRESS}[^0-9\n]{{0,20}}(?<![\w.,-])(?P<value>[0-9]{{3,6}}|[0-9](?:(?:[\s,+-]{{1,2}}|\s?и\s)[0-9]){{2,5}})(?![\w-]|[:.,][0-9]){NO_UNIT}"
 )
 """What is pressed or dialled, near a door."""
+INTERCOM = _any_case(
+    rf"(?<!\w)домофон\w{{0,2}}\s?[:—–-]?\s?(?:(?:кв\w{{0,6}}|{PRESS})\W{{1,3}})?(?P<value>[0-9]{{2,3}})(?=\s?(?:[,.;)(!\n]|$))"
+    r"|(?<!\w)(?:наб[еи]р\w+|жм[иёу]\w*|нажм\w+|звони\w*)\s(?P<before>[0-9]{2,3})\s(?:в|на|по)\sдомофон"
+)
+"""The flat that is called at a door."""
 DOOR_NEAR = 60
 PUBLIC_NUMBERS = ("101", "102", "103", "104", "112", "115", "122", "911")
 """Whom everybody calls: never personal, and a row that names them must keep them."""
@@ -353,7 +362,7 @@ NICK = r"@?(?=[A-Za-z0-9_.-]{4})_*[A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9_]"
 NICKS = [
     _any_case(
         rf"(?<!\w){NETWORK}(?:,?\s(?:{LINKING}|{NETWORK}|(?<=в\s)[а-яё]{{3,9}})(?!\w)){{0,4}}(?:(?P<sign>\s?[:=—–]\s?|\s?-\s|-)|,?\s{{1,2}})"
-        rf"(?P<value>{NICK})(?![\w@/]|\.[A-Za-z])"
+        rf"(?P<value>{NICK})(?![\w@/]|\.[A-Za-z]|\#[0-9])"
     ),
     _any_case(
         rf"(?<!\w)(?P<sign>найди\w*|ищи\w*|найдешь|найдёшь|добавь\w*|добавляй\w*|подпи[шс]\w+|стукни\w*|мой\sник|моя|мой)\s(?:меня\s)?(?:в\s|во\s|на\s)?"
@@ -411,7 +420,7 @@ MIXED = _any_case(
 )
 """A phone in words and digits."""
 SPELLED = _any_case(
-    r"(?<![\w-])(?P<sign>\+\s?)?(?P<digits>[789](?:[\s._/-]{1,2}[0-9]{1,4}){3,10})(?![\w-])(?!\s?(?:руб|₽|км|шт|лет|раз))"
+    r"(?<![\w-])(?P<sign>\+\s?)?(?P<digits>[789](?:[\s._/-]{1,3}[0-9]{1,4}){3,10}|[78]9(?:[\s._/-]{1,3}[0-9]{1,2}){5,9})(?![\w-])(?!\s?(?:руб|₽|км|шт|лет|раз))"
 )
 NOT_A_PHONE = (
     r"заказ|трек|договор|заявк|товар|отправ|посылк|накладн|(?<!\w)чек|счет|счёт|брон|билет|(?<!\w)дела|инн|артик|штрих|код|просмотр|"
@@ -604,6 +613,10 @@ def _codes(text: str, lower: str) -> Iterator[Finding]:
         near = text[max(0, match.start() - DOOR_NEAR) : match.end() + DOOR_NEAR]
         if match["value"] not in PUBLIC_NUMBERS and DOOR_WORD.search(near):
             yield 2, *match.span("value"), "secret"
+    for match in INTERCOM.finditer(text) if "домофон" in lower else ():
+        name = "value" if match["value"] else "before"
+        if match[name] not in PUBLIC_NUMBERS:
+            yield 2, *match.span(name), "secret"
     if not any(map(lower.__contains__, CODE_WORDS)) or NOT_ONE_TIME.search(text):
         return
     patterns = [
