@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import REPOSITORY, govor
-from train.chats.pairs import read_pair_split, read_pairs, split_pairs
+from train.chats.pairs import question_of, questions_of, read_pair_split, read_pairs, split_pairs
 from train.core.config import load_config
 from train.core.errors import ConfigError, DataError, RunError
 from train.core.runs import Run
@@ -233,6 +233,16 @@ class TestReference:
             assert not (folder / "ref").exists()
         old, new = (load_file(one.adapter / "adapter_model.safetensors") for one in (finished_run, run))
         assert old.keys() == new.keys()
+
+    def test_questions_that_it_holds_out_are_not_trained(self, write_dpo, finished_run):
+        start = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
+        split = read_pair_split(load_config(write_dpo(lora=start)))
+        kept_apart = questions_of(held_out_rows(finished_run))
+        asked = {question_of(pair.preferred.messages[:-1]) for pair in split.train}
+        assert asked and not asked & kept_apart
+        plain = read_pair_split(load_config(write_dpo()))
+        assert {question_of(pair.preferred.messages[:-1]) for pair in plain.train} & kept_apart
+        assert len(split.split.left_out) == len(plain.train) - len(split.train)
 
     def test_it_may_not_change_before_a_run_is_resumed(self, write_dpo, finished_run, monkeypatch):
         import shutil
