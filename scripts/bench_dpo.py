@@ -112,10 +112,18 @@ def median_length(answers: Sequence[Answer]) -> float:
 @click.option("--run", type=click.Path(path_type=Path, exists=True))
 @click.option("--short", is_flag=True)
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--prompts", default=96, show_default=True)
+@click.option("--prompts", default=96, show_default=True, help="Training prompts that are voted on.")
+@click.option("--answers", default=128, show_default=True, help="To the held-out prompts, before and after.")
 @click.option("--pairs", default=3, show_default=True, help="Answers to each prompt; each two make a vote.")
 def main(
-    out: Path, overrides: tuple[str, ...], run: Path | None, short: bool, seeds: int, prompts: int, pairs: int
+    out: Path,
+    overrides: tuple[str, ...],
+    run: Path | None,
+    short: bool,
+    seeds: int,
+    prompts: int,
+    pairs: int,
+    answers: int,
 ) -> None:
     run = run and run.absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -131,7 +139,7 @@ def main(
     model, meter = meter_of(before)
     context = context_of(model)
     asked = meter.held_out_prompts(context)
-    samples = -(-128 // len(asked))
+    samples = -(-answers // len(asked))
     with untuned(model, before, meter.config) as base:
         meter.samples = samples
         untaught = meter.sample(asked, meter.ask(base), before.manifest()["base"]["weights"], "the base")
@@ -140,11 +148,11 @@ def main(
     training = spread(training, prompts)
     del model
 
-    def measure(answers: Sequence[Answer]) -> dict[str, float]:
-        place = judge_answers(meter.trained, real, untaught, answers, samples).position
+    def measure(said: Sequence[Answer]) -> dict[str, float]:
+        place = judge_answers(meter.trained, real, untaught, said, samples).position
         found = place.whole if place else None
         figures = {} if found is None else {"position": found.value, "low": found.low, "high": found.high}
-        return {"median_length": median_length(answers), **figures}
+        return {"median_length": median_length(said), **figures}
 
     figures: list[dict[str, Any]] = []
     first = measure(answers_of(before, asked, samples))
