@@ -1,17 +1,19 @@
 """Do preferences do what they say? Simulated users who prefer shorter answers, and what becomes of length and manner.
 
-    python scripts/bench_dpo.py OUT [--run RUN] [--seeds 3] [--prompts 96] [--pairs 4] [KEY=VALUE …]
+    python scripts/bench_dpo.py OUT [--run RUN] [--seeds 3] [--prompts 96] [--pairs 3] [--short] [KEY=VALUE …]
 
 A run (configs/tiny.yaml, or RUN) answers training prompts several times; users vote for the shorter of two answers,
 nine times in ten. `govor preferences` makes rows of the votes, train/dpo.py goes on from the run, and the held-out
 prompts are answered before and after: their median length, and their position between base (0) and persona (1) with
 its 95 % interval. Every seed votes, trains and answers anew. KEY=VALUE are overrides of the preference training. OUT
-gets the runs and bench.json.
+gets the runs and bench.json. `--short`, for a slow machine, learns short dialogues with the first two sentences of each
+answer.
 """
 
 import json
 import os
 import random
+import re
 import statistics
 import sys
 import time
@@ -88,6 +90,18 @@ def train_on_votes(before: Run, name: str, file: Path, seed: int, overrides: Seq
     return dpo.train(load_config(config, [*SETTINGS, *overrides]))
 
 
+def short_rows(file: Path) -> Path:
+    """Rows of one short question of Наташа's and the first two sentences of the answer."""
+    lines = []
+    for line in (REPOSITORY / "data/natasha.jsonl").read_text(encoding="utf-8").splitlines():
+        asked, answer = [message for message in json.loads(line)["messages"] if message["role"] != "system"][:2]
+        if len(asked["content"]) <= 120:
+            text = " ".join(re.split(r"(?<=[.!?…])\s+", answer["content"])[:2])
+            lines.append(json.dumps({"messages": [asked, {**answer, "content": text}]}, ensure_ascii=False) + "\n")
+    file.write_text("".join(lines), encoding="utf-8")
+    return file.absolute()
+
+
 def median_length(answers: Sequence[Answer]) -> float:
     return statistics.median(len(answer.text) for answer in answers)
 
@@ -96,22 +110,36 @@ def median_length(answers: Sequence[Answer]) -> float:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--run", type=click.Path(path_type=Path, exists=True))
+@click.option("--short", is_flag=True)
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--prompts", default=96, show_default=True)
+@click.option("--prompts", default=96, show_default=True, help="Training prompts that are voted on.")
+@click.option("--answers", default=128, show_default=True, help="To the held-out prompts, before and after.")
 @click.option("--pairs", default=3, show_default=True, help="Answers to each prompt; each two make a vote.")
-def main(out: Path, overrides: tuple[str, ...], run: Path | None, seeds: int, prompts: int, pairs: int) -> None:
+def main(
+    out: Path,
+    overrides: tuple[str, ...],
+    run: Path | None,
+    short: bool,
+    seeds: int,
+    prompts: int,
+    pairs: int,
+    answers: int,
+) -> None:
     run = run and run.absolute()
     out.mkdir(parents=True, exist_ok=True)
     os.chdir(out)
     if run is None:
         files = {"model.name_or_path": "data/tiny-ru", "data.train_file": "data/natasha.jsonl"}
         settings = [f"{name}={REPOSITORY / file}" for name, file in files.items()]
+        if short:
+            settings += [f"data.train_file={short_rows(Path('rows.jsonl'))}", "data.eval_fraction=0.2"]
+            settings += ["training.num_train_epochs=2", "generation.max_new_tokens=48"]
         run = sft.train(load_config(REPOSITORY / "configs/tiny.yaml", [*settings, "name=before"])).path
     before = open_run(run)
     model, meter = meter_of(before)
     context = context_of(model)
     asked = meter.held_out_prompts(context)
-    samples = -(-128 // len(asked))
+    samples = -(-answers // len(asked))
     with untuned(model, before, meter.config) as base:
         meter.samples = samples
         untaught = meter.sample(asked, meter.ask(base), before.manifest()["base"]["weights"], "the base")
@@ -120,11 +148,11 @@ def main(out: Path, overrides: tuple[str, ...], run: Path | None, seeds: int, pr
     training = spread(training, prompts)
     del model
 
-    def measure(answers: Sequence[Answer]) -> dict[str, float]:
-        place = judge_answers(meter.trained, real, untaught, answers, samples).position
+    def measure(said: Sequence[Answer]) -> dict[str, float]:
+        place = judge_answers(meter.trained, real, untaught, said, samples).position
         found = place.whole if place else None
         figures = {} if found is None else {"position": found.value, "low": found.low, "high": found.high}
-        return {"median_length": median_length(answers), **figures}
+        return {"median_length": median_length(said), **figures}
 
     figures: list[dict[str, Any]] = []
     first = measure(answers_of(before, asked, samples))

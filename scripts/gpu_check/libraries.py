@@ -15,7 +15,7 @@ LIBRARIES = (
     *("triton", "liger-kernel"),
 )
 OUR_MODULES = (
-    *("train.cli", "train.sft", "train.models.load", "train.tuning.trainer", "train.tuning.rehearsal"),
+    *("train.cli", "train.sft", "train.dpo", "train.models.load", "train.tuning.trainer", "train.tuning.rehearsal"),
     *("train.tuning.kernels", "train.merging.merge", "train.evaluation.evaluate"),
 )
 OPTIMIZERS = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")

@@ -387,6 +387,7 @@ WORSE = {"role": "assistant", "content": "Никто"}
     "record",
     [
         OPENAI_PREFERENCE,
+        {key.replace("output", "completion"): value for key, value in OPENAI_PREFERENCE.items()},
         {"prompt": Q, "chosen": A, "rejected": "Никто"},
         {"prompt": [PAIR[0]], "chosen": [PAIR[1]], "rejected": [WORSE]},
         {"chosen": PAIR, "rejected": [PAIR[0], WORSE]},

@@ -89,7 +89,8 @@ def test_events_and_checkpoints_carry_margin_and_accuracy(server, second):
 
 
 def test_it_began_with_the_first_model_which_may_be_deleted_meanwhile(server, second):
-    metrics = [json.loads(line) for line in (server.data / "runs" / second["id"] / "metrics.jsonl").open()]
+    file = server.data / "runs" / second["id"] / "metrics.jsonl"
+    metrics = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert metrics[0]["rewards/margins"] == pytest.approx(0, abs=1e-6), "the reference is where it begins"
     manifest = json.loads((server.data / "runs" / second["id"] / "manifest.json").read_bytes())
     assert manifest["start"] and (server.data / "jobs" / second["id"] / "start" / "adapter").is_dir()

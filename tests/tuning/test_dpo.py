@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import REPOSITORY, govor
-from train.chats.pairs import read_pair_split, read_pairs, split_pairs
+from train.chats.pairs import question_of, questions_of, read_pair_split, read_pairs, split_pairs
 from train.core.config import load_config
 from train.core.errors import ConfigError, DataError, RunError
 from train.core.runs import Run
@@ -21,6 +21,7 @@ from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import encode_row, render
 from train.encoding.pairs import encode_pairs, tell_by_length
 from train.encoding.rows import encode_rows
+from train.evaluation.evaluate import trained_rows
 from train.models.load import load_run_tokenizer, load_tuned
 from train.sft import train as train_on_rows
 
@@ -164,6 +165,23 @@ class TestPairs:
         pairs = held_out_pairs(dpo_run)
         assert [e.input_ids[: e.answers[-1][1]] for e in kept] == [e.input_ids for e in pairs.preferred.encoded]
 
+    def test_evaluation_finds_the_rows_again(self, dpo_run):
+        """So that copies and manner are measured against the preferred answers."""
+        trained = trained_rows(dpo_run.config(), held_out_rows(dpo_run))
+        assert trained and len(trained) == dpo_run.manifest()["data"]["train"]["rows"]
+
+    def test_inspect_and_plan_see_both_answers(self, write_dpo, pairs_file):
+        path = str(write_dpo())
+        shown = json.loads(govor("inspect", path, "--json").output)["rows"]
+        assert len(shown) == 48 and {row["row"] for row in shown} == set(range(1, 25))
+        plan = json.loads(govor("plan", path, "--json").output)
+        assert plan["tokens"]["how"].startswith("counted") and "both answers" in plan["tokens"]["how"]
+        split = read_pair_split(load_config(Path(path)))
+        by_row = {}
+        for row in shown:
+            by_row[row["row"]] = by_row.get(row["row"], 0) + len(row["tokens"])
+        assert plan["tokens"]["epoch"] == sum(by_row[pair.preferred.line] for pair in split.train)
+
     def test_a_dialogue_stands_on_one_side(self):
         """Every turn of the shipped dialogues, two votes on each; turns of one dialogue share its first question."""
         rows = []
@@ -233,6 +251,16 @@ class TestReference:
             assert not (folder / "ref").exists()
         old, new = (load_file(one.adapter / "adapter_model.safetensors") for one in (finished_run, run))
         assert old.keys() == new.keys()
+
+    def test_questions_that_it_holds_out_are_not_trained(self, write_dpo, finished_run):
+        start = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
+        split = read_pair_split(load_config(write_dpo(lora=start)))
+        kept_apart = questions_of(held_out_rows(finished_run))
+        asked = {question_of(pair.preferred.messages[:-1]) for pair in split.train}
+        assert asked and not asked & kept_apart
+        plain = read_pair_split(load_config(write_dpo()))
+        assert {question_of(pair.preferred.messages[:-1]) for pair in plain.train} & kept_apart
+        assert len(split.split.left_out) == len(plain.train) - len(split.train)
 
     def test_it_may_not_change_before_a_run_is_resumed(self, write_dpo, finished_run, monkeypatch):
         import shutil

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.chats.pairs import question_of, questions_of
 from train.chats.row_formats import Preference, preference_of_openai, preference_to_object, row_of_openai
-from train.chats.rows import Message, Row, text_of, without_weight
+from train.chats.rows import Row, without_weight
 from train.core.errors import DataError, GovorError
 
 Prompt = str
@@ -76,7 +77,7 @@ class Feedback:
             )
             for liked, other in sorted(pairs):
                 self.add(Preference(0, messages, [json.loads(liked)], [json.loads(other)], tools))
-        kept_apart = {_question(row.messages[:at]) for row in held_out for at in _answers(row)}
+        kept_apart = questions_of(held_out)
         for text, count in self.votes.items():
             found = json.loads(text)
             mirrored = dict(found, preferred_output=found["non_preferred_output"],
@@ -85,20 +86,11 @@ class Feedback:
             if against >= count:
                 why = "votes that others outnumber" if against > count else "votes for either answer alike"
                 self.left_out[why] += count
-            elif _question(found["input"]["messages"]) in kept_apart:
+            elif question_of(found["input"]["messages"]) in kept_apart:
                 self.left_out["to questions that the run holds out"] += count
             else:
                 self.left_out["more votes for the same pair"] += count - 1
                 yield preference_of_openai(0, found)
-
-
-def _question(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    """Roles and texts before an answer, without a system message."""
-    return tuple((m["role"], text_of(m).strip()) for m in messages if m["role"] not in ("system", "developer"))
-
-
-def _answers(row: Row) -> list[int]:
-    return [at for at, message in enumerate(row.messages) if message["role"] == "assistant"]
 
 
 def _dumps(value: Any) -> str:

