@@ -88,7 +88,7 @@ def test_every_page_in_both_languages(browser, project, locale, scheme):
 
 def test_hostile_rows_are_text(browser, project):
     with page_of(browser, project) as page:
-        page.goto(f"{project.url}/#rows")
+        page.goto(f"{project.url}/#rows/rows.jsonl")
         card = page.locator("[data-line='1']")
         card.wait_for()
         assert HOSTILE in card.inner_text() and card.locator("img, script").count() == 0
@@ -190,7 +190,7 @@ def tab_to(page, id_: str) -> None:
 
 def test_rows_are_searched_edited_and_written(browser, project):
     with page_of(browser, project) as page:
-        page.goto(f"{project.url}/#rows")
+        page.goto(f"{project.url}/#rows/rows.jsonl")
         page.locator("#search").fill("ответ 17")
         page.keyboard.press("Enter")
         card = page.locator("[data-line='20']")

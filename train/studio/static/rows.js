@@ -12,15 +12,19 @@ export async function show(main, { signal, id }) {
   const list = h("div"), counts = h("div"), checks = h("div");
   const api = () => `/studio/rows/${encodeURIComponent(view.file)}`;
 
+  let newest = 0;  // an answer that is overtaken by a later question is not shown
+
   async function draw() {
+    const own = ++newest;
     const page = await get(`${api()}?start=${view.start}&count=${COUNT}&search=${encodeURIComponent(view.search)}`, signal);
+    if (own !== newest) return;
     const last = Math.min(view.start + COUNT, page.found);
     fill(counts, h("div.bar", { role: "status" }, h("span", {}, page.found ? t("rows_shown", { a: number(view.start + 1), b: number(last), c: number(page.found), d: number(page.rows) }) : t("nothing_found")),
       h("button", { type: "button", id: "earlier", disabled: view.start === 0, onclick: () => turn(-COUNT) }, t("previous")),
       h("button", { type: "button", id: "later", disabled: last >= page.found, onclick: () => turn(COUNT) }, t("next")),
       page.decided.y + page.decided.n + page.decided.edit > 0 && h("span", {}, t("decided", { y: number(page.decided.y), n: number(page.decided.n), e: number(page.decided.edit) }))));
     const seen = view.config && page.lines.length ? await look(page.lines) : new Map();
-    if (!signal.aborted) fill(list, page.lines.map((line) => card(line, seen.get(line.line))));
+    if (!signal.aborted && own === newest) fill(list, page.lines.map((line) => card(line, seen.get(line.line))));
   }
 
   async function turn(by) { view.start = Math.max(0, view.start + by); await draw(); scrollTo(0, 0); }
