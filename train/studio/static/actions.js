@@ -19,7 +19,7 @@ export function buttons(run, after) {
       }
       await after();
     },
-  }, t(LABELS[verb], { target }))), run.commands.length > 0 && h("details", { id: `commands-${run.id}` },
+  }, t(verb === "eval" && target ? `do_eval_${target}` : LABELS[verb], { target }))), run.commands.length > 0 && h("details", { id: `commands-${run.id}` },
     h("summary", {}, t("show_commands")), run.commands.map(({ command }) => h("div", {}, h("code", { dir: "ltr" }, command)))));
 }
 

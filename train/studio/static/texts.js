@@ -50,6 +50,8 @@ export const TEXTS = {
   do_stop: ["Save and stop", "Сохранить и остановить"],
   do_resume: ["Resume", "Продолжить"],
   do_eval: ["Evaluate", "Оценить"],
+  do_eval_quick: ["Evaluate quickly", "Оценить быстро"],
+  do_eval_checkpoints: ["Evaluate each checkpoint", "Оценить каждую контрольную точку"],
   do_merge: ["Merge", "Слить с базой"],
   do_export: ["Export: {target}", "Экспорт: {target}"],
   runs_command: ["runs: {command}", "выполнит: {command}"],
