@@ -215,6 +215,7 @@ def test_a_key_is_asked_for(browser, tmp_path):
         page.locator("input[type=password]").fill("k-1")
         page.keyboard.press("Enter")
         page.get_by_text("No runs here yet").wait_for()
+        assert page.locator("main code").inner_text() == "govor train CONFIG"
         opened.close()
 
 
@@ -255,8 +256,8 @@ def test_a_whole_life(browser, base, rows_file, tmp_path):
             page.locator("figure canvas").wait_for()
             page.get_by_text("training.max_steps", exact=True).wait_for()
             page.get_by_role("button", name="Evaluate quickly").click()
-            page.get_by_text("Answers before and after").wait_for(timeout=10 * PATIENCE)
-            page.get_by_text("Held-out loss:").wait_for()
+            page.locator("#samples-file summary").wait_for(timeout=10 * PATIENCE)
+            page.locator("section p", has_text="Held-out loss:").wait_for()
             page.locator("#nav-chat").click()
             page.locator("form textarea").fill("Что сегодня?")
             page.locator("#send").click()

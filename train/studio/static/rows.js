@@ -1,5 +1,5 @@
 // A file of rows: paged and searched, each row as the model sees it, with what validate says; kept, dropped or edited.
-import { field, fill, h, name, notice, select, text } from "./dom.js";
+import { field, fill, h, name, notice, prose, select, text } from "./dom.js";
 import { get, post } from "./net.js";
 import { number, t } from "./texts.js";
 
@@ -7,7 +7,7 @@ const COUNT = 10;
 
 export async function show(main, { signal, id }) {
   const { files, configs } = await get("/studio/rows", signal);
-  if (!files.length) { fill(main, h("h1", {}, t("nav_rows")), h("p", {}, t("no_files"))); return; }
+  if (!files.length) { fill(main, h("h1", {}, t("nav_rows")), h("p", {}, prose(t("no_files")))); return; }
   const view = { file: files.some((one) => one.id === id) ? id : files[0].id, start: 0, search: "", config: "", signal };
   const list = h("div"), counts = h("div"), checks = h("div");
   const api = () => `/studio/rows/${encodeURIComponent(view.file)}`;
