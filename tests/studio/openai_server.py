@@ -1,6 +1,7 @@
 """A small server that speaks OpenAI's streaming chat, and remembers what it was asked."""
 
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +27,9 @@ def openai_server(answers: dict[str, str]):
             if body["model"] not in answers:
                 self.reply(404, json.dumps({"error": {"message": "no such model"}}).encode())
                 return
-            chunks = [{"choices": [{"delta": {"content": word}}]} for word in answers[body["model"]].split(" ")]
+            chunks = [
+                {"choices": [{"delta": {"content": word}}]} for word in re.findall(r"\S+\s*", answers[body["model"]])
+            ]
             text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
             self.reply(200, text.encode(), "text/event-stream")
 

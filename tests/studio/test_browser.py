@@ -88,7 +88,7 @@ def test_every_page_in_both_languages(browser, project, locale, scheme):
 
 def test_hostile_rows_are_text(browser, project):
     with page_of(browser, project) as page:
-        page.goto(f"{project.url}/#rows")
+        page.goto(f"{project.url}/#rows/rows.jsonl")
         card = page.locator("[data-line='1']")
         card.wait_for()
         assert HOSTILE in card.inner_text() and card.locator("img, script").count() == 0
@@ -190,7 +190,7 @@ def tab_to(page, id_: str) -> None:
 
 def test_rows_are_searched_edited_and_written(browser, project):
     with page_of(browser, project) as page:
-        page.goto(f"{project.url}/#rows")
+        page.goto(f"{project.url}/#rows/rows.jsonl")
         page.locator("#search").fill("ответ 17")
         page.keyboard.press("Enter")
         card = page.locator("[data-line='20']")
@@ -215,6 +215,7 @@ def test_a_key_is_asked_for(browser, tmp_path):
         page.locator("input[type=password]").fill("k-1")
         page.keyboard.press("Enter")
         page.get_by_text("No runs here yet").wait_for()
+        assert page.locator("main code").inner_text() == "govor train CONFIG"
         opened.close()
 
 
@@ -244,6 +245,7 @@ def test_a_whole_life(browser, base, rows_file, tmp_path):
             page.get_by_label("base").fill("data/base")
             page.get_by_label("Steps at most").fill("3")
             page.get_by_label("train on the processor").check()
+            page.get_by_label("Prompts, one a line").fill("Кто ты?")
             page.locator("#plan").click()
             page.get_by_text("What it needs").wait_for()
             page.locator("#start").click()
@@ -253,7 +255,9 @@ def test_a_whole_life(browser, base, rows_file, tmp_path):
             page.locator("#open-life").click()
             page.locator("figure canvas").wait_for()
             page.get_by_text("training.max_steps", exact=True).wait_for()
-            page.get_by_text("Answers before and after").wait_for()
+            page.get_by_role("button", name="Evaluate quickly").click()
+            page.locator("#samples-file summary").wait_for(timeout=10 * PATIENCE)
+            page.locator("section p", has_text="Held-out loss:").wait_for()
             page.locator("#nav-chat").click()
             page.locator("form textarea").fill("Что сегодня?")
             page.locator("#send").click()

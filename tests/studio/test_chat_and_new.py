@@ -1,12 +1,16 @@
 """Chat with the studio's servers and what is kept of it; trainings and rows that the page begins."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.conftest import REPOSITORY
 from tests.studio.openai_server import openai_server
 from tests.studio.studio_server import StudioServer
 from train.core.config import load_config
@@ -28,7 +32,7 @@ def test_chat_and_feedback(tmp_path):
         body = {"server": url, "model": "a", "messages": ASKED, "temperature": 0.5}
         answer = server.ask("POST", "/studio/chat/answer", json=body)
         chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
-        assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "ЯНаташа."
+        assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "Я Наташа."
         assert asked == [{"model": "a", "messages": ASKED, "temperature": 0.5, "stream": True}]
 
         refused = server.ask("POST", "/studio/chat/answer", json={**body, "server": "http://169.254.169.254"})
@@ -107,6 +111,45 @@ def test_a_run_that_the_page_begins(base, rows_file, working_folder):
         assert changed["training.max_steps"] == 2 and changed["lora.r"] == 4 and "training.seed" not in changed
         assert run["data"]["train"]["rows"] == 22 and run["parity"]["differing"] == []
         assert run["merge"] is None and run["evaluated"] is None
+
+
+def wait_for(seconds: float, what):
+    """The first result of `what` that is not None."""
+    deadline = time.monotonic() + seconds
+    while (found := what()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.slow
+def test_a_training_is_stopped_and_resumed(write_config, working_folder):
+    """One that was begun in a terminal: the page stops it, which saves, and resumes it, which ends it."""
+    write_config(
+        training={"max_steps": 40, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1}, prompts=[]
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "train.cli", "train", "x.yaml"]
+    elsewhere = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with StudioServer(working_folder) as server:
+
+        def run() -> dict:
+            return server.get("/studio/runs")["runs"][0]
+
+        def ended() -> int | None:
+            return server.get("/studio/commands")["commands"][0]["exit_code"]
+
+        wait_for(300, lambda: (server.get("/studio/runs")["runs"] and run()["step"]) or None)
+        assert "stopped" in server.ask("POST", "/studio/runs/x/stop", json={}).json()
+        elsewhere.wait(300)
+        stopped = run()
+        assert (stopped["state"], len(stopped["checkpoints"])) == ("stopped", 1) and 0 < stopped["step"] < 40
+        begun = server.ask("POST", "/studio/runs/x/resume", json={})
+        assert begun.json()["command"] == "govor train runs/x/config.yaml --resume", begun.text
+        assert wait_for(600, ended) == 0, server.get("/studio/commands")
+        assert (run()["state"], run()["step"]) == ("finished", 40)
+        steps = [json.loads(text)["step"] for text in Path("runs/x/metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(set(steps)) == list(range(1, 41))
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ class TestList:
         last = [entry for entry in run.metrics() if "loss" in entry][-1]
         assert (state.loss, state.tokens) == (last["loss"], last["num_tokens"])
         assert state.eval_loss == [entry["eval_loss"] for entry in run.metrics() if "eval_loss" in entry][-1]
-        assert [one["verb"] for one in commands_of(state)] == ["eval", "merge", "export", "export", "export"]
+        assert [one["verb"] for one in commands_of(state)] == ["eval"] * 3 + ["merge"] + ["export"] * 3
         assert commands_of(state)[0]["command"] == "govor eval runs/done"
 
     def test_one_that_was_stopped_and_one_that_trains(self, run, held):
@@ -114,6 +114,23 @@ class TestList:
         assert states["done"].state == "finished"
         assert states["broken"].state == "damaged" and "not valid JSON" in states["broken"].problem
         assert commands_of(states["broken"]) == []
+
+    def test_a_stranger_s_numbers_and_names(self, run, finished_run):
+        """Nothing in one folder keeps the list from being shown: no number, no half of a character, no name."""
+        manifest = json.loads(run.manifest_file.read_text())
+        run.manifest_file.write_text(json.dumps({**manifest, "started": "\ud83d", "merge": {"drift": float("nan")}}))
+        with run.metrics_file.open("a") as file:
+            file.write('{"step": 9, "loss": NaN, "eval_loss": 1e999}\n{"step": 9, "loss": ' + "9" * 400 + "}\n")
+        try:
+            strange = run.path.with_name(os.fsdecode(b"\xff"))
+            strange.mkdir()
+            (strange / "manifest.json").write_text("{}")
+        except OSError:  # a file system that takes only UTF-8
+            pass
+        with StudioServer(Path.cwd()) as server:
+            listed = server.get("/studio/runs")["runs"]
+            assert [one["id"] for one in listed] == ["done"] and listed[0]["loss"] is not None
+            assert server.get("/studio/runs/done")["merge"] == {"drift": None}
 
     def test_in_the_terminal(self, run):
         table = govor("runs")

@@ -25,7 +25,7 @@ from train.studio import commands
 from train.studio.chat import chat_routes
 from train.studio.follow import Mark, events
 from train.studio.new_run import Uploads, new_routes
-from train.studio.routing import StudioRoute, require_json
+from train.studio.routing import StudioRoute, json_answer, require_json
 from train.studio.row_routes import row_routes
 from train.studio.run_list import find_runs, list_runs, run_state
 from train.studio.seen import Viewer
@@ -136,7 +136,7 @@ def run_routes(studio: Studio) -> APIRouter:
     @routes.get("/runs")
     async def runs() -> Any:
         states = await asyncio.to_thread(list_runs, studio.folders)
-        return {"runs": [{**asdict(state), "commands": commands.commands_of(state)} for state in states]}
+        return json_answer({"runs": [{**asdict(state), "commands": commands.commands_of(state)} for state in states]})
 
     @routes.get("/runs/{id_}")
     async def run(id_: str) -> Any:
@@ -145,7 +145,7 @@ def run_routes(studio: Studio) -> APIRouter:
         path = studio.run(id_)
         state = await asyncio.to_thread(run_state, id_, path)
         told = await asyncio.to_thread(describe, Run(path)) if state.base and state.state != "damaged" else {}
-        return {"run": {**asdict(state), "commands": commands.commands_of(state)}, **told}
+        return json_answer({"run": {**asdict(state), "commands": commands.commands_of(state)}, **told})
 
     @routes.get("/runs/{id_}/metrics")
     async def metrics(id_: str, request: Request) -> Response:

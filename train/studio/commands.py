@@ -18,6 +18,8 @@ from train.core.locks import lock_holder
 from train.studio.run_list import RunState
 
 EXPORTS = ("llamafactory", "gguf", "ollama")
+EVALUATIONS = (None, "quick", "checkpoints")
+"""What is evaluated: the run, its losses and configured prompts alone, or each of its checkpoints as well."""
 KEPT = 50
 """Commands of which the studio remembers what they printed."""
 SHOWN = 6000  # bytes of a command's output that are shown, its last
@@ -35,8 +37,8 @@ def words_of(run: Path, verb: str, target: str | None = None) -> list[str]:
         return ["train", str(Path(name) / "config.yaml"), "--resume"]
     if verb == "merge":
         return ["merge", name]
-    if verb == "eval":
-        return ["eval", name]
+    if verb == "eval" and target in EVALUATIONS:
+        return ["eval", name, *([f"--{target}"] if target else [])]
     if verb == "export" and target in EXPORTS:
         return ["export", name, "--to", target]
     raise GovorError(f"{verb} {target or ''}: no command of the page")
@@ -47,7 +49,8 @@ def commands_of(state: RunState) -> list[dict[str, Any]]:
     run = Path(state.path)
     found: list[tuple[str, str | None]] = []
     if not state.job and state.state == "finished":
-        found = [("eval", None), ("merge", None), *(("export", target) for target in EXPORTS)]
+        found = [*(("eval", target) for target in EVALUATIONS), ("merge", None)]
+        found += [("export", target) for target in EXPORTS]
         if state.merged:
             found.remove(("merge", None))  # also after full tuning, which leaves a whole model
     if not state.job and state.state == "stopped" and state.base and run.parent.name == "runs":

@@ -21,6 +21,7 @@ from train.chats.rows import Row, row_from_openai, row_to_json, text_of, trained
 from train.core.errors import DataError, GovorError
 from train.core.files import aside_file, require_new
 from train.remote.review import Decisions, edited, read_decisions
+from train.studio.run_list import is_text
 
 PLACES = ("data", ".")
 """Where files of rows lie in a project folder."""
@@ -39,7 +40,12 @@ def find_files(folders: Sequence[Path]) -> dict[str, Path]:
         for place in PLACES:
             root = folder / place
             for path in sorted(root.glob("*.jsonl")) if root.is_dir() else ():
-                if path.is_file() and path.resolve().parent == root.resolve() and not path.name.endswith(OURS):
+                if (
+                    is_text(path.name)
+                    and path.is_file()
+                    and path.resolve().parent == root.resolve()
+                    and not path.name.endswith(OURS)
+                ):
                     same = sum(id_ == path.name or id_.startswith(f"{path.name}~") for id_ in found)
                     found[f"{path.name}~{same + 1}" if same else path.name] = path
     return found

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,8 +70,13 @@ def find_runs(folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, so that a page can name it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _is_run(path: Path) -> bool:
-    return path.is_dir() and ((path / "manifest.json").is_file() or (path / LOCK).is_file())
+    return is_text(path.name) and path.is_dir() and ((path / "manifest.json").is_file() or (path / LOCK).is_file())
 
 
 def list_runs(folders: Sequence[Path]) -> list[RunState]:
@@ -161,8 +167,10 @@ def _merged(block: bytes) -> dict[str, Any]:
     for line in block.split(b"\n")[:-1]:  # behind the last line break stands half a line, or nothing
         try:
             entry = json.loads(line)
-            numbers.update({key: value for key, value in entry.items() if isinstance(value, int | float)})
-        except (ValueError, AttributeError, RecursionError):
+            numbers.update(
+                {k: value for k, value in entry.items() if isinstance(value, int | float) and isfinite(value)}
+            )
+        except (ValueError, AttributeError, OverflowError, RecursionError):
             continue  # the first line of the block, cut in two
     return numbers
 

@@ -1,5 +1,5 @@
 // One model or two side by side, over the OpenAI API of running servers; what is said of their answers is kept.
-import { field, fill, h, name, notice, select, text } from "./dom.js";
+import { field, fill, h, name, notice, prose, select, text } from "./dom.js";
 import { get, post, postEvents } from "./net.js";
 import { t } from "./texts.js";
 
@@ -13,7 +13,7 @@ export async function show(main, { about, signal }) {
   }
   const models = found.flatMap(({ server, models: listed }) => listed.map((one) => ({ ...one, server, key: JSON.stringify([server, one.id]) })));
   const problems = found.filter((one) => one.problem).map((one) => h("p.problem", {}, text(one.problem, "span")));
-  if (!models.length) { fill(main, h("h1", {}, t("nav_chat")), problems, h("p", {}, t("no_models"))); return; }
+  if (!models.length) { fill(main, h("h1", {}, t("nav_chat")), problems, h("p", {}, prose(t("no_models")))); return; }
   const options = models.map((one) => [one.key, one.server === HERE ? one.id : `${one.id} · ${one.server}`]);
   const sides = [{ key: models[0].key, history: [] }, { key: models[1]?.key ?? "", history: [] }];
   const heads = h("div.columns"), talk = h("div", { "aria-live": "polite" });

@@ -26,6 +26,8 @@ export function fill(place, ...children) {
 
 // Text of somebody else: marks that turn the direction of writing end with it.
 export const text = (value, tag = "div") => h(`${tag}.text`, { dir: "auto" }, String(value ?? ""));
+// A text of our own in which commands stand between backticks.
+export const prose = (value) => value.split("`").map((part, at) => at % 2 ? h("code", { dir: "ltr" }, part) : part);
 export const name = (value) => h("bdi.name", {}, String(value ?? ""));
 
 export function facts(pairs) {

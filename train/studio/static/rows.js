@@ -1,5 +1,5 @@
 // A file of rows: paged and searched, each row as the model sees it, with what validate says; kept, dropped or edited.
-import { field, fill, h, name, notice, select, text } from "./dom.js";
+import { field, fill, h, name, notice, prose, select, text } from "./dom.js";
 import { get, post } from "./net.js";
 import { number, t } from "./texts.js";
 
@@ -7,20 +7,24 @@ const COUNT = 10;
 
 export async function show(main, { signal, id }) {
   const { files, configs } = await get("/studio/rows", signal);
-  if (!files.length) { fill(main, h("h1", {}, t("nav_rows")), h("p", {}, t("no_files"))); return; }
+  if (!files.length) { fill(main, h("h1", {}, t("nav_rows")), h("p", {}, prose(t("no_files")))); return; }
   const view = { file: files.some((one) => one.id === id) ? id : files[0].id, start: 0, search: "", config: "", signal };
   const list = h("div"), counts = h("div"), checks = h("div");
   const api = () => `/studio/rows/${encodeURIComponent(view.file)}`;
 
+  let newest = 0;  // an answer that is overtaken by a later question is not shown
+
   async function draw() {
+    const own = ++newest;
     const page = await get(`${api()}?start=${view.start}&count=${COUNT}&search=${encodeURIComponent(view.search)}`, signal);
+    if (own !== newest) return;
     const last = Math.min(view.start + COUNT, page.found);
     fill(counts, h("div.bar", { role: "status" }, h("span", {}, page.found ? t("rows_shown", { a: number(view.start + 1), b: number(last), c: number(page.found), d: number(page.rows) }) : t("nothing_found")),
       h("button", { type: "button", id: "earlier", disabled: view.start === 0, onclick: () => turn(-COUNT) }, t("previous")),
       h("button", { type: "button", id: "later", disabled: last >= page.found, onclick: () => turn(COUNT) }, t("next")),
       page.decided.y + page.decided.n + page.decided.edit > 0 && h("span", {}, t("decided", { y: number(page.decided.y), n: number(page.decided.n), e: number(page.decided.edit) }))));
     const seen = view.config && page.lines.length ? await look(page.lines) : new Map();
-    if (!signal.aborted) fill(list, page.lines.map((line) => card(line, seen.get(line.line))));
+    if (!signal.aborted && own === newest) fill(list, page.lines.map((line) => card(line, seen.get(line.line))));
   }
 
   async function turn(by) { view.start = Math.max(0, view.start + by); await draw(); scrollTo(0, 0); }

@@ -1,7 +1,7 @@
 // One run: its curve, and whatever else its folder holds.
 import { buttons, printed } from "./actions.js";
 import { Curve } from "./curve.js";
-import { fill, h, name, text } from "./dom.js";
+import { fill, h, name, prose, text } from "./dom.js";
 import { every } from "./every.js";
 import { get } from "./net.js";
 import { runFacts, state } from "./runs.js";
@@ -34,7 +34,7 @@ function warnings({ warnings: found }) {
 
 function verdict({ evaluation, evaluated }) {
   const losses = evaluation?.base_loss && h("p", {}, t("loss_before_after", { a: number(evaluation.base_loss, 3), b: number(evaluation.tuned_loss, 3) }));
-  if (!evaluated) return section(t("verdict"), losses, !losses && h("p", {}, t("not_evaluated")));
+  if (!evaluated) return section(t("verdict"), losses, !losses && h("p", {}, prose(t("not_evaluated"))));
   const states = evaluated.checkpoints ?? [];
   return section(t("verdict"), h("p", {}, h("strong", {}, evaluated.verdict[language])), losses,
     states.length > 0 && h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, t("checkpoints")), h("th", {}, t("manner")), h("th", {}, t("recites")))),
@@ -57,7 +57,7 @@ function trust({ parity, merge }) {
 
 function samples({ answers, samples_file: file, run }) {
   const title = (one) => one === "base" ? t("state_base") : one === "tuned" ? t("state_tuned") : one;
-  return section(t("samples"), h("p.aid", {}, t("samples_aid", { path: run.path })),
+  return section(t("samples"), h("p.aid", {}, prose(t("samples_aid", { path: run.path }))),
     answers && answers.prompts.map((prompt, at) => h("details", { id: `prompt-${at}`, open: at === 0 },
       h("summary", {}, text(prompt.messages.at(-1).content.slice(0, 160), "span")),
       prompt.messages.map((one) => h("div.message", {}, h("h4", {}, one.role), text(one.content))),

@@ -1,7 +1,7 @@
 // All runs: their losses on one plot, live, and what can be done with each.
 import { buttons, printed } from "./actions.js";
 import { Curve } from "./curve.js";
-import { facts, fill, h, name } from "./dom.js";
+import { facts, fill, h, name, prose } from "./dom.js";
 import { every } from "./every.js";
 import { get, post } from "./net.js";
 import { duration, moment, number, t } from "./texts.js";
@@ -33,7 +33,7 @@ export async function show(main, { about, signal }) {
     const now = JSON.stringify([runs, commands]);
     if (now === before) return;
     before = now;
-    fill(list, runs.length ? runs.map((run) => card(run, chosen.has(run.id), choose, refresh)) : h("p", {}, t("no_runs")));
+    fill(list, runs.length ? runs.map((run) => card(run, chosen.has(run.id), choose, refresh)) : h("p", {}, prose(t("no_runs"))));
     fill(output, printed(commands));
     if (about.jobs) await showJobs(jobs, signal, refresh);
   }
@@ -68,7 +68,9 @@ export function runFacts(run) {
     [t("left"), duration(run.seconds_left)],
     [t("memory"), run.memory_gib && `${number(run.memory_gib, 1)} GiB`],
     [t("checkpoints"), run.checkpoints.length ? run.checkpoints.map((each) => each.replace("checkpoint-", "")).join(", ") : null],
+    [t("epoch"), run.epoch === null ? null : number(run.epoch, 2)],
     [t("started"), moment(run.started)],
+    [t("ended"), moment(run.finished)],
   ]);
 }
 

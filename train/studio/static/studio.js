@@ -1,5 +1,5 @@
 // The frame of the studio: which page is shown, in which language, and the key where the server wants one.
-import { field, fill, h, notice } from "./dom.js";
+import { field, fill, h, notice, prose } from "./dom.js";
 import { get, onKey, setKey } from "./net.js";
 import { language, setLanguage, t } from "./texts.js";
 
@@ -42,7 +42,7 @@ async function show() {
 
 function failed(error) {
   if (main.querySelector("form.key")) return;
-  fill(main, h("p.bad", { role: "alert" }, error.message));
+  fill(main, h("p.bad", { role: "alert" }, prose(error.message)));
 }
 
 onKey(() => {

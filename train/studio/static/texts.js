@@ -45,11 +45,12 @@ export const TEXTS = {
   ended: ["finished", "закончено"],
   folder: ["folder", "папка"],
   on_plot: ["on the plot", "на графике"],
-  open_run: ["Look at it", "Подробнее"],
   belongs_to_job: ["Belongs to a job: `govor jobs cancel {id}` ends it.", "Относится к заданию: его завершит `govor jobs cancel {id}`."],
   do_stop: ["Save and stop", "Сохранить и остановить"],
   do_resume: ["Resume", "Продолжить"],
   do_eval: ["Evaluate", "Оценить"],
+  do_eval_quick: ["Evaluate quickly", "Оценить быстро"],
+  do_eval_checkpoints: ["Evaluate each checkpoint", "Оценить каждую контрольную точку"],
   do_merge: ["Merge", "Слить с базой"],
   do_export: ["Export: {target}", "Экспорт: {target}"],
   runs_command: ["runs: {command}", "выполнит: {command}"],
@@ -68,7 +69,6 @@ export const TEXTS = {
   cancel: ["Cancel", "Отменить"],
 
   back: ["All runs", "Все обучения"],
-  no_such_run: ["There is no such run.", "Такого обучения нет."],
   settings: ["Settings that differ from the defaults", "Настройки, отличные от обычных"],
   whole_config: ["The whole config", "Все настройки"],
   option: ["option", "настройка"],
@@ -250,4 +250,4 @@ export function duration(seconds) {
   return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: digits }).format(value);
 }
 
-export const moment = (text) => text && new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(text));
+export const moment = (text) => Number.isNaN(Date.parse(text)) ? text : new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(text));
