@@ -250,6 +250,7 @@ def test_every_route_has_been_thought_of(client):
         "POST /v1/chat/completions": "tests/serving/test_chat_request.py", "GET /health": "nothing",
         "POST /v1/responses": "tests/serving/test_response_request.py", "GET /v1/responses/{}": "an id alone",
         "DELETE /v1/responses/{}": "an id alone", "GET /v1/responses/{}/input_items": "QUERIES",
+        "POST /v1/responses/input_tokens": "as responses",
         "POST /v1/completions": "tests/serving/test_response_request.py", "POST /v1/uploads": "test_large_uploads",
         "POST /v1/uploads/{}/parts": "test_large_uploads", "POST /v1/uploads/{}/complete": "test_large_uploads",
         "POST /v1/uploads/{}/cancel": "an id alone",
