@@ -108,11 +108,13 @@ def _check_suffix(suffix: str | None, provider: Provider) -> None:
     """ConfigError where the provider takes no such suffix; but for Vertex, Cyrillic letters go out as Latin ones."""
     if suffix is None:
         return
-    letters, pattern, sent = "64 Latin or Cyrillic letters, digits, `_` and `-`", r"[A-Za-z0-9_-]{1,64}", latin(suffix)
     if provider.name == "vertex":
-        letters, pattern, sent = "128 characters", r".{1,128}", suffix
-    if len(suffix) > 128 or not re.fullmatch(pattern, sent):
-        raise ConfigError(f"--suffix {suffix!r}: 1 to {letters}")
+        longest, letters, fits = 128, "characters", True
+    else:
+        longest, letters = 64, "Latin or Cyrillic letters, digits, spaces, `_` and `-`"
+        fits = re.fullmatch(r"[A-Za-z0-9_-]+", latin(suffix)) is not None
+    if not fits or not 1 <= len(suffix) <= longest:
+        raise ConfigError(f"--suffix {suffix!r}: 1 to {longest} {letters}")
 
 
 def check_steps(arguments: Arguments, provider: Provider) -> None:

@@ -43,7 +43,8 @@ def test_the_description_names_every_route(server):
         "/v1/fine_tuning/jobs/{job_id}/pause", "/v1/fine_tuning/jobs/{job_id}/resume",
         "/v1/fine_tuning/jobs/{job_id}/events", "/v1/fine_tuning/jobs/{job_id}/checkpoints",
         "/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions",
-        "/v1/responses", "/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items",
+        "/v1/responses", "/v1/responses/input_tokens", "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/input_items",
         "/v1/uploads", "/v1/uploads/{upload_id}/parts",
         "/v1/uploads/{upload_id}/complete", "/v1/uploads/{upload_id}/cancel",
     }  # fmt: skip

@@ -147,7 +147,7 @@ def test_the_whole_way_prints_what_people_know(whole_way, server):
         r"gpt-4-turbo stands for acme/tiny", r"⏳ Starting to monitor fine-tuning job...",
         r"Learning rate: 0.01 × 0.4 = 0.004\n", r"Status: running",
         r"step \d+/12  loss \d+\.\d{3}  accuracy 0\.\d+", r"validation loss \d", "Status: succeeded",
-        r"✅ Fine-tuned model: ft:acme/tiny:local:natasha-v1:\w{8}", r"Trained tokens: [\d,]+",
+        r"✅ Fine-tuned model: ft:gpt-4-turbo:local:natasha-v1:\w{8}", r"Trained tokens: [\d,]+",
         r"\nTest 1: \S.*\nResponse: \S", r"\nTest 5: … \S",
         r"Log: logs/",
     ]  # fmt: skip
@@ -190,7 +190,7 @@ def test_afterwards_jobs_are_listed_watched_and_asked(whole_way, server, monkeyp
     monkeypatch.setenv("GOVOR_API_KEY", server.key)
     assert f"{job}  succeeded" in call("--list-jobs", *there).stdout
     watched = call("--monitor", job, *there).stdout
-    assert "Fine-tuning job started" in watched and "✅ Fine-tuned model: ft:acme/tiny" in watched
+    assert "Fine-tuning job started" in watched and "✅ Fine-tuned model: ft:gpt-4-turbo" in watched
     assert "cannot be cancelled" in call("--cancel", job, *there, exit_code=2).stderr
     assert "Could not find fine tune: ftjob-none" in call("--monitor", "ftjob-none", *there, exit_code=2).stderr
     assert "ft:none" in call("--test", "ft:none", *there, exit_code=2).stderr
