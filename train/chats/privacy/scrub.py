@@ -1,7 +1,7 @@
 """Replaces personal data in Russian chats: values by placeholders, names by placeholders or invented names.
 
-Regular expressions and check digits (id_numbers.py, links.py, addresses.py), words beside a value (labelled.py and what
-it brings together), the participants' names in all their forms (names.py): no model, no network. A stranger's name stays.
+Regular expressions and check digits (id_numbers.py, links.py, addresses.py), words beside a value (labelled.py and
+what it calls), the participants' names in all their forms (names.py): no model, no network. A stranger's name stays.
 """
 
 import csv
