@@ -1,7 +1,7 @@
 """Replaces personal data in Russian chats: values by placeholders, names by placeholders or invented names.
 
-Regular expressions and check digits (id_numbers.py, links.py, addresses.py), words beside a value (labelled.py), the
-participants' names in all their forms (names.py): no model, no network. A stranger's name stays.
+Regular expressions and check digits (id_numbers.py, links.py, addresses.py), words beside a value (labelled.py and
+what it calls), the participants' names in all their forms (names.py): no model, no network. A stranger's name stays.
 """
 
 import csv
@@ -16,9 +16,10 @@ from typing import NamedTuple
 from train.chats.privacy.addresses import find_addresses
 from train.chats.privacy.id_numbers import find_numbers
 from train.chats.privacy.invented import InventedNames
-from train.chats.privacy.labelled import find_labelled, find_short_addresses
+from train.chats.privacy.labelled import find_labelled
 from train.chats.privacy.links import find_contacts
 from train.chats.privacy.names import PLACEHOLDER_FILL, NameFinder, NameForm
+from train.chats.privacy.short_addresses import find_short_addresses
 from train.core.files import table_cell, write_whole
 
 KINDS = {

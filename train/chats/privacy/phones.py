@@ -1,0 +1,165 @@
+"""Phones without the form of one: ten bare digits, local ones, spelled or dictated ones."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from train.chats.privacy.id_numbers import inn_valid
+from train.chats.privacy.patterns import DIGIT, NO_UNIT, Finding, any_case
+
+PHONE_WORDS = {
+    **dict.fromkeys(("ноль", "нуль"), "0"), "один": "1", "одна": "1", "два": "2", "две": "2", "три": "3", "четыре": "4",
+    "пять": "5", "шесть": "6", "семь": "7", "восемь": "8", "девять": "9", "десять": "10", "одиннадцать": "11",
+    "двенадцать": "12", "тринадцать": "13", "четырнадцать": "14", "пятнадцать": "15", "шестнадцать": "16",
+    "семнадцать": "17", "восемнадцать": "18", "девятнадцать": "19", "двадцать": "20", "тридцать": "30", "сорок": "40",
+    "пятьдесят": "50", "шестьдесят": "60", "семьдесят": "70", "восемьдесят": "80", "девяносто": "90", "сто": "100",
+    "двести": "200", "триста": "300", "четыреста": "400", "пятьсот": "500", "шестьсот": "600", "семьсот": "700",
+    "восемьсот": "800", "девятьсот": "900",
+}  # fmt: skip
+REPEATED = {"нол": "0", "нул": "0", "единиц": "1", "двойк": "2", "тройк": "3", "четв": "4", "пят": "5", "шест": "6",
+            "сем": "7", "восьм": "8", "девят": "9"}  # fmt: skip
+"""`три пятёрки`: how such a word begins → its digit."""
+NUMBER_WORD = (
+    rf"(?:{'|'.join(sorted(PHONE_WORDS, key=len, reverse=True))}|(?:нол|нул)(?:я|ей|ика)|"
+    r"единиц[аы]?|двойк[аи]|двоек|тройк[аи]|троек|"
+    r"четв[её]рк[аи]|(?:пят|шест|сем|восьм|девят)[её]рк[аи])"
+)
+DICTATED = any_case(rf"(?<!\w)(?:плюс\s)?{NUMBER_WORD}(?:[\s,.-]{{1,3}}{NUMBER_WORD}){{3,}}(?!\w)")
+MIXED = any_case(
+    rf"(?<![\w-])\+?(?=[^\n]{{0,40}}[0-9])(?:{NUMBER_WORD}|[0-9]{{1,4}})(?:[\s,.-]{{1,3}}(?:{NUMBER_WORD}|[0-9]{{1,4}})){{3,10}}(?![\w-])"
+)
+"""A phone in words and digits."""
+SPELLED = any_case(
+    r"(?<![\w-])(?P<sign>\+\s?)?(?P<digits>[789](?:[\s._/-]{1,3}[0-9]{1,4}){3,10}|[78]9(?:[\s._/-]{1,3}[0-9]{1,2}){5,9})(?![\w-])(?!\s?(?:руб|₽|км|шт|лет|раз))"
+)
+NOT_A_PHONE = (
+    r"заказ|трек|договор|заявк|товар|отправ|посылк|накладн|(?<!\w)чек|счет|счёт|брон|билет|(?<!\w)дела|инн|артик|штрих|код|просмотр|"
+    r"населен|подписч|сери[яию]|огрн|лицев|чертеж|чертёж|квартир|серийн|imei|тираж|лот|участ|объявл|вакан|квитанц|полис"
+)
+OTHER_NUMBER = any_case(rf"(?:{NOT_A_PHONE})[^0-9\n]{{0,24}}$")
+BARE = [
+    any_case(
+        r"(?<!\w)(?:номер\w{0,3}|сбп|перевод\w{0,2}|перев[её]д\w+|перевест\w*|переки[нд]\w+|ски[нд]\w+|заки[нд]\w+|ки[нд][ьуа]\w{0,3}|кинь\w{0,2}|"
+        r"пополн\w+|симк\w{1,3}|набер\w*|наби[рв]\w+|(?:по|пере|до)?звон\w*|маякн\w+|звякн\w+|ватсап\w?|вотсап\w?|ватс?ап\w?|whats\s?app|"
+        r"вайбер\w?|телег\w|тг|связ[иь]\w?|контакт\w*|пиши\w{0,2}|моб\w*|сотов\w+|тел\w*|тлф|смс\w*|сим\w?)(?!\w)[^0-9\n]{0,28}(?<![\w.,+-])"
+        r"(?P<value>9[0-9]{9})(?![\w-])"
+    ),
+    any_case(
+        r"(?<![\w.,+-])(?<![78]\s)(?P<value>9[0-9]{9})(?=\W{1,4}(?:(?:это|вот|мой|новый|наш|мамин|её|его|рабочий|личный)\s){0,3}"
+        r"(?:номер|телефон|тел(?!\w)|моб|сотов|симк|мой|звон|пиши|набир|набер|ватсап|вотсап|вайбер|тг(?!\w)|телег|сбп|сбер|тиньк|альфа|втб|перевод|"
+        r"мама|папа|муж|жена))"
+    ),
+]
+LOCAL_NUMBER = r"[0-9](?:[\s-]{0,2}[0-9]){4,6}(?![\w-]|[:.,/][0-9]|\s?[0-9])"
+LOCAL_PLACE = (
+    r"(?:домашн\w{1,3}|городск\w{1,3}|стационарн\w{1,3}|факс\w?|рабоч\w{2,3}|диспетчер\w{0,5}|регистратур\w|вахт\w{0,5}|вахтёр\w?|"
+    r"аварийк\w|аварийн\w+|при[её]мн\w{1,3}|деканат\w?|секретар\w{1,2}|консьерж\w{0,2}|справочн\w{1,3}|поликлиник\w|управл[яе]\w+|жэк\w?|"
+    r"паспортн\w+\sстол\w?|бухгалтери\w|кадр\w{1,2}|офис\w?|аптек\w|учительск\w{2}|охран\w)"
+)
+LOCAL_GAP = r"[^0-9\n]{0,24}?"
+LOCALS = [
+    any_case(
+        r"(?<!\w)(?:тел(?:ефон\w{0,2})?\.?|телефончик|(?:по|до|пере)?звони(?:те|шь|л\w?|ть)?|звон\w{1,3}|звякни\w{0,2}|наб[еи]р\w{1,4}|"
+        rf"номер(?!\s(?:{NOT_A_PHONE}|дома))(?:ок)?|{LOCAL_PLACE})(?!\w){LOCAL_GAP}(?<![\w.,+-])(?P<value>{LOCAL_NUMBER}){NO_UNIT}"
+    ),
+    any_case(
+        rf"(?<![\w.,+-])(?<![0-9)][\s-])(?P<value>[0-9]{{1,3}}[\s-][0-9]{{2}}[\s-][0-9]{{2}})(?=\W{{1,4}}(?:(?:это|вот|наш|мой|там)\s){{0,2}}"
+        rf"(?:номер|телефон|{LOCAL_PLACE}|звони))"
+    ),
+]
+NOT_FOR_LOCAL = any_case(
+    rf"(?<!\w)(?:за|стои\w*|цен\w|день|график|стаж|куп\w+|прода\w+|почти|около|минимум|счет|счёт|парти\w+|{NOT_A_PHONE})"
+)
+SOLID_LABEL = any_case(rf"(?<!\w)(?:{LOCAL_PLACE}|тел|телефон\w?|(?:по)?звони\w*|наб[еи]р\w+)(?!\w)")
+SPOKEN_LABEL = any_case(r"(?<!\w)(?:код|смс|sms|парол|пин|домофон|прод[ие]кт|дикт|эсэмэс|цифр)")
+LABEL_BEFORE = any_case(
+    r"(?<!\w)(?:тел(?:ефон\w{0,2})?\.?|номер\w{0,2}|домашн\w+|городск\w+|звони)\W{1,3}(?:\w+\W{1,2})?$"
+)
+
+
+def _is_local(match: re.Match[str]) -> bool:
+    """Whether it is a phone of five to seven digits and no price or count; one without gaps needs a plain label."""
+    number, start = match["value"], match.start("value") - match.start()
+    if start and NOT_FOR_LOCAL.search(match[0][:start]):
+        return False
+    groups = re.findall("[0-9]+", number)
+    if len(groups) == 1:
+        return SOLID_LABEL.match(match[0]) is not None and not number.endswith(("00", "90", "99"))
+    in_digits = all(len(group) == 1 for group in groups)
+    thousands = len(groups) == 2 and len(groups[1]) == 3 and "-" not in number
+    return not thousands and (in_digits or "-" in number or len(groups) > 2)
+
+
+def _is_spelled_phone(match: re.Match[str]) -> bool:
+    """Whether the digits, apart by one or a few, are a phone and no count: `7 8 9 10 11 12 13`."""
+    groups = re.findall("[0-9]+", match["digits"])
+    digits = "".join(groups)
+    if all(int(b) - int(a) in (1, -1) for a, b in pairwise(groups)):
+        return False
+    if len(digits) == 11 and digits[0] in "78" and digits[1] in "93489":
+        return bool(match["sign"]) or digits[1] == "9" or len(set(map(len, groups))) == 1
+    return len(digits) == 10 and digits[0] == "9" and len(groups) == 10
+
+
+def find_dictated(text: str, lower: str) -> Iterator[Finding]:
+    """Phones in words, ten digits or eleven; local ones of five to seven after a word that names them."""
+    if not any(map(lower.__contains__, ("пят", "вос", "сем", "девят", "нол"))):
+        return
+    for match in DICTATED.finditer(text):
+        digits = _digits_of(re.findall(r"\w+", match[0].lower()))
+        named = LABEL_BEFORE.search(text[max(0, match.start() - 24) : match.start()])
+        national = len(digits) == 11 and digits[0] in "78" and digits[1] in "3489"
+        if national or (len(digits) == 10 and digits[0] in "3489") or (named and 5 <= len(digits) <= 7):
+            yield 0, *match.span(), "phone"
+        elif _is_spoken_code(text, match, digits):
+            yield 1, *match.span(), "secret"
+    for match in MIXED.finditer(text) if DIGIT.search(text) else ():
+        words = re.findall(r"\w+", match[0].lower())
+        digits = _digits_of(words)
+        if 10 <= len(digits) <= 11 and digits[0] in "789" and not all(map(str.isdigit, words)):
+            yield 1, *match.span(), "phone"
+
+
+def _is_spoken_code(text: str, match: re.Match[str], digits: str) -> bool:
+    """Whether it is a code that is told in words: four to eight digits beside `код`, `смс`, `пароль`, …"""
+    if not 4 <= len(digits) <= 8 or match[0].count(" ") < 3:
+        return False
+    before, after = text[max(0, match.start() - 34) : match.start()], text[match.end() : match.end() + 24]
+    return bool(SPOKEN_LABEL.search(before) or SPOKEN_LABEL.match(re.sub(r"^\W*(?:это|вот)?\s?", "", after)))
+
+
+def _digits_of(words: list[str]) -> str:
+    """The digits that the words dictate: `девятьсот три`, 903; `ноль один`, 01; `три пятёрки`, 555."""
+    digits, room, last = "", 0, ""  # room: how many digits of the number just said the next word may still replace
+    for word in words:
+        value = PHONE_WORDS.get(word)
+        if word.isdigit():
+            digits, room, last = digits + word, 0, ""
+            continue
+        if value is None:
+            digit = next((d for start, d in REPEATED.items() if word.startswith(start)), "")
+            times = int(last) if last in ("2", "3", "4") else 1
+            digits = (digits[:-1] if times > 1 else digits) + digit * times
+            room, last = 0, ""
+            continue
+        if 0 < len(value) <= room and value.strip("0"):
+            digits = digits[: -len(value)] + value
+        else:
+            digits += value
+        room = len(value) - len(value.rstrip("0")) if value.strip("0") else 0
+        room, last = (0 if value == "10" else room), value
+    return digits
+
+
+def find_phones(text: str) -> Iterator[Finding]:
+    """Phones in figures."""
+    for pattern in BARE:
+        for match in pattern.finditer(text):
+            before = text[max(0, match.start("value") - 40) : match.start("value")]
+            if not OTHER_NUMBER.search(before) and not inn_valid(match["value"]):  # `find_numbers` takes those
+                yield 2, *match.span("value"), "phone"
+    for pattern in LOCALS:
+        yield from ((2, *match.span("value"), "phone") for match in pattern.finditer(text) if _is_local(match))
+    for match in SPELLED.finditer(text):
+        if _is_spelled_phone(match):
+            yield 2, *match.span(), "phone"
