@@ -57,7 +57,7 @@ class Bot:
 
     def _ended(self) -> str:
         self.process.wait(60)
-        self._reader.join(10)
+        self._reader.join()
         self.process.stdout.close()
         return self.output
 
@@ -73,5 +73,4 @@ def start_bot(stand_in, folder):
 
     yield start
     for bot in started:
-        if bot.process.poll() is None:
-            bot.kill()
+        bot.kill()

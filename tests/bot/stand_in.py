@@ -73,14 +73,14 @@ class Telegram:
         self.pending[self._update] = {"update_id": self._update, kind: content}
         return self._update
 
-    def wait(self, done, seconds: float = 180) -> None:
+    def wait(self, done, seconds: float = 600) -> None:
         """Wait until something is so."""
         end = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < end, f"not within {seconds} s; {len(self.pending)} updates wait"
             time.sleep(0.05)
 
-    def settle(self, seconds: float = 180) -> None:
+    def settle(self, seconds: float = 600) -> None:
         """Wait until every update is acknowledged."""
         self.wait(lambda: not self.pending, seconds)
 

@@ -263,8 +263,8 @@ class TestBadStarts:
             assert result.stderr.startswith(f"error: {message}") and result.stderr.count("\n") == 1
             assert TOKEN not in result.output + result.stderr
 
-    def test_a_token_that_is_refused(self, stand_in, start_bot):
-        bot = start_bot(token=TOKEN[:-1] + "9")
+    def test_a_token_that_is_refused(self, start_bot):
+        bot = start_bot("--data-dir", "another", token=TOKEN[:-1] + "9")
         assert bot.process.wait(60) == 2
         assert bot._ended() == "error: Telegram refuses the token in TELEGRAM_BOT_TOKEN\n"
 

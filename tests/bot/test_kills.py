@@ -44,10 +44,10 @@ def test_nothing_is_lost_or_out_of_order(stand_in, start_bot):
     bot = start_bot(*LIMITS)
     for kill in range(KILLS):
         sent = (kill + chance.random()) * USERS * MESSAGES / (KILLS + 1)
-        telegram.wait(lambda sent=sent: telegram.calls["sendMessage"] >= sent, 900)
+        telegram.wait(lambda sent=sent: telegram.calls["sendMessage"] >= sent, 3600)
         output += bot.kill()
         bot = start_bot(*LIMITS)
-    telegram.settle(900)
+    telegram.settle(3600)
     output += bot.stop()
 
     twice = 0
