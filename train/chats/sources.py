@@ -101,11 +101,23 @@ class Sample:
 
         try:
             with open_unpacked(self.source) as file:
-                start = io.BytesIO(skip_byte_order_mark(file).read(LONGEST_LINE))
-            value = next(ijson.items(start, prefix, use_float=True, multiple_values=not prefix), None)
+                start = Beginning(skip_byte_order_mark(file), LONGEST_LINE)
+                value = next(ijson.items(start, prefix, use_float=True, multiple_values=not prefix), None)
         except (ijson.JSONError, ValueError, *unpacking_errors()):
             return {}
         return value if isinstance(value, dict) else {}
+
+
+class Beginning:
+    """The first `size` bytes of a file, read as they are asked for."""
+
+    def __init__(self, file: io.BufferedReader, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, size: int) -> bytes:
+        block = self._file.read(min(size, self._left))
+        self._left -= len(block)
+        return block
 
 
 def lists_of_rows(source: Source, size: int = -1) -> Iterator[str]:
@@ -115,7 +127,7 @@ def lists_of_rows(source: Source, size: int = -1) -> Iterator[str]:
     with suppress(ijson.JSONError, ValueError, *unpacking_errors()), open_unpacked(source) as file:
         start = skip_byte_order_mark(file)
         found = None
-        for prefix, event, _ in ijson.parse(start if size < 0 else io.BytesIO(start.read(size)), use_float=True):
+        for prefix, event, _ in ijson.parse(start if size < 0 else Beginning(start, size), use_float=True):
             key, is_item, _ = prefix.partition(".item")
             if event == "start_map" and is_item and key in LISTS_OF_ROWS and key != found:
                 yield (found := key)
