@@ -109,7 +109,7 @@ def _closed(schema: Any) -> Any:
     """
     if not isinstance(schema, dict):
         return schema
-    closed = {}
+    closed: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
             closed[key] = {name: _closed(inner) for name, inner in value.items()}
