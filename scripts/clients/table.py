@@ -44,6 +44,7 @@ def judge(address: Address, report: dict[str, Any]) -> Outcome:
     """The outcome of what a program reports."""
     operation = report["operation"]
     if (error := report.get("error")) is not None:
+        error = re.sub(r"\x1b\[[0-9;]*m", "", error)
         refusal = REFUSAL.search(error)
         verdict: Literal["works", "refused", "FAILS"] = "refused" if refusal else "FAILS"
         return Outcome(address.name, operation, verdict, " ".join((refusal[0] if refusal else error).split()))
@@ -78,7 +79,8 @@ def table(results: dict[str, Any]) -> list[str]:
         outcomes = [Outcome(*fields) for fields in result["outcomes"]]
         cells = [_cell([one for one in outcomes if one.operation == name], reasons) for name in OPERATIONS]
         others = [one for one in outcomes if one.operation not in OPERATIONS and one.verdict != "works"]
-        title = f"{client.title} {result['version']}{', '.join(_cell([one], reasons) for one in others)}"
+        title = f"{client.title} {result['version']}"
+        title += "".join(f"; {one.operation}: {_cell([one], reasons)}" for one in others)
         lines.append(f"| {title} | {result['date']} | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return [*lines, "", *notes, "", f"Tried on {_machine()}, against `transformers serve`."]

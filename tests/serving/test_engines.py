@@ -194,6 +194,7 @@ WEATHER = {
     "type": "function",
     "function": {
         "name": "weather",
+        "strict": True,  # else vLLM holds the arguments to JSON alone
         "parameters": {
             "type": "object", "properties": {"city": {"enum": CITIES}}, "required": ["city"],
             "additionalProperties": False,

@@ -20,6 +20,12 @@ class Judge(dspy.Signature):
     friends: bool = dspy.OutputField()
 
 
+class Local(dspy.LM):
+    """DSPy asks LiteLLM's list of models whether one takes a schema, and for plain JSON if it is not in it."""
+
+    supports_response_schema = True
+
+
 def chat():
     return dspy.LM(f"openai/{MODEL}", **shared)(QUESTION)[0]
 
@@ -29,7 +35,7 @@ def responses():
 
 
 def schema():
-    with dspy.context(lm=dspy.LM(f"openai/{MODEL}", **shared), adapter=dspy.JSONAdapter()):
+    with dspy.context(lm=Local(f"openai/{MODEL}", **shared), adapter=dspy.JSONAdapter()):
         return {"friends": dspy.Predict(Judge)(question=QUESTION).friends}
 
 
