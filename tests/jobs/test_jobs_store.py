@@ -326,6 +326,8 @@ class TestSlots:
         with store.change() as change:
             for id_ in ("ftjob-a", "ftjob-b", "ftjob-c"):
                 store.job_folder(id_).mkdir(parents=True)
+                tree = {"name": id_, "model": {"name_or_path": "b"}, "data": {"train_file": "a.jsonl"}}
+                run_config.write_config(store.job_folder(id_) / "config.yaml", tree)
                 change.add_job(a_job(id_), "body", None)
         worker = Worker(store, 2, GpuLease(), cards)
         worker._look()

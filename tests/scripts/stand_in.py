@@ -55,6 +55,10 @@ class StandIn:
 
             do_POST = do_PUT = do_GET  # noqa: N815
 
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # the client has left
+                    super().handle()
+
             def log_message(self, *_: object) -> None:
                 pass
 

@@ -94,6 +94,7 @@ def test_the_wheels_are_pinned_in_the_constraints_alone():
         "pyyaml",
         "safetensors",
         "openai",
+        "llguidance",
         "lxml",
         "openpyxl",
         "scipy",

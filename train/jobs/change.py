@@ -44,6 +44,8 @@ class JobEntry(NamedTuple):
         It begins as the client named the base: some clients choose by `ft:gpt-4o-mini-…` how they talk to a model.
         """
         base, suffix = self.job.govor.requested_model, self.job.user_provided_suffix or ""
+        if base.startswith("ft:"):  # goes on from a tuned model, which has the name of its base in its own
+            base = base.split(":")[1]
         return f"ft:{base}:local:{suffix}:{self.state.name_suffix}"
 
 
