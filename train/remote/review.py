@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +19,9 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row, row_to_json, text_of, trained_answers
 from train.core.errors import GovorError
 from train.core.files import require_new, write_whole
-from train.evaluation.intervals import wilson
-from train.remote.judge_rows import Doubt, judge_rows, worst_first
+
+if TYPE_CHECKING:
+    from train.remote.judge_rows import Doubt
 
 Decisions = dict[str, dict[str, Any]]
 """Hash of a row → {"row": hash, "said": "y", "n" or "edit", "text": the edited answer, for an edit}."""
@@ -56,6 +57,11 @@ def review(
     chosen = choose(rows, known, sample)
     if judge:
         options = {"rubric_file": rubric, "budget": budget, "max_tokens": max_tokens, "dry_run": dry_run}
+        from train.remote.judge_rows import (  # the studio uses this file, too, and starts at once
+            judge_rows,
+            worst_first,
+        )
+
         judged = judge_rows(file, rows, known, judge, **options)  # type: ignore[arg-type]
         if judged is None:
             return True
@@ -82,7 +88,7 @@ def choose(rows: Sequence[Row], known: Entries, sample: int) -> list[Row]:
 
 
 def ask(
-    rows: Sequence[Row], decisions: Decisions, record: Callable[[dict[str, Any]], None], doubts: Mapping[str, Doubt]
+    rows: Sequence[Row], decisions: Decisions, record: Callable[[dict[str, Any]], None], doubts: "Mapping[str, Doubt]"
 ) -> bool:
     """Ask for each row that has no decision yet; False where the person leaves."""
     at = next((at for at, row in enumerate(rows) if row_hash(row) not in decisions), len(rows))
@@ -130,6 +136,8 @@ def said(decisions: Sequence[dict[str, Any]], of: int, *, worst: bool) -> str:
     counts = f"{seen}, {edited} edited, {len(decisions) - good - edited} dropped"
     if worst:
         return counts
+    from train.evaluation.intervals import wilson
+
     share = wilson(good, len(decisions))
     return f"{counts}; good: {share.value:.0%} (of all: {share.low:.0%}–{share.high:.0%})"
 
@@ -145,7 +153,7 @@ def write(
     known: Entries,
     decisions: Decisions,
     account: str,
-    doubts: Mapping[str, Doubt],
+    doubts: "Mapping[str, Doubt]",
     *,
     force: bool,
 ) -> None:
