@@ -79,6 +79,7 @@ class TestBadRunFolders:
 
 
 class TestTrain:
+    @pytest.mark.long
     def test_prints_the_command_and_runs_it(self, write_config):
         path = write_config(name="cli", training={"max_steps": 1})
         command = [str(Path(sys.executable).with_name("govor")), "train", str(path), "lora.r=2"]

@@ -27,7 +27,7 @@ def number_of(text: str) -> int:
     return int(text.split()[1].strip(":m"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_lost_or_out_of_order(stand_in, start_bot):
     telegram, model = stand_in.telegram, stand_in.model
     model.answers = answer

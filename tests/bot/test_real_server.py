@@ -8,7 +8,7 @@ from tests.serving.test_serve import KEY, SYSTEM, Server, make_run, user
 from train.bot.run import TEXTS, load_texts
 from train.bot.store import FEEDBACK, Store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 LONG = "Расскажи мне, как прошёл твой день у реки, что ты видела и о чём думала? " * 3
 
 

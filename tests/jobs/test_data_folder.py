@@ -366,6 +366,7 @@ def start(folder: Path, base: Path) -> subprocess.CompletedProcess:
     return subprocess.run([*command, "--catalogue", str(catalogue)], capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.long
 def test_the_real_server(tmp_path, base):
     """Refused, taken, killed, its database lost: a person's things and uploads stay."""
     home = tmp_path / "home"

@@ -9,6 +9,8 @@ import pytest
 from tests.jobs.jobs_server import Server
 from train.jobs.wire import Job
 
+pytestmark = pytest.mark.long
+
 OTHERS = ("Не знаю.", "Спроси кого-нибудь ещё.", "Мне всё равно.", "Давай потом, я занята.")
 """What nobody prefers."""
 

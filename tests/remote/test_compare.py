@@ -253,6 +253,7 @@ class TestStatistics:
         assert outlook(three, pairs_of(three), speaker("en", {})).endswith("for each of 3 pairs of models.")
         assert "Пар: 60" in outlook(three, pairs_of(three), speaker("ru", RUSSIAN))
 
+    @pytest.mark.long
     def test_bradley_and_terry_find_the_strengths(self):
         """Three models 0, 100 and 200 points apart; their intervals cover in 93 of 100."""
         truth = {"a": 100.0, "b": 0.0, "c": -100.0}

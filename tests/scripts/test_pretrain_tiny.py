@@ -70,6 +70,7 @@ def test_stopped_in_every_phase_and_resumed_it_ends_with_the_same_bytes(corpora)
     assert last["bits"] < first["bits"] < math.log2(400)
 
 
+@pytest.mark.long
 def test_a_finished_run_goes_on_from_before_its_rate_fell(corpora):
     pretrain("short", corpora, "--work", "a")
     output = pretrain("long", corpora, "--work", "a", "--resume", "--tokens", "6144")

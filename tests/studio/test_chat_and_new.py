@@ -78,7 +78,7 @@ def test_the_config_says_what_the_form_says(tmp_path):
         assert config.data.train_file == Path("data/x.jsonl") and config.prompts[0][0].content == "Кто ты?"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_the_page_begins(base, rows_file, working_folder):
     """Planned, begun, watched to its end and listed; nothing is overwritten, no path leads out."""
     (working_folder / "data").mkdir()
@@ -122,7 +122,7 @@ def wait_for(seconds: float, what):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_is_stopped_and_resumed(write_config, working_folder):
     """One that was begun in a terminal: the page stops it, which saves, and resumes it, which ends it."""
     write_config(

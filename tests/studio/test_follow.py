@@ -119,7 +119,7 @@ class Reader(threading.Thread):
                 self.last, pending = pending, None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_is_killed_loses_and_doubles_no_point(tmp_path):
     file = project(tmp_path, 0)
     with StudioServer(tmp_path) as server:

@@ -6,7 +6,7 @@ import pytest
 from tests.jobs.jobs_server import Server, envelope, rows
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_jobs_server_shows_the_pages(tmp_path, base):
     with Server(tmp_path, base, training={"max_steps": 2, "logging_steps": 1}) as server:
         root = server.url.removesuffix("/v1")

@@ -428,6 +428,7 @@ def test_training_with_and_without(dtype, write_config):
     assert first == pytest.approx(plain, rel=1e-6 if dtype == "float32" else 1e-3)
 
 
+@pytest.mark.long
 def test_by_default_it_learns_as_well(write_config):
     """Held-out loss at the end over three seeds: with what is on by default, and with the plain path and its order."""
     ends = {
