@@ -27,10 +27,11 @@ def pytest_configure(config):
     os.environ["CUDA_VISIBLE_DEVICES"] = first if config.option.markexpr == "gpu" else ""
 
 
-LONG = ("jobs/test_jobs_crash", "test_readme", "tuning/test_resume", "jobs/test_jobs_api", "serving/test_serve",
-        "test_last_version", "scripts/test_upload_script", "tuning/test_sft", "evaluation/test_evaluate",
-        "tuning/test_kernels", "jobs/test_jobs_load", "jobs/test_jobs_fuzz", "scripts/test_pretrain_tiny",
-        "scripts/test_bench_train", "tuning/test_machines", "test_verbs", "merging/test_merge")  # fmt: skip
+LONG = ("bot/test_kills", "jobs/test_jobs_crash", "test_readme", "tuning/test_resume", "jobs/test_jobs_api",
+        "serving/test_serve", "test_last_version", "scripts/test_upload_script", "tuning/test_sft",
+        "evaluation/test_evaluate", "tuning/test_kernels", "jobs/test_jobs_load", "jobs/test_jobs_fuzz",
+        "scripts/test_pretrain_tiny", "scripts/test_bench_train", "tuning/test_machines", "test_verbs",
+        "merging/test_merge")  # fmt: skip
 """Files of more than half a minute. They begin first, lest one of them run on while the other cores have no work."""
 
 
