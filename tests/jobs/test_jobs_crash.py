@@ -85,7 +85,7 @@ class Reader(threading.Thread):
         self.ended: set[str] = set()
 
     def run(self) -> None:
-        while not (self.client.enough.is_set() and self.ended >= set(self.client.acknowledged.values())):
+        while self.client.is_alive() or not self.ended >= set(self.client.acknowledged.values()):
             for job in set(self.client.acknowledged.values()) - self.ended:
                 self.read(job)
             time.sleep(0.2)
