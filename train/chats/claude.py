@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from train.chats.json_streams import events, seconds_of_iso, text_or_none, value_at
+from train.chats.json_streams import objects_in_lists, seconds_of_iso, text_or_none
 from train.chats.messages import Chat, ChatMessage, drop_reason, normalize_name
 from train.chats.sources import Sample, Source
 from train.core.errors import GovorError
@@ -23,12 +23,9 @@ def fits(sample: Sample) -> bool:
 def read_chats(files: Sequence[Source]) -> Iterator[ChatMessage | Chat]:
     """Each conversation's messages in their order, and the conversation."""
     found = False
-    for source in files:
-        stream = events(source)
-        for prefix, event, value in stream:
-            if prefix == "item" and event == "start_map":
-                found = True
-                yield from _conversation(value_at(stream, event, value))
+    for fields in objects_in_lists(files):
+        found = True
+        yield from _conversation(fields)
     if not found:
         raise GovorError(f"{files[0]}: no conversations of Claude in it")
 

@@ -2,7 +2,7 @@
 
 import calendar
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +39,15 @@ def value_at(stream: Iterator[Event], event: str, value: Any) -> Any:
         depth += {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}.get(event, 0)
         builder.event(event, value)
     return builder.value
+
+
+def objects_in_lists(files: Iterable[Source]) -> Iterator[dict[str, Any]]:
+    """The objects of files that are a list of objects each."""
+    for source in files:
+        stream = events(source)
+        for prefix, event, value in stream:
+            if prefix == "item" and event == "start_map":
+                yield value_at(stream, event, value)
 
 
 def text_or_none(value: Any) -> str | None:

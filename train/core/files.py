@@ -14,10 +14,10 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from train.core.errors import GovorError, MachineError
 
@@ -105,6 +105,28 @@ def aside_file(path: Path, *, mode: int = 0o666, replace: bool = True) -> Iterat
         publish(aside, path, replace=replace)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def append_json(file: IO[str], entry: Mapping[str, Any]) -> None:
+    """Add a line of JSON to an open file, on disk when this returns."""
+    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, on disk and whole, or not at all; half a line that a kill has left is ended first."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        half = file.read(1) not in (b"", b"\n")
+        try:
+            file.write(b"\n" * half + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)  # half a line would spoil the others
+            raise
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from train.core.errors import DataError, RunError
-from train.core.files import lock_file, sync_folder
+from train.core.files import append_json, lock_file, sync_folder
 from train.remote.budget import Usage
 
 BEGINNINGS = ('{"sent"', '{"answered"', '{"failed"')
@@ -76,19 +76,14 @@ class Journal:
             self._file.write("\n")  # so that the next line begins afresh
 
     def sent(self, key: str, most: Usage) -> None:
-        self._append({"sent": key, "most": most})
+        append_json(self._file, {"sent": key, "most": most})
 
     def answered(self, key: str, reply: Reply) -> None:
-        self._append({"answered": key, **reply._asdict()})
+        append_json(self._file, {"answered": key, **reply._asdict()})
         self.replies[key] = reply
 
     def failed(self, key: str, why: str, used: Usage) -> None:
-        self._append({"failed": key, "why": why, "used": used})
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_json(self._file, {"failed": key, "why": why, "used": used})
 
 
 @contextmanager

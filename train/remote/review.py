@@ -5,7 +5,6 @@ judge the sample is the rows that look worst to it. Beside the new file, NAME.dr
 """
 
 import json
-import os
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from train.chats.provenance import Entries, provenance_file, read_provenance, ro
 from train.chats.readers import read_rows
 from train.chats.rows import Row, row_to_json, text_of, trained_answers
 from train.core.errors import GovorError
-from train.core.files import require_new, write_whole
+from train.core.files import append_json, require_new, write_whole
 
 if TYPE_CHECKING:
     from train.remote.judge_rows import Doubt
@@ -69,7 +68,7 @@ def review(
         chosen = worst_first(rows, doubts, sample)
     with (file.with_name(file.name.split(".")[0] + ".review.jsonl")).open("a+", encoding="utf-8") as log:
         decisions = read_decisions(log)
-        done = ask(chosen, decisions, lambda decision: _append(log, decision), doubts)
+        done = ask(chosen, decisions, lambda decision: append_json(log, decision), doubts)
     seen = [decisions[key] for row in chosen if (key := row_hash(row)) in decisions]
     account = said(seen, len(chosen), worst=bool(judge))
     print(account)
@@ -202,9 +201,3 @@ def read_decisions(log: IO[str]) -> Decisions:
     if lines[-1]:
         log.write("\n")
     return decisions
-
-
-def _append(log: IO[str], decision: dict[str, Any]) -> None:
-    log.write(json.dumps(decision, ensure_ascii=False) + "\n")
-    log.flush()
-    os.fsync(log.fileno())

@@ -7,7 +7,6 @@ pair counts, and {"revealed": time} ends them. compare/NAME/preferences.jsonl ha
 import hashlib
 import json
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 
 from train.chats.row_formats import Preference, preference_to_object
 from train.chats.rows import Message
-from train.core.files import write_atomically
+from train.core.files import append_json, write_atomically
 from train.core.runs import now
 from train.evaluation.intervals import Interval, wilson
 from train.remote.compare import FOLDER, Compared
@@ -121,9 +120,7 @@ class Votes:
         return [(pair, value) for pair, value in said if value is not None]
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_json(self._file, entry)
         self._take(entry)
 
 

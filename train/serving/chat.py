@@ -1,7 +1,6 @@
 """Talk to a model in the terminal: a run, a folder with a merged model, or one that is served somewhere."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from train.chats.checks import check_file
 from train.chats.rows import Message, Row, row_to_json
 from train.core.config import Generation, Model
 from train.core.errors import GovorError
+from train.core.files import append_line
 from train.core.runs import Run, open_run
 from train.evaluation.generate import answer
 from train.models.base import stop_ids
@@ -233,17 +233,7 @@ def save(messages: list[Message], name: str) -> str:
             if report is None or any(problem.kind not in EXTENDABLE for problem in report.errors):
                 raise GovorError(f"{path} is there already and holds no training rows: choose another name")
             rows = report.examples
-        with path.open("a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            line = "\n" * (file.read(1) not in (b"\n", b"")) + row_to_json(Row(rows + 1, messages)) + "\n"
-            try:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)  # half a row would spoil the others
-                raise
+        append_line(path, row_to_json(Row(rows + 1, messages)))
     except OSError as error:
         raise GovorError(f"{path}: {error.strerror}") from None
     return f"saved as row {rows + 1} of {path}"

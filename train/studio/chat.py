@@ -7,7 +7,6 @@ thumb alone.
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +16,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from train.core.files import append_line
 from train.serving.api_errors import ApiError, read_request
 from train.studio.routing import StudioRoute, require_json
 
@@ -111,7 +111,7 @@ def chat_routes(folder: Path, servers: Sequence[str], key: str | None) -> APIRou
         require_json(request)
         row = feedback_row(read_request(Feedback, await request.body()))
         path = feedback_file(folder)
-        await asyncio.to_thread(_append, path, row)
+        await asyncio.to_thread(append_line, path, json.dumps(row, ensure_ascii=False))
         return {"file": str(path)}
 
     return routes
@@ -155,14 +155,3 @@ def _message(body: bytes, status: int) -> str:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"answered {status}"
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row, on disk; half a line that a kill has left is ended first."""
-    with path.open("a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        half = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * half + json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -6,7 +6,6 @@ rows themselves are never changed: what is kept goes into a new file.
 
 import io
 import json
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -19,7 +18,7 @@ from train.chats.checks import check_file, line_problems
 from train.chats.provenance import SUFFIX, provenance_file, read_provenance, row_hash, write_provenance
 from train.chats.rows import Row, row_from_openai, row_to_json, text_of, trained_answers
 from train.core.errors import DataError, GovorError
-from train.core.files import aside_file, require_new
+from train.core.files import append_json, aside_file, require_new
 from train.remote.review import Decisions, edited, read_decisions
 from train.studio.run_list import is_text
 
@@ -206,9 +205,7 @@ def decide(file: Path, number: int, said: Said | None, text: str | None) -> None
         entry["text"] = text.strip()
     with decisions_file(file).open("a+", encoding="utf-8") as log:
         read_decisions(log)  # ends what a kill has left of a last line
-        log.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        log.flush()
-        os.fsync(log.fileno())
+        append_json(log, entry)
 
 
 def write_kept(file: Path, name: str) -> dict[str, int | str]:

@@ -8,14 +8,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+from train.bot.store import DATABASE as BOT  # its folder has a lock as well
 from train.core.config import Config, load_config
 from train.core.errors import GovorError
 from train.core.locks import LOCK, lock_holder
 from train.core.runs import Run, whole_checkpoints
 from train.jobs.data_folder import DATA_MARKER
 
-BOTS = "bot.sqlite3"
-"""In the folder of `govor bot`, which has a lock as well."""
 PLACES = ("runs", ".", "runs/jobs/runs")
 """Where run folders lie in a project: those of `govor train`, of the folder itself, and of `govor jobs serve`."""
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which the last numbers are looked for first
@@ -80,7 +79,7 @@ def is_text(name: str) -> bool:
 def _is_run(path: Path) -> bool:
     if not is_text(path.name) or not path.is_dir():
         return False
-    return (path / "manifest.json").is_file() or ((path / LOCK).is_file() and not (path / BOTS).is_file())
+    return (path / "manifest.json").is_file() or ((path / LOCK).is_file() and not (path / BOT).is_file())
 
 
 def list_runs(folders: Sequence[Path]) -> list[RunState]:
