@@ -57,8 +57,7 @@ test: .venv/installed
 	$(BIN)/pytest -m 'alone and not long' $$(grep -rl --include='*.py' mark.alone tests)
 
 test-long: .venv/installed
-	$(PYTEST) -m 'long and not alone' $$(grep -rl --include='*.py' mark.long tests)
-	$(BIN)/pytest -m 'long and alone' $$(grep -rl --include='*.py' mark.long tests)
+	$(PYTEST) -m long $$(grep -rl --include='*.py' mark.long tests)
 
 test-fast: .venv/installed
 	$(BIN)/ruff check .
