@@ -1,13 +1,12 @@
 """Reads JSON exports as a stream: ijson's events, and errors in words."""
 
 import calendar
-import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
 from train.chats.messages import LAST_SECOND
-from train.chats.sources import Source, open_unpacked, skip_byte_order_mark
+from train.chats.sources import ShallowJson, Source, json_fault, open_unpacked, skip_byte_order_mark
 from train.core.errors import GovorError
 
 Event = tuple[str, str, Any]
@@ -20,11 +19,10 @@ def events(source: Source) -> Iterator[Event]:
     with open_unpacked(source) as file:
         try:
             # use_float: ijson 3.6 crashes on an integer of thousands of digits without it
-            yield from ijson.parse(skip_byte_order_mark(file), use_float=True)
-        except (ijson.JSONError, ValueError) as error:  # its text quotes the chat, so it is not shown
-            cut_off = re.search("premature EOF|^Incomplete", str(error))
-            kind = "it ends in the middle" if cut_off else "its JSON is broken"
-            raise GovorError(f"{source}: {kind} near byte {file.tell()}: export or copy it again") from None
+            yield from ijson.parse(ShallowJson(skip_byte_order_mark(file)), use_float=True)
+        except (ijson.JSONError, ValueError) as error:
+            place = f"{json_fault(error)} near byte {file.tell()}"
+            raise GovorError(f"{source}: {place}: export or copy it again") from None
 
 
 def value_at(stream: Iterator[Event], event: str, value: Any) -> Any:

@@ -5,7 +5,6 @@ columns; plain, gzip or zstd. The forms that a record may have are in formats.py
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ from train.chats.sources import (
     ZIP,
     ZSTD,
     Sample,
+    ShallowJson,
+    json_fault,
     lists_of_rows,
     open_unpacked,
     sample_of,
@@ -307,7 +308,7 @@ def _array(path: Path, file: IO[bytes], prefix: str) -> Iterator[Any]:
     import ijson
 
     try:
-        yield from ijson.items(file, prefix, use_float=True, multiple_values=not prefix)
+        yield from ijson.items(ShallowJson(file), prefix, use_float=True, multiple_values=not prefix)
     except (ijson.JSONError, UnicodeDecodeError, ValueError) as error:
         with open_unpacked(path) as again:
             for number, line in enumerate(again, 1):
@@ -315,8 +316,7 @@ def _array(path: Path, file: IO[bytes], prefix: str) -> Iterator[Any]:
                 _require_no_nul(path, number, text)
                 if hint := quotes_hint(text):
                     raise DataError(f"{path}:{number}: not valid JSON{hint}") from None
-        reason = "it ends in the middle" if re.search("premature EOF|^Incomplete", str(error)) else "its JSON is broken"
-        raise DataError(f"{path}: not valid JSON: {reason} near byte {file.tell()}") from None
+        raise DataError(f"{path}: not valid JSON: {json_fault(error)} near byte {file.tell()}") from None
 
 
 def _text_of(path: Path, number: int, line: bytes) -> str:

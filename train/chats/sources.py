@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -24,6 +24,8 @@ HEAD = 1 << 16  # bytes by which a format is known
 MOST_UNPACKED = 4 << 30  # bytes of a zip's files together
 MOST_FILES = 200_000  # of a zip
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+DEEPEST = 5000
+"""Lists and objects within each other that JSON may have: ijson takes 17 GB for 100,000, which is by their square."""
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 LISTS_OF_ROWS = ("data", "rows", "train", "training", "train_data", "training_data", "examples", "items", "samples",
                  "records", "dataset", "instances", "entries", "test", "validation", "valid", "eval")  # fmt: skip
@@ -101,17 +103,23 @@ class Sample:
 
         try:
             with open_unpacked(self.source) as file:
-                start = Beginning(skip_byte_order_mark(file), LONGEST_LINE)
+                start = ShallowJson(Beginning(skip_byte_order_mark(file), LONGEST_LINE))
                 value = next(ijson.items(start, prefix, use_float=True, multiple_values=not prefix), None)
         except (ijson.JSONError, ValueError, *unpacking_errors()):
             return {}
         return value if isinstance(value, dict) else {}
 
 
+class Readable(Protocol):
+    """A file as ijson reads it."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Beginning:
     """The first `size` bytes of a file, read as they are asked for."""
 
-    def __init__(self, file: io.BufferedReader, size: int) -> None:
+    def __init__(self, file: Readable, size: int) -> None:
         self._file, self._left = file, size
 
     def read(self, size: int) -> bytes:
@@ -120,14 +128,54 @@ class Beginning:
         return block
 
 
+class ShallowJson:
+    """The bytes of JSON; a ValueError where it is nested more than DEEPEST deep."""
+
+    _text = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:(")|\\?\Z)', re.DOTALL)  # one that is cut off has no group 1
+    _others = bytes(set(range(256)) - set(b'[]{}"'))
+
+    def __init__(self, file: Readable) -> None:
+        self._file = file
+        self._cut_off = b""  # what a text that goes on in the next block began with
+        self._depth = 0
+
+    def read(self, size: int) -> bytes:
+        block = self._file.read(size)
+        whole = self._cut_off + block
+        bare, texts = self._text.subn(rb"\1", whole)
+        brackets = bare.translate(None, self._others)
+        self._cut_off = b""
+        if texts > brackets.count(b'"'):
+            self._cut_off = b'"\\' if (len(whole) - len(whole.rstrip(b"\\"))) % 2 else b'"'
+        if self._depth + len(brackets) > DEEPEST:
+            self._require_shallow(brackets)
+        self._depth += sum(map(brackets.count, (b"[", b"{"))) - sum(map(brackets.count, (b"]", b"}")))
+        return block
+
+    def _require_shallow(self, brackets: bytes) -> None:
+        depth = self._depth
+        for bracket in brackets:
+            depth += (bracket in b"[{") - (bracket in b"]}")
+            if depth > DEEPEST:
+                raise ValueError(f"nested more than {DEEPEST:,} deep")
+
+
+def json_fault(error: Exception) -> str:
+    """What is wrong with a file that ijson does not read. Its own words quote the chat, so they are not shown."""
+    if str(error).startswith("nested"):
+        return f"it is {error}"
+    return "it ends in the middle" if re.search("premature EOF|^Incomplete", str(error)) else "its JSON is broken"
+
+
 def lists_of_rows(source: Source, size: int = -1) -> Iterator[str]:
     """The keys of LISTS_OF_ROWS under which the first `size` bytes of an object hold lists of objects."""
     import ijson
 
     with suppress(ijson.JSONError, ValueError, *unpacking_errors()), open_unpacked(source) as file:
-        start = skip_byte_order_mark(file)
+        start: Readable = skip_byte_order_mark(file)
         found = None
-        for prefix, event, _ in ijson.parse(start if size < 0 else Beginning(start, size), use_float=True):
+        start = ShallowJson(start if size < 0 else Beginning(start, size))
+        for prefix, event, _ in ijson.parse(start, use_float=True):
             key, is_item, _ = prefix.partition(".item")
             if event == "start_map" and is_item and key in LISTS_OF_ROWS and key != found:
                 yield (found := key)

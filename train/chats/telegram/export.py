@@ -14,7 +14,7 @@ import ijson
 from ijson.common import ObjectBuilder
 
 from train.chats.messages import FORWARDED, LAST_SECOND, PRIVATE, Chat, ChatMessage, drop_reason, normalize_name
-from train.chats.sources import Sample, Source
+from train.chats.sources import Sample, ShallowJson, Source, json_fault
 from train.core.errors import GovorError
 
 HOW_TO = "in Telegram Desktop: a chat's ⋮ → Export chat history, or Settings → Advanced → Export Telegram data; JSON"
@@ -122,12 +122,10 @@ def _events(path: Source) -> Iterator[tuple[str, str, Any]]:
             raise GovorError(f"{path}: {kind if start else 'empty'}, expected a Telegram export as JSON ({HOW_TO})")
         try:
             # use_float: ijson 3.6 crashes on an integer of thousands of digits without it
-            yield from ijson.parse(_ValidJson(file), use_float=True)
-        except (ijson.JSONError, ValueError) as error:  # its text quotes the chat, so it is not shown
-            cut_off = re.search("premature EOF|^Incomplete", str(error))
-            kind = "it ends in the middle" if cut_off else "its JSON is broken"
-            place = f"near byte {file.tell()}: export or copy it again"
-            raise GovorError(f"{path}: not a whole Telegram export, {kind} {place}") from None
+            yield from ijson.parse(ShallowJson(_ValidJson(file)), use_float=True)
+        except (ijson.JSONError, ValueError) as error:
+            place = f"{json_fault(error)} near byte {file.tell()}"
+            raise GovorError(f"{path}: not a whole Telegram export, {place}: export or copy it again") from None
 
 
 def _no_file(path: Source) -> str:
