@@ -9,6 +9,9 @@ from train.core.errors import GovorError
 from train.encoding.loss_mask import render
 from train.models.base import context_length
 
+STAGE = 32
+"""Tokens after which the answers of a batch that have ended leave it."""
+
 
 def answer(
     model: Any,
@@ -63,21 +66,35 @@ def answer_batch(
     """One answer to each prompt of token ids, all generated together; the same prompts and seed give the same answers.
 
     Shorter prompts are padded on the left and masked, so that greedy answers are those of `answer`. Each prompt must
-    leave room in the model's context.
+    leave room in the model's context. An answer that has ended leaves the batch after STAGE tokens at most, since a
+    step costs what its rows cost, and the longest answer is some times as long as the average one.
     """
     import torch
-    from transformers import set_seed
+    from transformers import DynamicCache, set_seed
 
     width = max(map(len, prompts))
     settings = _settings(model, tokenizer, generation, stop, context_of(model) - width)
+    ends = torch.tensor(settings.eos_token_id, device=model.device)
+    last = width + settings.max_new_tokens
     # Padded with a token of the prompt's own: a penalty for repetition counts what stands in the padding, too
     ids = torch.tensor([[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    cache = DynamicCache(config=model.config)
+    live = list(range(len(prompts)))
+    answers = [""] * len(prompts)
     set_seed(seed)
-    with torch.inference_mode():
-        output = model.generate(ids, attention_mask=mask, generation_config=settings)
-    texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    while live:
+        settings.max_new_tokens = min(STAGE, last - ids.shape[1])
+        with torch.inference_mode():
+            ids = model.generate(ids, attention_mask=mask, generation_config=settings, past_key_values=cache)
+        ended = torch.isin(ids[:, width:], ends).any(dim=1) | (ids.shape[1] >= last)
+        for row in ended.nonzero().flatten().tolist():
+            answers[live[row]] = tokenizer.decode(ids[row, width:], skip_special_tokens=True).strip()
+        going = (~ended).nonzero().flatten()
+        live = [live[row] for row in going.tolist()]
+        ids, mask = ids[going], torch.nn.functional.pad(mask[going], (0, ids.shape[1] - mask.shape[1]), value=1)
+        cache.batch_select_indices(going)
+    return answers
 
 
 def context_of(model: Any) -> int:
