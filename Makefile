@@ -2,7 +2,7 @@
 # make real-bases   fetches two open models into .bases/, 350 MB, their licences shown first
 # make demo-real   the whole way on a CPU with one of them, Gemma 3 270M (15 minutes)
 # make test   lint, types, tests
-# make test-long   the tests that take longest: kills in the middle, whole ways, other machines; a change must pass them, too
+# make test-long   the tests that take longest: kills in the middle, servers, other machines, speed; a change must pass them, too
 # make test-fast   lint and the tests that take no training, for the daily loop (a minute)
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
@@ -54,10 +54,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PYTEST) -m 'not alone and not long'
-	$(BIN)/pytest -m 'alone and not long' $$(grep -rl --include='*.py' mark.alone tests)
 
 test-long: .venv/installed
 	$(PYTEST) -m long $$(grep -rl --include='*.py' mark.long tests)
+	$(BIN)/pytest -m 'alone and not long' $$(grep -rl --include='*.py' mark.alone tests)
 
 test-fast: .venv/installed
 	$(BIN)/ruff check .
