@@ -21,7 +21,7 @@ LABELS = {
     "card": r"карт\w+|card|visa|виз[ауы]\b|мир\b|сбер\w*|тин(?:ьк|[её]к)\w*|альфа\w*|мастеркард\w*|"
     r"mastercard|кредитк\w*|"
     r"втб\b|райф\w*|cvv|cvc|цвв|exp\b",
-    "passport": r"пас?сп(?:орт\w*|\.)|загран\w*|сери[яию]\b|сер\.",
+    "passport": r"пас?сп(?:орт\w*|\.|\b)|загран\w*|сери[яию]\b|сер\.",
     "inn": r"инн(?:ка|а|у|ом|ку)?(?![а-яё])|inn\b",
     "snils": r"снилс\w*|страхов\w+ (?:свид|номер)\w*|пенсионн\w+ (?:свид|страх|фонд)\w*|зел[её]н\w+ карточ\w+",
     "ogrn": r"огрн\w*|ogrn\w*",
@@ -240,6 +240,8 @@ CARD_PARTS = re.compile(
 
 
 CARD_NEAR = re.compile(r"срок|действует до|годна до|cvv|cvc|цвв|свв|exp\b|valid")
+RUSSIAN_BANKS = re.compile("220[0-4]|427[0-9]|546[09]|5479|5484|5536|5213|4377|4154|4779|5486|4790|5211|5559|4272|4622|5278|5543|4890|4893")
+"""How cards of the greatest banks begin."""
 
 
 def _is_unchecked_card(number: Number) -> bool:
@@ -248,7 +250,8 @@ def _is_unchecked_card(number: Number) -> bool:
         return True
     russian = re.match("220[0-4]|4|5[1-5]", number.digits) is not None
     fours = [len(group) for group in number.groups] == [4] * 4
-    return russian and number.label is None and (fours or bool(CARD_NEAR.search(number.before + number.after)))
+    sure = fours or RUSSIAN_BANKS.match(number.digits) or CARD_NEAR.search(number.before + number.after)
+    return russian and number.label is None and bool(sure)
 
 
 def _rule(kind: str, pattern: str, accept: Callable[[Number], bool]) -> Rule:
@@ -276,10 +279,11 @@ RULES = [
     _rule("passport", rf"[0-9]{{2}}{GAP}?[0-9]{{2}}(?:{GAP}{{0,2}}|{SIGN})[0-9]{{6}}", _is_passport),
     _rule("passport", rf"[0-9]{{2}}(?:{SPACE}?|{SIGN})[0-9]{{7}}", _is_foreign_passport),
     _rule("passport", f"[0-9]{{3}}{DASH}[0-9]{{3}}", _is_issuer),
-    _rule("number", rf"[0-9]{{4}}(?:{GAP}{{0,2}}[0-9]{{4}}){{3}}", _is_unchecked_card),
+    _rule("number", rf"[0-9](?:{GAP}{{0,2}}[0-9]){{15}}", _is_unchecked_card),
     _rule("number", rf"[0-9]{{3}}(?:{GAP}?[0-9]{{3}}){{2}}{GAP}{{0,2}}[0-9]{{2}}", _is_named("snils")),
     _rule("number", "(?:[0-9]{13}|[0-9]{15})", _is_named("ogrn")),
-    _rule("number", "(?:[0-9]{10}|[0-9]{12})", _is_named("inn")),
+    _rule("number", rf"[0-9]{{2}}(?:{GAP}?[0-9]){{10}}", _is_named("inn")),
+    _rule("number", rf"[0-9]{{2}}(?:{GAP}?[0-9]){{8}}", _is_named("inn")),
 ]
 """Where several fit, the first in this list wins; but before it any whose kind the text names."""
 
