@@ -231,7 +231,11 @@ def _is_local_phone(number: Number) -> bool:
 
 def _is_named(*kinds: str) -> Callable[[Number], bool]:
     """Tells numbers that a word names as one of the kinds; their check digits are wrong, or such a rule had them."""
-    return lambda number: number.label in kinds and not number.has_unit
+    return lambda number: (
+        number.label != "other"
+        and not number.has_unit
+        and (number.label in kinds or any(label.lastgroup in kinds for label in LABEL.finditer(number.before)))
+    )
 
 
 CARD_PARTS = re.compile(
@@ -240,7 +244,9 @@ CARD_PARTS = re.compile(
 
 
 CARD_NEAR = re.compile(r"срок|действует до|годна до|cvv|cvc|цвв|свв|exp\b|valid")
-RUSSIAN_BANKS = re.compile("220[0-4]|427[0-9]|546[09]|5479|5484|5536|5213|4377|4154|4779|5486|4790|5211|5559|4272|4622|5278|5543|4890|4893")
+RUSSIAN_BANKS = re.compile(
+    "220[0-4]|427[0-9]|546[09]|5479|5484|5536|5213|4377|4154|4779|5486|4790|5211|5559|4272|4622|5278|5543|4890|4893"
+)
 """How cards of the greatest banks begin."""
 
 

@@ -12,6 +12,7 @@ from train.chats.privacy.birth_dates import BIRTH_DATES, SPOKEN_BIRTH_DATES
 from train.chats.privacy.codes import find_codes
 from train.chats.privacy.door_codes import find_door_codes
 from train.chats.privacy.nicks import (
+    MAIL_WITHOUT_AT,
     MAIL_WORDS,
     NETWORK_WORDS,
     NICKS,
@@ -46,14 +47,44 @@ SECRET_RUN = re.compile("[A-Za-z0-9_.-]{16}")
 SECRET_WORDS = ("://", "key", "token", "secret", "passw", "парол")
 """A run of such characters or one of the words is what no secret lacks: most of a chat is not searched for forms."""
 PASSWORD_WORDS = (
-    "пар", "пор", "пас", "pas", "psw", "pwd", "pw", "пин", "pin", "вай", "wi", "вифи", "вафл", "роутер", "доступа", "-код", "сет",
-    "интернет", "инет", "ssid", "хотсп", "логин",
+    "парол", "порол", "пасс", "пас ", "пасв", "pass", "psw", "pwd", "pw", "пин", "pin", "parol", "вайф", "вай ф",
+    "вай-ф",
+    "wi", "вифи", "вафл", "роутер", "доступа", "-код", "сетк", "сеть", "сети ", "тернет", " инет", "ssid", "хотсп",
+    "логин",
 )  # fmt: skip
 WITH_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
-    (("рожд", "род", "др", "д.", "д р", "г.", "гр", "г р", "днюх", "днюш", "birth", "dob", "born", "bday", "исполн", "стукн", "вич", "вна", "чна", "ваш", "именин"), BIRTH_DATES, "date"),
+    (
+        (
+            "рожд",
+            "род",
+            "др",
+            "д.",
+            "д р",
+            "г.",
+            "гр",
+            "г р",
+            "днюх",
+            "днюш",
+            "birth",
+            "dob",
+            "born",
+            "bday",
+            "варен",
+            "д/р",
+            "исполн",
+            "стукн",
+            "вич",
+            "вна",
+            "чна",
+            "ваш",
+            "именин",
+        ),
+        BIRTH_DATES,
+        "date",
+    ),
     (("api", "апи", "эйпи", "ток", "tok", "secr", "секр", "acces", "ключ", "key", "bear"), API_KEYS, "secret"),
     (("ключ", "key", "сет", "вай", "wi", "вифи", "вафл", "роутер", "ssid", "доступа", "хотсп"), KEYS, "secret"),
-    (("код", "пар", "пор", "пин", "pin", "разблок", "комбинац", "цифр"), LOCK_CODES, "secret"),
+    (("код", "пар", "пор", "пин", "pin", "блокиров", "открыва", "комбинац", "цифр"), LOCK_CODES, "secret"),
     (MEETING_WORDS, MEETINGS, "number"),
     (("live:", "#", "диск", "id", "ид", "айди", "вк", "vk"), NICKS_WITH_NUMBER, "nick"),
     (PAPER_WORDS, PAPERS, "number"),
@@ -66,13 +97,22 @@ WITH_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
 WITHOUT_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
     (PASSWORD_WORDS, PASSWORDS, "secret"),
     (PASSWORD_WORDS, SPELLED_PASSWORDS, "secret"),
-    (("кодов", "секретн", "контрольн"), SECRET_WORDS_TOLD, "secret"),
     (PASSWORD_WORDS, WORD_PASSWORDS, "word"),
+    (("кодов", "секретн", "контрольн"), SECRET_WORDS_TOLD, "secret"),
     (("рожд", "родил", "др ", "днюх", "днюш", "г.р"), SPOKEN_BIRTH_DATES, "date"),
-    (("сид", "seed", "мнемо", "фраз", "recovery"), SEED_PHRASES, "secret"),
+    (("сид", "seed", "мнемо", "фраз", "recovery"), SEED_PHRASES, "seed"),
     (MAIL_WORDS, SPOKEN_EMAILS, "email"),
+    ((".ru", ".com"), MAIL_WITHOUT_AT, "email"),
     (NETWORK_WORDS, NICKS, "nick"),
 ]
+CYRILLIC = {words: tuple(word for word in words if not word.isascii() or word == "@") for words, *_ in WITHOUT_DIGITS}
+WITHOUT_LATIN = [
+    (CYRILLIC[words], patterns, kind)
+    for words, patterns, kind in WITHOUT_DIGITS
+    if kind not in ("nick", "seed") and CYRILLIC[words]
+]
+"""The same for a text without Latin letters, which most of a chat is."""
+HAS_CARD_PART = re.compile("[0-9]{3}|[0-9] ?[/.-] ?[0-9]")
 CARD_WORDS = ("срок", "до ", "цифр", "циферк", "сзади", "оборот", "обратн", "exp", "valid", "действ")
 ACCEPTED: dict[str, Callable[[re.Match[str]], bool]] = {"nick": is_nick, "word": is_password, "email": is_spoken_email}
 """Kinds whose matches are looked at once more."""
@@ -94,12 +134,15 @@ def find_labelled(text: str) -> Iterator[Finding]:
 
 def _without_digits(text: str, lower: str) -> Iterator[Finding]:
     latin = LATIN.search(text) is not None
-    for words, patterns, kind in WITHOUT_DIGITS:
-        if (latin or kind != "nick") and any(map(lower.__contains__, words)):
+    there: tuple[tuple[str, ...], bool] = (), False
+    for words, patterns, kind in WITHOUT_DIGITS if latin else WITHOUT_LATIN:
+        if words is not there[0]:
+            there = words, any(map(lower.__contains__, words))
+        if there[1]:
             for match in (match for pattern in patterns for match in pattern.finditer(text)):
                 if ACCEPTED[kind](match) if kind in ACCEPTED else True:
-                    yield 0, *value_span(match), "secret" if kind == "word" else kind
-    if latin and (" " in text):
+                    yield 0, *value_span(match), "secret" if kind in ("word", "seed") else kind
+    if latin and ("/" in text or DIGIT.search(text)):
         for pattern in LOGIN_AND_PASSWORD:
             for match in pattern.finditer(text):
                 network = NETWORK_NAME.match(match[0])  # its name is shown to everybody
@@ -119,5 +162,7 @@ def _with_digits(text: str, lower: str) -> Iterator[Finding]:
     yield from find_plates(text)
     yield from find_positions(text)
     yield from find_phones(text)
+    if not HAS_CARD_PART.search(text):
+        return
     if any(map(lower.__contains__, CARD_WORDS)) or CARD_WORD.search(text) or CARD_NUMBER.search(text):
         yield from find_card_parts(text)

@@ -45,7 +45,8 @@ DOCUMENTS = {
     r"forms\.gle|forms\.yandex\.(?:ru|com)|docs\.yandex\.(?:ru|com)|notion\.so|miro\.com": r"\w",
     r"disk(?:\.360)?\.yandex\.(?:ru|com)|yadi\.sk|cloud\.mail\.ru|1drv\.ms|(?:www\.)?dropbox\.com|mega\.nz": r"\w",
     r"we\.tl|photos\.app\.goo\.gl|onedrive\.live\.com|[a-z0-9-]+\.sharepoint\.com|fex\.net|dropmefiles\.com|files\.fm|forms\.office\.com|"
-    r"coda\.io|padlet\.com|jamboard\.google\.com|lucid\.app|gist\.github\.com|[a-z0-9-]+\.notion\.site|gofile\.io|terabox\.com": r"(?!(?:pricing|about|login)(?:[/?]|$))[\w~:?]",
+    r"coda\.io|padlet\.com|jamboard\.google\.com|lucid\.app|gist\.github\.com|[a-z0-9-]+\.notion\.site|"
+    r"gofile\.io|terabox\.com": r"(?!(?:pricing|about|login)(?:[/?]|$))[\w~:?]",
     r"figma\.com": r"(?:file|design|proto|board|slides)/",
     r"airtable\.com": r"(?:shr|app|tbl|inv)\w",
     r"trello\.com": r"[bc]/",
@@ -86,7 +87,8 @@ CALLS = {
     r"call\.whatsapp\.com": "(?:voice|video)/",
     r"signal\.link": "call",
     r"app\.slack\.com": "huddle/",
-    r"pruffme\.com|contour\.talk|talky\.io|stream\.wb\.ru|[a-z0-9-]+\.clickmeeting\.com|gather\.town|app\.gather\.town|[a-z0-9-]+\.etutorium\.com": r"\w",
+    r"pruffme\.com|contour\.talk|talky\.io|stream\.wb\.ru|[a-z0-9-]+\.clickmeeting\.com|gather\.town|"
+    r"app\.gather\.town|[a-z0-9-]+\.etutorium\.com": r"\w",
     r"(?:app\.)?chime\.aws": r"(?:meetings/|[0-9])",
     r"yandex\.ru/telemost": r"\w",
     r"calendly\.com|cal\.com": r"(?!(?:pricing|about|login|features|signup|blog|help|integrations)(?:[/?]|$))[\w-]+/\w",

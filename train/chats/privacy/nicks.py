@@ -8,17 +8,21 @@ NETWORK = (
     r"(?:телег[аеуи]|телеграмм?[аеу]?|телеграмчик\w?|тг|tg|telegram|инст[аеуы]|инстаграмм?[аеу]?|insta(?:gram)?|скайпе?|skype|вк|vk|"
     r"вконтакте|контакте|дискорде?|дс|discord|тикток\w?|тик-ток\w?|tiktok|твиттер\w?|twitter|стиме?|steam|ютубе?|ютьюбе?|youtube|твиче?|"
     r"twitch|одноклассник\w{1,2}|вайбере?|viber|ватсапе?|вотсапе?|whatsapp|фейсбуке?|facebook|пинтересте?|тредс\w{0,2}|threads|гитхабе?|"
-    r"github|макс(?=\s?[:=])|роблокс\w?|roblox|эпике?|epic|псн|psn|xbox|сигнале?|signal|snap(?:chat)?|снап(?:чат)?е?|телеге|тележк\w|тлг|инстик\w?|вкшк\w|вкашк\w|"
+    r"github|макс(?=\s?[:=])|роблокс\w?|roblox|эпике?|epic|псн|psn|xbox|сигнале?|signal|snap(?:chat)?|снап(?:чат)?е?|телеге|тележк\w|тлг|инстик\w?|инст(?=\s?[:—-])|вкшк\w|вкашк\w|"
     r"лайк[еи]|likee|твич|бусти|boosty|патреон|patreon|бихенс\w?|behance|тиндере?|вичате?|wechat|фб|fb|майнкрафте?|minecraft|геншине?|genshin|"
     r"юз|nick(?:name)?|username|linkedin|линкедине?|ник(?:нейм)?|юзернейм|юзер|логин|аккаунт|акк)"
 )
 LINKING = r"(?:в|во|на|мой|моя|моё|у\sменя|меня|я|это|там|тоже|под|ником|есть|зовут|такой|вот|наш|её|его|новый|новая)"
 NICK = r"@?(?=[A-Za-z0-9_.-]{4})_*[A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9_]"
 NETWORK_WORDS = (
-    "тел", "тг", "tg", "тлг", "инст", "inst", "скай", "skyp", "live:", "вк", "vk", "конт", "ник", "nick", "дис", "дс", "тик", "твит", "юз",
-    "user", "логин", "стим", "steam", "юту", "ютьюб", "tube", "tiktok", "twit", "твич", "одноклас", "вайб", "viber", "тсап", "whats",
-    "facebook", "фейсб", "фб", "fb", "пинт", "тред", "thread", "hub", "хаб", "макс", "робл", "robl", "эпик", "epic", "псн", "psn",
-    "xbox", "сигнал", "signal", "снап", "snap", "акк", "линк", "linked", "disc", "лайк", "likee", "бусти", "boosty", "патр", "patr",
+    "тел", "тг", "tg", "тлг", "инст", "inst", "скай", "skyp", "live:", "вк", "vk", "конт", "ник", "nick", "дис",
+    "дс", "тик", "твит", "юз",
+    "user", "логин", "стим", "steam", "юту", "ютьюб", "tube", "tiktok", "twit", "твич", "одноклас", "вайб", "viber",
+    "тсап", "whats",
+    "facebook", "фейсб", "фб", "fb", "пинт", "тред", "thread", "hub", "хаб", "макс", "робл", "robl", "эпик", "epic",
+    "псн", "psn",
+    "xbox", "сигнал", "signal", "снап", "snap", "акк", "линк", "linked", "disc", "лайк", "likee", "бусти", "boosty",
+    "патр", "patr",
     "бихенс", "behance", "тинд", "вич", "wechat", "майнк", "mine", "genshin", "геншин",
 )  # fmt: skip
 NICKS = [
@@ -59,26 +63,33 @@ NO_NICK = any_case(
     r"error|http|https|www|beta|update|shorts?|api|mini|apps?|plus|pro|deck|lite|nitro|wave|business|messenger|windows|android|iphone|ipad|"
     r"macos|linux|version|photoshop|netflix|google|yandex)s?[0-9]{0,2}$"
 )
-MAIL_WORDS = ("собак", "сабак", "собач", "сабач", "@", "at", "эт", "гав", "мыл", "почт", "мейл", "мэйл", "емайл", "mail")
+MAIL_WORDS = ("собак", "сабак", "бачк", "@", " at ", "(at", "[at", "{at", "(эт", "[эт", " эт ", " гав ", "пёсик")
 PROVIDER = (
     r"(?:g?mail|yandex|ya|g\smail|list|inbox|bk|rambler|icloud|outlook|hotmail|proton(?:mail)?|ukr|tut|яндекс\w?|м[еэа]?[ий]л|маил|"
     r"г\s?ма?[еэий]{1,2}л|дж[иы]?[\s-]?м[еэ][ий]л|жмейл|инбокс|лист|бк|рамблер|а[йи]\s?клауд|аутлук|хотм[еэ]йл|протон)"
 )
 OPEN, CLOSE = r"\s?[\[({<]\s?", r"\s?[\])}>]\s?"
 DOT = rf"(?:\s?\.\s?|{OPEN}(?:точка|dot){CLOSE}|\s?(?:точка|тчк|dot)\s?)"
-AT = rf"(?:\s?@\s?|{OPEN}(?:с[оа]ба[кч]\w{{1,3}}|at|эт|ат){CLOSE}|\s?с[оа]ба(?:к[аиуе]|кен|чк[аиу])\s?|\s(?:at|эт|гав|п[её]сик)\s)"
-JOINED = (
-    r"(?:\s(?:тире|дефис|минус|точка|тчк|dot|dash|(?:нижн\w+\s)?под?ч[её]рк\w*|андерскор|underscore)\s|\s?[._-]\s)"
+AT = (
+    rf"(?:\s?@\s?|{OPEN}(?:с[оа]ба[кч]\w{{1,3}}|at|эт|ат){CLOSE}|\s?с[оа]ба(?:к[аиуе]|кен|чк[аиу])\s?|\s(?:at|эт|"
+    r"гав|п[её]сик)\s)"
 )
+JOINED = r"(?:\s(?:тире|дефис|минус|точка|тчк|dot|dash|(?:нижн\w+\s)?под?ч[её]рк\w*|андерскор|underscore)\s|\s?[._-]\s)"
 TOP = r"(?:ru|ру|com|ком|net|нет|org|орг|ua|юа|by|бай|kz|кз|me|рф|su|су|io|pro)(?!\w)"
 SPOKEN_EMAILS = [
-    any_case(rf"(?<![\w.-])\w[\w.+-]*(?:{JOINED}\w[\w.-]*){{0,4}}{AT}(?:(?:{PROVIDER}|[a-z0-9-]{{2,30}}|почта){DOT}|{PROVIDER}\s){TOP}"),
+    any_case(
+        rf"(?<![\w.-])\w[\w.+-]*(?:{JOINED}\w[\w.-]*){{0,4}}{AT}(?:(?:{PROVIDER}|[a-zа-яё0-9-]{{2,30}}){DOT}|{PROVIDER}\s){TOP}"
+    ),
+]
+MAIL_WITHOUT_AT = [
     any_case(
         r"(?<!\w)(?:почт\w|мыло|[эе]?-?м[еэ][ий]л\w?|имейл\w?|емайл|e?-?mail|электронк\w)(?!\w)[^\n@]{0,12}?(?<!\w)"
         r"(?P<value>[a-z0-9][a-z0-9._-]{2,30}\s(?:mail|yandex|gmail|list|inbox|bk|rambler|ya|icloud)\.(?:ru|com))(?!\w)"
     ),
 ]
-MAIL_BEFORE = any_case(r"(?<!\w)(?:почт\w|мыл[оа]|[эе]?-?м[еэ][ий]л\w?|имейл\w?|email|адрес\w?|электронк\w)\W{1,3}(?:\w+\W{1,2}){0,2}$")
+MAIL_BEFORE = any_case(
+    r"(?<!\w)(?:почт\w|мыл[оа]|[эе]?-?м[еэ][ий]л\w?|имейл\w?|email|адрес\w?|электронк\w)\W{1,3}(?:\w+\W{1,2}){0,2}$"
+)
 
 
 def is_nick(match: re.Match[str]) -> bool:
@@ -92,7 +103,7 @@ def is_nick(match: re.Match[str]) -> bool:
 
 
 def is_spoken_email(match: re.Match[str]) -> bool:
-    """Whether it is no talk of a dog: `наша собака mail.ru` has no Latin letters before, no `точка`, no word for mail."""
+    """Whether it is no talk of a dog: `наша собака mail.ru` has neither Latin letters before nor a `точка` after."""
     address = match[0].lower()
     told = "точка" in address or MAIL_BEFORE.search(match.string[max(0, match.start() - 30) : match.start()])
     return not re.match(r"[а-яё]+ с[оа]ба", address) or bool(told)

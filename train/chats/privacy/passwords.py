@@ -17,7 +17,7 @@ WORDS_BETWEEN = r"(?:[\s(—–:,=-]{1,3}(?:[а-яё]{1,14}|wi-?fi|[a-z]{3,8}(?=
 IS = r"\s{0,2}(?:[:=—–-]|это|такой)?\s{0,2}"
 PASSWORD = (
     r"(?:п[ао]р[оа]л(?:[ьяеюи]м?|ьчик\w?|[иея]к\w?|ям\w?|ей)?|пасс(?:ворд\w?|код\w?)?|пас(?:ворд\w?|код)|пас(?=\s[^\s,;]{0,20}[0-9])|"
-    r"pass?(?:code|word|wd)?|psw|pwd|pw(?=:)|parol\w?|пин(?:-?\s?код\w{0,2})?|pin(?:-?code)?|код\w?[\s-](?:парол\w|доступа)|п[иэ]к-?код|"
+    r"pass(?:code|word|wd)?|psw|pwd|pw(?=:)|parol(?!\w)|пин(?:-?\s?код\w{0,2})?|pin(?:-?code)?|код\w?[\s-](?:парол\w|доступа)|п[иэ]к-?код|"
     r"фраза[\s-]пароль|парольная\sфраза)"
 )
 WIFI = (
@@ -30,7 +30,7 @@ PASSWORDS = [
         rf"(?<![\w-])(?P<value>(?=[^\s,;]{{0,60}}(?:[^\W\d]|[0-9]{{4}})){TOKEN}){NO_UNIT}"
     ),
     any_case(
-        r"(?<!\w)(?:п[ао]р[ао]ль?|пасс?\w{0,4}|password|pass?|пин|pin|pwd|psw|pw)\s?[:=]\s?"
+        r"(?<!\w)(?:п[ао]р[ао]ль?|пасс?\w{0,4}|password|pass|пин|pin|pwd|psw|pw)\s?[:=]\s?"
         r"(?P<value>(?=[^\s]{0,60}[A-Za-z])[A-Za-z0-9_!#$%&*+.@^~-]{5,40})"
     ),
     any_case(rf"(?<!\w){PASSWORD}(?!\w)[^\n.!?;]{{1,60}}?(?<![\w./@-])(?P<value>{STRONG})(?![\w./@])"),
@@ -92,18 +92,18 @@ KEYS = [
         rf"(?P<value>(?=[^\s,;]{{6}}){TOKEN}){NO_UNIT}"
     ),
     any_case(
-        r"(?<!\w)(?:ключ\w?|key)\s(?:от|к|для)\s(?:вай\w+|wi-?fi|вифи|роутера|сет\w+|сейф\w|кабинет\w|аккаунт\w|акк\w{0,2})\W{1,3}"
+        r"(?<!\w)(?:ключ\w?|key)\s(?:(?:от|к|для)\s)?(?:вай\w+|wi-?fi|вифи|роутера|сет\w+|сейф\w|кабинет\w|аккаунт\w|акк\w{0,2})\W{1,3}"
         rf"(?P<value>{TOKEN}){NO_UNIT}"
     ),
 ]
 LOCKED = (
-    r"(?:разблокировк\w|экран\w{0,2}|телефон\w?|тел\w?|айфон\w?|iphone|планшет\w?|айпад\w?|ноут\w*|комп\w{0,6}|архив\w?|сейф\w?|чемодан\w?|"
+    r"(?:(?:раз)?блокировк\w|экран\w{0,2}|телефон\w?|тел\w?|айфон\w?|iphone|планшет\w?|айпад\w?|ноут\w*|комп\w{0,6}|архив\w?|сейф\w?|чемодан\w?|"
     r"сигнализаци\w|сигналк\w|велозам\w{1,3}|замк\w\sвел\w+|сим\w?|симк\w|банкомат\w?|банк\w?|сбер\w{0,4}|приложени\w|карт\w{1,2}|"
     r"дневник\w?|родительск\w+\s\w+|телевизор\w?|телик\w?|приставк\w|шкафчик\w?|ячейк\w|камер\w\sхранени\w|самокат\w?|файл\w?|папк\w)"
 )
 LOCK_CODES = [
     any_case(
-        rf"(?<!\w)(?:(?:код\w{{0,2}}|кодик|{PASSWORD}|комбинаци\w|цифр\w)\s(?:(?:от|на|к|для|у)\s)?(?:[а-яё]{{2,10}}\s)?{LOCKED}|{LOCKED}\s(?:код|{PASSWORD})|разблокировк\w(?:\s{LOCKED})?)"
+        rf"(?<!\w)(?:(?:код\w{{0,2}}|кодик|{PASSWORD}|комбинаци\w|цифр\w)\s(?:(?:от|на|к|для|у)\s)?(?:[а-яё]{{2,10}}\s)?{LOCKED}|{LOCKED}\s(?:код|{PASSWORD})|(?:раз)?блокировк\w(?:\s{LOCKED})?|(?:чемодан|сейф|замок|телефон|планшет|шкафчик)\sоткрыва\w+(?:\sна)?)"
         rf"(?!\w){IS}(?:[а-яё]{{2,8}}\s)?(?<![\w.-])(?P<value>[0-9]{{3,8}}|[0-9](?:[\s-][0-9]){{3,5}})(?![\w-]|[:.,][0-9]|\s[0-9]){NO_UNIT}"
     ),
 ]
@@ -116,8 +116,8 @@ SECRET_WORDS_TOLD = [
 ]
 WORD_PASSWORDS = [
     any_case(
-        r"(?<!\w)(?:п[ао]р[ао]ль?|пасс?|password|pass?)(?:\s(?:от|на|к|для)\s[\w-]{2,14}|\s(?:такой|простой|новый|наш|мой))?"
-        r"(?P<sign>\s?[:=]\s?|\s?[—–-]\s|\s(?:это\s)?)[«\"']?(?P<value>[А-Яа-яЁё]{4,30}|[A-Za-z]{4,30})(?![\w#!$%&*+@^~-]|\.\w)"
+        r"(?<!\w)(?:п[ао]р[ао]ль?(?:чик)?|пасс?|password|pass)(?:\s(?:от|на|к|для)\s[\w-]{2,14}|\s(?:такой|простой|новый|наш|мой))?"
+        r"(?P<sign>\s?[:=]\s?|\s?[—–-]\s|\s(?:это\s)?)[«\"']?(?P<value>[А-Яа-яЁё]{4,30}|[A-Za-z]{4,30}[!#$%&*+@^~]{0,4})(?![\w#!$%&*+@^~-]|\.\w)"
     ),
     any_case(rf"(?<!\w)(?:{PASSWORD}|{WIFI})(?!\w)[^\n.!?;]{{1,40}}?(?<!\w)(?P<value>[а-яё]{{10,30}})(?![\w-])"),
     any_case(rf"(?<!\w){WIFI}(?P<sign>\s?[:=]?\s?)(?P<value>[A-Za-z]{{8,30}})(?=\s?(?:$|[,.;)\n]))"),
@@ -138,7 +138,7 @@ TOKENS = re.compile(
     r"hf_[A-Za-z0-9]{30,}|AIza[A-Za-z0-9_-]{30,})"
 )
 NEXT_SECRET = any_case(
-    r"[,;.]?\s(?:а|и|потом|затем|или|либо|ну\sа|второй|другой)(?:\s(?P<to>на|в|во|от|для|к|с|у)|\s(?:потом|затем|ещё|еще|раз|второй|другой)){0,3}"
+    r"[,;.]?\s(?:а|и|потом|затем|или|либо|ну\sа|второй|другой|(?=на\s(?:втор|трет|друг|внутр|верхн)))(?:\s?(?P<to>на|в|во|от|для|к|с|у)|\s(?:потом|затем|ещё|еще|раз|второй|другой)){0,3}"
     r"(?:\s[а-яё]{3,14}){0,2}\s?[:—-]?\s?(?<![\w.-])(?P<value>[0-9]{3,8}|" + STRONG + r")(?![\w-]|[:.,][0-9])" + NO_UNIT
 )
 """A second secret in the same breath: `код 4471, потом ещё раз 1733`, `пароль kot1987, а на архив 0000`."""
@@ -157,6 +157,9 @@ def find_next_secrets(text: str, found: list[Finding]) -> Iterator[Finding]:
             yield 1, *match.span("value"), "secret"
 
 
+PLEASE = ("плиз", "плис", "пжлст", "пжалуйста", "пожалста", "пожалуста")
+
+
 def is_password(match: re.Match[str]) -> bool:
     """Whether letters alone are a password: Latin ones after a sign or alone, Cyrillic ones that are no known word."""
     word = match["value"]
@@ -169,4 +172,6 @@ def is_password(match: re.Match[str]) -> bool:
         return marked or len(word) > 4
     ends = re.match(r"[»\"']?\s?(?:$|[.,;)\n])", match.string[match.end() :]) is not None
     noun = str(analyse(word)[0].tag.POS) == "NOUN"
-    return (marked and ends and noun) or (not is_known(word) and noun)
+    line_start = match.string[: match.start()].rpartition("\n")[2].strip() == ""
+    alone = line_start and ends and "nomn" in analyse(word)[0].tag and analyse(word)[0].score > 0.4
+    return noun and ((marked and ends) or alone or (not is_known(word) and word.lower() not in PLEASE))

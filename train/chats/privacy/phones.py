@@ -19,11 +19,20 @@ PHONE_WORDS = {
 REPEATED = {"нол": "0", "нул": "0", "единиц": "1", "двойк": "2", "тройк": "3", "четв": "4", "пят": "5", "шест": "6",
             "сем": "7", "восьм": "8", "девят": "9"}  # fmt: skip
 """`три пятёрки`: how such a word begins → its digit."""
-SPELLINGS = (("ь", ""), ("дц", "ц"), ("цц", "ц"), ("ё", "е"), ("пиисят", "пятдесят"), ("шиисят", "шестдесят"), ("шесот", "шестсот"))
+SPELLINGS = (
+    ("ь", ""),
+    ("дц", "ц"),
+    ("цц", "ц"),
+    ("ё", "е"),
+    ("пиисят", "пятдесят"),
+    ("шиисят", "шестдесят"),
+    ("шесот", "шестсот"),
+)
 """As they are typed in haste: `двацать`, `восемдесят`, `пиисят`."""
 TYPED = [*PHONE_WORDS, "пиисят", "шиисят", "шесот"]
+MISSPELT = [word.replace("ь", "ь?").replace("дц", "[дц]ц?") for word in sorted(TYPED, key=len, reverse=True)]
 NUMBER_WORD = (
-    rf"(?:{'|'.join(re.sub('ь', 'ь?', word).replace('дц', '[дц]ц?') for word in sorted(TYPED, key=len, reverse=True))}|(?:нол|нул)(?:я|ей|ика)|"
+    rf"(?:{'|'.join(MISSPELT)}|(?:нол|нул)(?:я|ей|ика)|"
     r"единиц[аы]?|двойк[аи]|двоек|тройк[аи]|троек|"
     r"четв[её]рк[аи]|(?:пят|шест|сем|восьм|девят)[её]рк[аи])"
 )
@@ -38,7 +47,7 @@ SPELLED = any_case(
 )
 NOT_A_PHONE = (
     r"заказ|трек|договор|заявк|товар|отправ|посылк|накладн|(?<!\w)чек|счет|счёт|брон|билет|(?<!\w)дела|инн|артик|штрих|код|просмотр|"
-    r"населен|подписч|сери[яию]|огрн|инвентар|расход|бюджет|тикет|обращени|ваучер|купон|модел|снилс|(?<!\w)(?:id|ид|айди|uid)(?!\w)|"
+    r"инвойс|оплач|населен|подписч|сери[яию]|огрн|инвентар|расход|бюджет|тикет|обращени|ваучер|купон|модел|снилс|(?<!\w)(?:id|ид|айди|uid)(?!\w)|"
     r"лицев|чертеж|чертёж|серийн|imei|тираж|лот|участ|объявл|вакан|квитанц|полис"
 )
 OTHER_NUMBER = any_case(rf"(?:{NOT_A_PHONE}|квартир)[^0-9\n]{{0,24}}$")
@@ -70,7 +79,8 @@ LOCAL_PLACE = (
     r"кружок|кружк\w|ремонт\w?|мастерск\w{2,3}|ателье|парикмахерск\w{2,3}|салон\w?|прачечн\w{2,3}|химчистк\w|магазин\w?|касс\w|ресепшен\w?|"
     r"ресепшн|гостиниц\w|отел\w|хостел\w?|вокзал\w?|автовокзал\w?|библиотек\w|доставк\w|пиццери\w|соцзащит\w|пенсионн\w{2,3}|налогов\w{2,3}|"
     r"полици\w|участков\w{2,3}|дежурн\w{2,3}|опек\w|администраци\w|ритуал\w*|сантехник\w?|электрик\w?|газовик\w{0,2}|горгаз\w?|водоканал\w?|тсж|ук|"
-    r"общаг\w|общежити\w|запись|на\sдом)"
+    r"общаг\w|общежити\w|запись|на\sдом|терапевт\w?|врач\w?|доктор\w?|стационар\w?|отделени\w|почт\w|детск\w{2}|взросл\w{2}|тренер\w?|"
+    r"сторож\w?|морг|тепло\w*|свет\w?|газ\w?|интернат\w?|лаборатори\w|мфц|загс\w?|нотариус\w?|юрист\w?|автосервис\w?|шиномонтаж\w?)"
 )
 LOCAL_GAP = r"[^0-9\n]{0,24}?"
 LOCALS = [
@@ -90,7 +100,7 @@ LOCALS = [
     ),
 ]
 NOT_FOR_LOCAL = any_case(
-    rf"(?<!\w)(?:за|стои\w*|цен\w|день|график|стаж|куп\w+|прода\w+|почти|около|минимум|счет|счёт|парти\w+|размер\w*|рост|модел\w|пропорци\w|объ[её]м\w*|параметр\w|квартир|{NOT_A_PHONE})"
+    rf"(?<!\w)(?:за(?!\w)|стои\w*|цен\w|день|график|стаж|куп\w+|прода\w+|почти|около|минимум|счет|счёт|парти\w+|размер\w*|рост|модел\w|пропорци\w|объ[её]м\w*|параметр\w|квартир|{NOT_A_PHONE})"
 )
 SOLID_LABEL = any_case(rf"(?<!\w)(?:{LOCAL_PLACE}|тел|телефон\w?|(?:по)?звони\w*|наб[еи]р\w+)(?!\w)")
 SPOKEN_LABEL = any_case(r"(?<!\w)(?:код|смс|sms|парол|пин|домофон|прод[ие]кт|дикт|эсэмэс|цифр)")
@@ -126,16 +136,35 @@ def _is_spelled_phone(match: re.Match[str]) -> bool:
     return len(digits) == 10 and digits[0] == "9" and len(groups) == 10
 
 
+DICTATED_WORDS = (
+    "девят",
+    "восем",
+    "восьм",
+    "семь",
+    "семн",
+    "семде",
+    "пять",
+    "пятн",
+    "пятде",
+    "пятсо",
+    "нол",
+    "нул",
+    "пиис",
+)
+"""One of them every dictated number has."""
+
+
 def find_dictated(text: str, lower: str) -> Iterator[Finding]:
     """Phones in words, ten digits or eleven; local ones of five to seven after a word that names them."""
-    if not any(map(lower.__contains__, ("пят", "вос", "сем", "девят", "нол"))):
+    if not any(map(lower.__contains__, DICTATED_WORDS)):
         return
     for match in DICTATED.finditer(text):
         digits = _digits_of(re.findall(r"\w+", match[0].lower()))
         named = LABEL_BEFORE.search(text[max(0, match.start() - 40) : match.start()])
         national = len(digits) == 11 and digits[0] in "78" and digits[1] in "3489"
         miscounted = 10 <= len(digits) <= 13 and (digits[:2] in ("89", "79") or (named and digits[0] == "9"))
-        if national or miscounted or (len(digits) == 10 and digits[0] in "3489") or (named and 5 <= len(digits) <= 7):
+        local = named and 5 <= len(digits) <= 7 and not DIGIT.search(text[match.end() : match.end() + 3])
+        if national or miscounted or local or (len(digits) == 10 and digits[0] in "3489"):
             yield 0, *match.span(), "phone"
         elif _is_spoken_code(text, match, digits):
             yield 1, *match.span(), "secret"
@@ -188,15 +217,26 @@ def _digits_of(words: list[str]) -> str:
     return digits
 
 
+ANOTHER_LOCAL = re.compile(r"[^0-9\n]{1,25}(?<![\w.,+-])(?P<value>[0-9]{1,3}-[0-9]{2}-[0-9]{2})(?![\w-]|[:.,/][0-9])")
+FIVE_DIGITS = re.compile(r"[0-9](?:[\s._/-]{0,3}[0-9]){4}")
+TEN_DIGITS = re.compile("[0-9]{10}")
+
+
 def find_phones(text: str) -> Iterator[Finding]:
     """Phones in figures."""
-    for pattern in BARE:
+    if not FIVE_DIGITS.search(text):
+        return
+    for pattern in BARE if TEN_DIGITS.search(text) else ():
         for match in pattern.finditer(text):
             before = text[max(0, match.start("value") - 40) : match.start("value")]
             if not OTHER_NUMBER.search(before) and not inn_valid(match["value"]):  # `find_numbers` takes those
                 yield 2, *match.span("value"), "phone"
     for pattern in LOCALS:
-        yield from ((2, *match.span("value"), "phone") for match in pattern.finditer(text) if _is_local(match))
+        for match in pattern.finditer(text):
+            if _is_local(match):
+                yield 2, *match.span("value"), "phone"
+                if other := ANOTHER_LOCAL.match(text, match.end("value")):
+                    yield 2, *other.span("value"), "phone"
     for match in LONE.finditer(text):
         near = text[max(0, match.start() - 40) : match.end() + 30]
         if not OTHER_NEAR.search(near) and len(set(match["value"])) > 2 and not match["value"].endswith("0000"):

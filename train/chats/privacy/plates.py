@@ -16,10 +16,30 @@ IN_PARTS = any_case(
     rf"(?<![\w-])(?P<value>(?P<first>{PLATE_LETTER})[\s.-]{{0,2}}[0-9]{{3}}[\s.-]{{0,2}}(?P<series>{PLATE_LETTER}[\s.-]?{PLATE_LETTER})[\s.,/|-]{{0,3}}(?:рег(?:ион)?\.?\s)?{REGION}(?![\w-]){RUS})"
 )
 WITHOUT_REGION = any_case(
-    rf"(?<![\w-])(?P<value>(?P<first>[авекмнорстух])[0-9]{{3}}(?P<series>[авекмнорстух]{{2}}))(?![\w-])"
+    r"(?<![\w-])(?P<value>(?P<first>[авекмнорстух])[0-9]{3}(?P<series>[авекмнорстух]{2}))(?![\w-])"
 )
 MEASURES = ("км", "см", "мм", "ам", "ем", "кв", "вт", "ма", "мв")
-LITTLE_WORDS = ("но", "ну", "он", "ах", "ух", "ох", "ем", "от", "во", "со", "ко", "то", "та", "те", "на", "не", "ни", "мы", "ам")
+LITTLE_WORDS = (
+    "но",
+    "ну",
+    "он",
+    "ах",
+    "ух",
+    "ох",
+    "ем",
+    "от",
+    "во",
+    "со",
+    "ко",
+    "то",
+    "та",
+    "те",
+    "на",
+    "не",
+    "ни",
+    "мы",
+    "ам",
+)
 OTHER_PLATES = any_case(
     rf"(?<![\w-])(?P<value>(?:[0-9]{{4}}\s?(?P<series>{PLATE_LETTER}{{2}})\s?[/|]?\s?{REGION}|{PLATE_LETTER}{{2}}\s?[0-9]{{3,4}}\s?[/|]?\s?{REGION}|"
     rf"{PLATE_LETTER}[0-9]{{3}}{PLATE_LETTER}{{2}}|{PLATE_LETTER}\s[0-9]{{3}}\s(?P<last>{PLATE_LETTER}{{2}})|{PLATE_LETTER}-[0-9]{{3}}-{PLATE_LETTER}{{2}}|"
@@ -35,7 +55,7 @@ MAKES = (
     r"чери|chery|хавал|haval|джили|geely|омод|уаз|девятк|четырк|седан|х[эе]тч|универсал|джип|кроссовер|внедорож|минивэн|микроавтобус|фур[аеуы](?!\w)|тойотк"
 )
 VEHICLE = any_case(
-    r"гос\.?\s?номер|(?<!\w)номер\w{0,3}(?!\w)(?!\s(?:рейс|заказ|дом|кварт|поезд|вагон))|машин|(?<!\w)авто(?!\w)|автомоб|тачк|такс[иу]|такс(?!\w)|мото|скутер|"
+    r"гос\.?\s?номер|(?<!\w)номер\w{0,3}(?!\w)(?!\s(?:рейс|заказ|дом|кварт|поезд|вагон))|машин|(?<!\w)авто(?!\w)|автомоб|тачк|такс[иу]|такс(?!\w)|мото|мотик|мотоц|моцик|скутер|"
     r"мопед|байк|прицеп|пропуск|парк(?:ов|ан)|водител|газел|(?<!\w)г/н|(?<!\w)гос(?!\w)|бампер|поцарап|подрез|эвакуатор|(?<!\w)дтп|(?<!\w)гаи(?!\w)|гибдд|штраф|"
     rf"каршеринг|стоянк|за\sрулём|за\sрулем|подъе(?:хал|де)|белорус|украинск|казах|{MAKES}"
 )
@@ -54,9 +74,12 @@ def find_plates(text: str) -> Iterator[Finding]:
     for match in WITHOUT_REGION.finditer(text):
         if match["series"].lower() not in MEASURES:
             yield 1, *match.span(), "plate"
-    if VEHICLE.search(text):
-        yield from ((1, *match.span(), "plate") for match in IN_PARTS.finditer(text) if is_plate(match))
-        for match in OTHER_PLATES.finditer(text):
-            last = match["last"] or ""
-            if (match["series"] or "").lower() not in MEASURES and last.lower() not in MEASURES and last not in LITTLE_WORDS:
-                yield 1, *match.span(), "plate"
+    others = [match for match in OTHER_PLATES.finditer(text) if _is_other_plate(match)]
+    others += [match for match in IN_PARTS.finditer(text) if is_plate(match)]
+    if others and VEHICLE.search(text):
+        yield from ((1, *match.span(), "plate") for match in others)
+
+
+def _is_other_plate(match: re.Match[str]) -> bool:
+    series, last = (match["series"] or "").lower(), match["last"] or ""
+    return series not in MEASURES and last.lower() not in MEASURES and last not in LITTLE_WORDS

@@ -42,14 +42,19 @@ PLACES = [
         r"(?<![\w.])(?P<lat>[0-9]{1,2}[.,][0-9]+)\s?°?\s?(?:[NS]|с\.?\s?ш\.?)[\s,;/]{1,3}(?P<lon>[0-9]{1,3}[.,][0-9]+)\s?°?\s?(?:[EW]|в\.?\s?д\.?)(?!\w)"
     ),
 ]
-NEAR_PLACE = re.compile(r"(?<![\w.,-])(?P<lat>[4-7][0-9][.,][0-9]{3})°?\s?[,;/|]?\s{0,2}(?P<lon>[0-9]{2,3}[.,][0-9]{3})(?![\w.,]*[0-9])")
+NEAR_PLACE = re.compile(
+    r"(?<![\w.,-])(?P<lat>[4-7][0-9][.,][0-9]{3})°?\s?[,;/|]?\s{0,2}(?P<lon>[0-9]{2,3}[.,][0-9]{3})(?![\w.,]*[0-9])"
+)
 PLACE_NEAR = any_case(rf"(?<!\w){PLACE_WORD}(?!\w)")
 """Of three decimals, as one could measure anything: in Russia and near it, in a text that speaks of a place."""
-NO_PLACE = any_case(r"курс|доллар|евро|кг|грам|литр|тонн|цен[аы]|руб|верси|результ|секунд|коэф|балл|показан|сч[её]тчик|кубов|вес(?!\w)")
+NO_PLACE = any_case(
+    r"курс|доллар|евро|кг|грам|литр|тонн|цен[аы]|руб|верси|результ|секунд|коэф|балл|показан|сч[её]тчик|кубов|вес(?!\w)"
+)
 ARC = r"[0-9]{1,3}°\s?[0-9]{1,2}(?:[.,][0-9]+)?['′’]\s?(?:[0-9]{1,2}(?:[.,][0-9]+)?(?:[\"″”]|'')?)?\s?"
 END = r"(?:[вз]\.?\s?д\.?|[EWВЗ](?!\w))?"
 IN_WORDS = (
-    r"[0-9]{1,3}\s?(?:градус\w{0,2}|°)\s(?:и\s)?[0-9]{1,2}(?:[.,][0-9]+)?\s?мин\w{0,4}(?:\s[0-9]{1,2}(?:[.,][0-9]+)?\s?сек\w{0,4})?"
+    r"[0-9]{1,3}\s?(?:градус\w{0,2}|°)\s(?:и\s)?[0-9]{1,2}(?:[.,][0-9]+)?\s?мин\w{0,4}"
+    r"(?:\s[0-9]{1,2}(?:[.,][0-9]+)?\s?сек\w{0,4})?"
 )
 ARCS = [
     any_case(rf"(?<!\w)(?:[NSСЮ]\s?{ARC}[\s,;]{{0,3}}[EWВЗ]\s?{ARC}|{ARC}[NSСЮ]?[\s.,сш]{{0,7}}{ARC}{END})"),
@@ -73,8 +78,11 @@ IP_WORD = any_case(
 )
 
 
+FRACTION = re.compile("[0-9][.,][0-9]")
+
+
 def find_positions(text: str) -> Iterator[Finding]:
-    for pattern in PLACES if "." in text or "," in text else ():
+    for pattern in PLACES if FRACTION.search(text) else ():
         for match in pattern.finditer(text):
             latitude, longitude = (abs(float(match[name].replace(",", "."))) for name in ("lat", "lon"))
             if min(latitude, longitude) <= 90 and max(latitude, longitude) <= 180:

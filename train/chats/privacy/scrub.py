@@ -52,7 +52,8 @@ LABELLED_KINDS = {
 PLACEHOLDER_WORDS = {**KINDS, **LABELLED_KINDS}
 MAY_BE_DATA = re.compile("[0-9A-Za-z_@]")
 MAY_BE_DATA_WORDS = (
-    "собак", "собач", "сабак", "сабач", "пят", "вос", "сем", "девят", "нол", "парол", "вифи", "вайф", "вай-ф", "вай ф", "вафл",
+    "собак", "собач", "сабак", "сабач", "пят", "вос", "сем", "девят", "нол", "парол", "вифи", "вайф", "вай-ф",
+    "вай ф", "вафл",
     "рожд", "родил", " др ", "днюх", "г.р", "кодов", "секретн", "контрольн", "кварт",
 )  # fmt: skip
 """Such a character or, of an address or number told in words, one of the words is what no data but a name lacks."""
