@@ -92,7 +92,7 @@ LOCALS = [
         rf"(?<!\w){LOCAL_PLACE}(?!\w)[^0-9\n]{{0,30}}?(?<![\w.,+-])(?P<value>[0-9]{{1,3}}-[0-9]{{2}}-[0-9]{{2}})(?![\w-]|[:.,/][0-9]|\s?[0-9]){NO_UNIT}"
     ),
     any_case(
-        rf"(?<![\w.,+№-])(?<![0-9)][\s-])(?P<value>[1-9][0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}})(?![\w-]|[:.,/][0-9]|\s?[0-9]|\s?[xх×]){NO_UNIT}"
+        rf"(?<![\w.,+№)-])(?<![0-9)][\s-])(?P<value>[1-9][0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}})(?![\w-]|[:.,/][0-9]|\s?[0-9]|\s?[xх×]){NO_UNIT}"
     ),
     any_case(
         rf"(?<![\w.,+-])(?<![0-9)][\s-])(?P<value>[0-9]{{1,3}}[\s-][0-9]{{2}}[\s-][0-9]{{2}})(?=\W{{1,4}}(?:(?:это|вот|наш|мой|там)\s){{0,2}}"
@@ -239,7 +239,12 @@ def find_phones(text: str) -> Iterator[Finding]:
                     yield 2, *other.span("value"), "phone"
     for match in LONE.finditer(text):
         near = text[max(0, match.start() - 40) : match.end() + 30]
-        if not OTHER_NEAR.search(near) and len(set(match["value"])) > 2 and not match["value"].endswith("0000"):
+        if (
+            not OTHER_NEAR.search(near)
+            and len(set(match["value"])) > 2
+            and not inn_valid(match["value"])
+            and not match["value"].endswith("0000")
+        ):
             yield 3, *match.span("value"), "phone"
     for match in SPELLED.finditer(text):
         if _is_spelled_phone(match):
