@@ -285,7 +285,7 @@ RULES = [
     _rule("passport", rf"[0-9]{{2}}{GAP}?[0-9]{{2}}(?:{GAP}{{0,2}}|{SIGN})[0-9]{{6}}", _is_passport),
     _rule("passport", rf"[0-9]{{2}}(?:{SPACE}?|{SIGN})[0-9]{{7}}", _is_foreign_passport),
     _rule("passport", f"[0-9]{{3}}{DASH}[0-9]{{3}}", _is_issuer),
-    _rule("number", rf"[2-6][0-9]{{2}}(?:{GAP}{{0,2}}[0-9]){{13}}", _is_unchecked_card),
+    _rule("number", rf"[1-9][0-9]{{2}}(?:{GAP}{{0,2}}[0-9]){{13}}", _is_unchecked_card),
     _rule("number", rf"[0-9]{{3}}(?:{GAP}?[0-9]{{3}}){{2}}{GAP}{{0,2}}[0-9]{{2}}", _is_named("snils")),
     _rule("number", "(?:[0-9]{13}|[0-9]{15})", _is_named("ogrn")),
     _rule("number", rf"[0-9]{{2}}(?:{GAP}?[0-9]){{10}}", _is_named("inn")),

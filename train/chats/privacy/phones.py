@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from train.chats.privacy.id_numbers import inn_valid
+from train.chats.privacy.id_numbers import inn_valid, snils_valid
 from train.chats.privacy.patterns import DIGIT, NO_UNIT, Finding, any_case
 
 PHONE_WORDS = {
@@ -130,7 +130,7 @@ def _is_spelled_phone(match: re.Match[str]) -> bool:
     digits = "".join(groups)
     if all(int(b) - int(a) in (1, -1) for a, b in pairwise(groups)):
         return False
-    thousands = set(map(len, groups[1:])) == {3}
+    thousands = set(map(len, groups[1:])) == {3} or snils_valid(digits)
     if len(digits) == 11 and digits[0] in "78" and digits[1] in "93489" and not thousands:
         return bool(match["sign"]) or digits[1] == "9" or len(set(map(len, groups))) == 1
     return len(digits) == 10 and digits[0] == "9" and len(groups) == 10
