@@ -43,7 +43,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def pair_of(row: Preference) -> Pair:
     """The pair of a preference row."""
-    prompt = [_unlearned(message) for message in row.prompt]
+    prompt = [unlearned(message) for message in row.prompt]
     preferred, other = (
         Row(row.line, [*prompt, learned], row.tools, row.parallel_tool_calls)
         for answer in (row.preferred, row.other)
@@ -127,6 +127,6 @@ def _dialogue(pair: Pair) -> Row:
     return pair.preferred._replace(messages=[*opening, *said, preferred, asked[-1], pair.other.messages[-1]])
 
 
-def _unlearned(message: Message) -> Message:
+def unlearned(message: Message) -> Message:
     """A copy of the message that is not learned."""
     return {**message, "weight": 0} if message["role"] == "assistant" else message

@@ -24,6 +24,8 @@ HEAD = 1 << 16  # bytes by which a format is known
 MOST_UNPACKED = 4 << 30  # bytes of a zip's files together
 MOST_FILES = 200_000  # of a zip
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+DEEP = re.compile(rb"(?:\s*(?:\[|\{\s*\"[^\"]{0,99}\"\s*:)){200}")
+"""The beginning of JSON that nests for nothing. ijson keeps a path for each level: it would take all memory there is."""
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 LISTS_OF_ROWS = ("data", "rows", "train", "training", "train_data", "training_data", "examples", "items", "samples",
                  "records", "dataset", "instances", "entries", "test", "validation", "valid", "eval")  # fmt: skip
@@ -174,9 +176,12 @@ def sample_of(source: Source) -> Sample:
     """The file's beginning; DataError where it cannot be unpacked."""
     try:
         with open_unpacked(source) as file:
-            return Sample(source, file.read(HEAD).removeprefix(BYTE_ORDER_MARK))
+            head = file.read(HEAD).removeprefix(BYTE_ORDER_MARK)
     except unpacking_errors() as error:
         raise DataError(f"{source}: cannot be unpacked: {error}") from None
+    if DEEP.match(head):
+        raise DataError(f"{source}: nested too deep: rows are messages with text")
+    return Sample(source, head)
 
 
 def open_zip(path: Path) -> zipfile.Path:
