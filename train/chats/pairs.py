@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.readers import is_preferences, read_rows, stream_preferences
+from train.chats.readers import is_preferences, read_rows, records, stream_preferences
 from train.chats.row_formats import Preference
 from train.chats.rows import Message, Row, text_of, without_weight
 from train.chats.split import Split, require_disjoint, split
@@ -34,6 +34,7 @@ class PairSplit(NamedTuple):
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file of preference rows; DataError names the first rows that are none."""
     if path.is_file() and not is_preferences(path):
+        next(records(path), None)  # says what is wrong with a file that has no rows, or none that can be read
         raise DataError(
             f'{path}: its rows have one answer; a config with a section dpo learns from preference rows, {{"input": '
             '{"messages": […]}, "preferred_output": […], "non_preferred_output": […]}'

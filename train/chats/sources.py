@@ -25,7 +25,7 @@ MOST_UNPACKED = 4 << 30  # bytes of a zip's files together
 MOST_FILES = 200_000  # of a zip
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 DEEP = re.compile(rb"(?:\s*(?:\[|\{\s*\"[^\"]{0,99}\"\s*:)){200}")
-"""The beginning of JSON that nests for nothing. ijson keeps a path for each level: it would take all memory there is."""
+"""The beginning of JSON that nests for nothing: ijson keeps a path for each level, and takes all memory there is."""
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 LISTS_OF_ROWS = ("data", "rows", "train", "training", "train_data", "training_data", "examples", "items", "samples",
                  "records", "dataset", "instances", "entries", "test", "validation", "valid", "eval")  # fmt: skip
