@@ -184,6 +184,6 @@ def conversation(earlier: Sequence[Turn], question: str) -> list[Message]:
 
 
 def _turn(row: Any) -> Turn:
-    *ids, messages, question, answer, rejected, liked = row
+    id_, update, chat, user, messages, question, answer, rejected, liked = row
     vote = None if liked is None else bool(liked)
-    return Turn(*ids, json.loads(messages), question or "", answer or "", rejected, vote)
+    return Turn(id_, update, chat, user, json.loads(messages), question or "", answer or "", rejected, vote)

@@ -101,7 +101,9 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 class Writing:
     """One answer on its way into a chat. `messages`: ids of those that show it already."""
 
-    def __init__(self, telegram: Telegram, to: Message, messages: list[int], note: Callable[[list[int]], None]) -> None:
+    def __init__(
+        self, telegram: Telegram, to: Message, messages: list[int], note: Callable[[list[int]], object]
+    ) -> None:
         self.telegram = telegram
         self.to = to
         self.messages = list(messages)
