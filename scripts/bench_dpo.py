@@ -163,7 +163,7 @@ def main(
         feedback, file = Path(f"votes-{seed}.jsonl"), Path(f"pairs-{seed}.jsonl")
         rows = votes(training, said, pairs, seed)
         feedback.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        click.echo(make_preferences([feedback], before.path, None, file, force=True))
+        click.echo("\n".join(make_preferences([feedback], before.path, None, file, force=True)))
         after_run = train_on_votes(before, f"after-{seed}", file.absolute(), seed, overrides)
         after = measure(answers_of(after_run, asked, samples, seed=1000 * seed))
         last = [line for line in after_run.metrics() if "eval_rewards/accuracies" in line][-1]

@@ -360,8 +360,11 @@ def analyze(
     help="Also N of RUN's training answers, preferred to what its model says.",
 )
 @click.option("--output", "-o", type=PATH, required=True, metavar="FILE", help="Where the preference rows go.")
+@click.option("--liked", type=PATH, metavar="FILE", help="Where answers with 👍 go too, as rows to train on.")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
-def preferences(files: tuple[Path, ...], run: Path | None, answers: int | None, output: Path, force: bool) -> None:
+def preferences(
+    files: tuple[Path, ...], run: Path | None, answers: int | None, output: Path, liked: Path | None, force: bool
+) -> None:
     """Make preference rows from votes, edited answers, 👍 and 👎, and from training answers.
 
     FILES hold what `govor bot` and `govor vote` keep. A config with a section dpo learns from the rows.
@@ -372,7 +375,8 @@ def preferences(files: tuple[Path, ...], run: Path | None, answers: int | None, 
     """
     from train.evaluation.preferences import make_preferences
 
-    print(make_preferences(files, run, answers, output, force=force))
+    for line in make_preferences(files, run, answers, output, liked=liked, force=force):
+        print(line)
 
 
 @main.command(name="inspect")

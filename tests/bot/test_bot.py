@@ -246,11 +246,20 @@ def test_parts_hold_everything(text):
 class TestBadStarts:
     def test_one_line_each(self, tmp_path, monkeypatch):
         (tmp_path / "texts.yaml").write_text("ru: {start: Привет}\nen: {}\n", encoding="utf-8")
+        blank = TEXTS.read_text(encoding="utf-8").replace("Спасибо!", '" "')
+        (tmp_path / "blank.yaml").write_text(blank, encoding="utf-8")
+        (tmp_path / "damaged").mkdir()
+        (tmp_path / "damaged" / DATABASE).write_bytes(b"no database" * 1000)
         for token, options, message in (
             (None, [], "TELEGRAM_BOT_TOKEN is not set: put the token in it that @BotFather gave you"),
             ("нет", [], "TELEGRAM_BOT_TOKEN holds no token"),
             (TOKEN, ["--bot-api", "ftp://x"], "--bot-api ftp://x: expected http://… or https://…"),
             (TOKEN, ["--texts", "texts.yaml"], "--texts texts.yaml: ru.reset: expected the same texts"),
+            (TOKEN, ["--texts", "blank.yaml"], "--texts blank.yaml: ru.thanks: expected the same texts"),
+            (TOKEN, ["--allow", "ivan"], "--allow ivan: expected the number of a user or a group, or a name with @"),
+            (TOKEN, ["--allow", "@"], "--allow @: expected the number"),
+            (TOKEN, ["--data-dir", "damaged"], "damaged/bot.sqlite3: file is not a database: move it away"),
+            (TOKEN, ["--data-dir", "texts.yaml"], "texts.yaml: File exists"),
             (TOKEN, ["--texts", "none.yaml"], "--texts none.yaml: cannot be read"),
             (TOKEN, [], "http://127.0.0.1:9 cannot be reached: start `govor serve RUN` first"),
         ):

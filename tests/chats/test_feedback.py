@@ -1,12 +1,15 @@
 """What people said of answers → preference rows, each pair once."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import govor
 from train.chats.pairs import read_pairs
+from train.chats.readers import read_rows
+from train.core.errors import DataError
 
 ASKED = [{"role": "system", "content": "Ты Наташа."}, {"role": "user", "content": "Кто я?"}]
 
@@ -68,6 +71,7 @@ def test_labels_make_pairs_where_both_are_there():
         ({"messages": ASKED, "liked": True}, "no assistant message"),
         ({"text": "А"}, "no 'input'"),
         (vote("А", "А"), "the two answers are the same"),
+        (vote("А", "А\n"), "the two answers are the same"),
         ([1], "neither a preference row"),
     ],
 )
@@ -75,6 +79,53 @@ def test_what_is_neither_is_named_by_line(row, said):
     result = govor("preferences", write(vote("А", "Б"), row), "-o", "pairs.jsonl")
     assert result.exit_code == 1 and "feedback.jsonl:2: " in result.output and said in result.output
     assert not Path("pairs.jsonl").exists()
+
+
+def test_liked_answers_become_rows_to_train_on():
+    talk = [*ASKED, {"role": "assistant", "content": "Своя."}, {"role": "user", "content": "Чья?"}]
+    rows = (label("А", True), label("Б", False), label("В", True, talk), label("Г", True), label("Г", False))
+    _, printed = made(write(*rows), "--liked", "liked.jsonl")
+    assert "liked.jsonl: 2 liked answers" in printed
+    learned = [[m["content"] for m in row.messages if m["role"] == "assistant" and m.get("weight") != 0]
+               for row in read_rows(Path("liked.jsonl"))]  # fmt: skip
+    assert learned == [["А"], ["В"]], "what was liked and disliked alike is not learned, nor what came before"
+
+
+def test_training_itself_never_learns_a_disliked_answer():
+    with pytest.raises(DataError, match=r":2: .*not to be learned"):
+        read_rows(Path(write(label("А", True), label("Б", False))))
+
+
+def test_without_a_pair_nothing_is_written():
+    result = govor("preferences", write(label("А", True)), "-o", "pairs.jsonl")
+    assert result.exit_code == 1 and "1 labels without" in result.output and "--liked" in result.output
+    assert not Path("pairs.jsonl").exists()
+
+
+def test_what_is_read_is_not_written_over():
+    file = write(vote("А", "Б"), label("Г", True))
+    before = Path(file).read_text(encoding="utf-8")
+    assert govor("preferences", file, "-o", f"./{file}", "--force").exit_code == 2
+    assert Path(file).read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Привет".encode("cp1251"), "not UTF-8|neither JSON"),
+        (json.dumps(vote("А", "Б"), ensure_ascii=False).encode("cp1251"), ":1: not UTF-8"),
+        (json.dumps(vote("А", "Б")).encode("utf-16"), "UTF-16 text"),
+        (b"[" * 100_000, "nested more than 5,000 deep"),
+        (json.dumps(vote("\ud800", "b")).encode(), ":1: not valid JSON"),
+        (b'{"messages": [\n', "not valid JSON"),
+        (b"", "empty"),
+    ],
+)
+def test_files_that_hold_no_rows_get_a_line(content, said):
+    Path("feedback.jsonl").write_bytes(content)
+    result = govor("preferences", "feedback.jsonl", "-o", "pairs.jsonl")
+    assert result.exit_code == 1 and re.search(said, result.output), result.output
+    assert "(unexpected" not in result.output and not Path("pairs.jsonl").exists()
 
 
 def test_held_out_questions_of_a_run_stay_out(run):

@@ -14,14 +14,7 @@ from typing import Any
 from aiogram import Dispatcher, F
 from aiogram.exceptions import ClientDecodeError, TelegramAPIError, TelegramForbiddenError
 from aiogram.filters import Command, CommandStart
-from aiogram.types import (
-    CallbackQuery,
-    InlineKeyboardButton,
-    InlineKeyboardMarkup,
-    Message,
-    Update,
-    User,
-)
+from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message, Update, User
 from aiogram.utils.chat_action import ChatActionSender
 from openai import OpenAIError
 
@@ -56,9 +49,8 @@ class Persona:
     def __init__(
         self, telegram: Telegram, me: User, model: ServedModel, store: Store, texts: Texts, rules: Rules
     ) -> None:
-        self.telegram, self.me, self.model, self.store, self.texts, self.rules = (
-            telegram, me, model, store, texts, rules,
-        )  # fmt: skip
+        self.telegram, self.me, self.model = telegram, me, model
+        self.store, self.texts, self.rules = store, texts, rules
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._asked: defaultdict[int, deque[float]] = defaultdict(deque)
         """Unix times of the questions within the last minute, by user."""
@@ -76,7 +68,7 @@ class Persona:
         """Handle an update to its end: it need not be delivered again."""
         event = update.message or update.callback_query
         user = event.from_user if event else None
-        message = update.message or (update.callback_query.message if update.callback_query else None)
+        message = event.message if isinstance(event, CallbackQuery) else event
         if user is None or user.is_bot or message is None or (update.message and not self._is_meant(update.message)):
             self.store.handle(update.update_id)
             return
@@ -131,20 +123,11 @@ class Persona:
         except TooLongError:
             await self._say(message, "too_long", id_)
             return
-        writing = Writing(
-            self.telegram,
-            message,
-            begun.messages if begun else [],
-            lambda ids: self.store.show(id_, message.chat.id, user.id, ids),
-        )
+        show = partial(self.store.show, id_, message.chat.id, user.id)
+        writing = Writing(self.telegram, message, begun.messages if begun else [], show)
         answer = await self._write(writing, window, question)
         if answer:
-            turn = self.store.find_turn(update_id=id_)
-            if turn is None:  # the keyboard needs the turn's id
-                self.store.show(id_, message.chat.id, user.id, [])
-                turn = self.store.find_turn(update_id=id_)
-            assert turn is not None
-            await writing.end(answer, self._keyboard(user, turn.id))
+            await writing.end(answer, self._keyboard(user, show(writing.messages)))
             self.store.finish(id_, question, answer, window)
         else:
             await writing.end(self._text(user, "failed"), None)
@@ -170,7 +153,8 @@ class Persona:
             return
         await self._toast(query, None)
         window = await self.model.fitting(self.store.history(turn.chat, turn.user, before=turn.id), turn.question)
-        writing = Writing(self.telegram, query.message, turn.messages, partial(self.store.show_again, turn.id))
+        show = partial(self.store.show, turn.update_id, turn.chat, turn.user)
+        writing = Writing(self.telegram, query.message, turn.messages, show)
         try:
             answer = await self._write(writing, window, turn.question, OTHERWISE) or turn.answer
         except OpenAIError:  # the message may show the beginning of another answer
@@ -183,14 +167,9 @@ class Persona:
         self, writing: Writing, window: Sequence[Turn], question: str, temperature: float | None = None
     ) -> str:
         """Show an answer as it comes; the whole of it."""
-        answer = ""
-        typing = ChatActionSender.typing(
-            bot=self.telegram.bot,
-            chat_id=writing.to.chat.id,
-            message_thread_id=writing.to.message_thread_id if writing.to.is_topic_message else None,
-            initial_sleep=1.0,
-        )
-        async with typing:
+        answer, to = "", writing.to
+        thread = to.message_thread_id if to.is_topic_message else None
+        async with ChatActionSender.typing(to.chat.id, self.telegram.bot, thread, initial_sleep=1.0):
             async for piece in self.model.answer(window, question, temperature):
                 answer += piece
                 await writing.grow(answer)
@@ -206,7 +185,9 @@ class Persona:
 
     async def _say(self, message: Message, key: str, id_: int, **values: Any) -> None:
         """Answer with a text of the bot's own. That it was sent is noted at once."""
-        text = self._text(message.from_user, key).format(**values) if values else self._text(message.from_user, key)
+        text = self._text(message.from_user, key)
+        for name, value in values.items():
+            text = text.replace(f"{{{name}}}", str(value))
         await self.telegram.send(message, text, None, lambda _: self.store.handle(id_))
 
     async def _toast(self, query: CallbackQuery, key: str | None) -> None:
@@ -219,13 +200,11 @@ class Persona:
         text = message.text or ""
         if message.chat.type == "private":
             return True
-        command = re.match(r"/\w+(@\w+)?", text)
-        if command:
-            return command[1] in (None, f"@{self.me.username}")
+        if command := re.match(r"/\w+(@\w+)?", text):
+            return (command[1] or "").lower() in ("", f"@{self.me.username}".lower())
         replied = message.reply_to_message
-        if replied and replied.from_user and replied.from_user.id == self.me.id:
-            return True
-        return bool(re.search(rf"@{self.me.username}\b", text, re.IGNORECASE))
+        to_me = bool(replied and replied.from_user and replied.from_user.id == self.me.id)
+        return to_me or bool(re.search(rf"@{self.me.username}\b", text, re.IGNORECASE))
 
     def _may_ask(self, user: int, at: float) -> bool:
         """Whether a user may have another question answered that was asked at this Unix time; counts it."""

@@ -58,19 +58,20 @@ class ServedModel:
 
         TooLongError where the question alone does not fit.
         """
-        dropped = 0
-        while not await self._fits(turns[dropped:], question):
-            if dropped == len(turns):
-                raise TooLongError
-            dropped = min(len(turns), max(1, 2 * dropped))
-        too_few = dropped // 2
-        while dropped - too_few > 1:
-            middle = (too_few + dropped) // 2
-            if await self._fits(turns[middle:], question):
-                dropped = middle
+        least, most, dropped = (
+            0,
+            len(turns) + 1,
+            0,
+        )  # of the oldest to drop; few as a rule, so the first tries are small
+        while least < most:
+            if await self._fits(turns[dropped:], question):
+                most = dropped
             else:
-                too_few = middle
-        return list(turns[dropped:])
+                least = dropped + 1
+            dropped = min((least + most) // 2, 2 * least)
+        if most > len(turns):
+            raise TooLongError
+        return list(turns[most:])
 
     async def _fits(self, turns: Sequence[Turn], question: str) -> bool:
         messages: Any = conversation(turns, question)

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import re
 import signal
+import sqlite3
 import sys
 from contextlib import closing
 from functools import partial
@@ -21,14 +23,14 @@ from aiogram.exceptions import (
     TelegramNetworkError,
     TelegramNotFound,
     TelegramUnauthorizedError,
-)
+)  # fmt: skip
 from aiogram.types import Update
 from aiogram.utils.token import TokenValidationError
 
 from train.bot.handlers import Persona, Rules, Texts
 from train.bot.model import ServedModel
-from train.bot.store import Store
-from train.bot.writing import Telegram, patiently
+from train.bot.store import DATABASE, Store
+from train.bot.writing import LONGEST, Telegram, patiently
 from train.core.errors import ConfigError, GovorError, MachineError
 from train.core.locks import LOCK, take_lock
 
@@ -53,6 +55,9 @@ def run_bot(
 ) -> None:
     """Talk until Ctrl-C or SIGTERM. The token comes from the environment."""
     words = load_texts(texts)
+    for entry in rules.allowed:
+        if not re.fullmatch(r"-?\d+|@\w+", entry):
+            raise ConfigError(f"--allow {entry}: expected the number of a user or a group, or a name with @ before it")
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise GovorError(f"{TOKEN} is not set: put the token in it that @BotFather gave you")
@@ -65,7 +70,7 @@ def run_bot(
     except TokenValidationError:
         raise GovorError(f"{TOKEN} holds no token: it looks like 123456:ABC…, as @BotFather gave it") from None
     data_dir.mkdir(parents=True, exist_ok=True)
-    with closing(take_lock(data_dir / LOCK, "bot")), closing(Store(data_dir)) as store:
+    with closing(take_lock(data_dir / LOCK, "bot")), closing(open_store(data_dir)) as store:
         try:
             asyncio.run(talk(bot, model, store, words, rules, per_second))
         except (TelegramUnauthorizedError, TelegramNotFound):
@@ -80,6 +85,14 @@ def run_bot(
             raise MachineError(f"Telegram's answer was not understood ({type(error).__name__})") from None
         except asyncio.CancelledError:
             print("ended", file=sys.stderr)
+
+
+def open_store(folder: Path) -> Store:
+    """The bot's folder; MachineError where its database is damaged or none."""
+    try:
+        return Store(folder)
+    except sqlite3.Error as error:
+        raise MachineError(f"{folder / DATABASE}: {error}: move it away, or give another --data-dir") from None
 
 
 async def talk(bot: Bot, model: ServedModel, store: Store, texts: Texts, rules: Rules, per_second: float) -> None:
@@ -178,7 +191,11 @@ def load_texts(path: Path) -> Texts:
     for language, names in known.items():
         given = texts.get(language) if isinstance(texts, dict) else None
         given = given if isinstance(given, dict) else {}
-        wrong = [name for name in names if not isinstance(given.get(name), str)] + sorted(given.keys() - names.keys())
+        right = {name for name, text in given.items() if isinstance(text, str) and 0 < len(text.strip()) <= LONGEST}
+        wrong = [name for name in names if name not in right] + sorted(map(str, given.keys() - names.keys()))
         if wrong:
-            raise ConfigError(f"--texts {path}: {language}.{wrong[0]}: expected the same texts as in {TEXTS}")
+            raise ConfigError(
+                f"--texts {path}: {language}.{wrong[0]}: expected the same texts as in {TEXTS}, "
+                f"each of 1 to {LONGEST} characters"
+            )
     return Texts(texts)

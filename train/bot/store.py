@@ -25,13 +25,14 @@ CREATE TABLE IF NOT EXISTS handled (update_id INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS feedback (turn INTEGER PRIMARY KEY, user INTEGER NOT NULL, row TEXT NOT NULL);
 """
 """`handled` has the updates that Telegram may deliver again, `feedback` outlives the turns that it is about."""
-COLUMNS = "id, chat, user, messages, question, answer, rejected, liked"
+COLUMNS = "id, update_id, chat, user, messages, question, answer, rejected, liked"
 
 
 class Turn(NamedTuple):
     """A question and its answer."""
 
     id: int
+    update_id: int
     chat: int
     user: int
     messages: list[int]
@@ -69,19 +70,15 @@ class Store:
         query = f"SELECT {COLUMNS} FROM turns WHERE user = ? AND chat = ? AND answer IS NOT NULL AND id < ? ORDER BY id"
         return [_turn(row) for row in self._connection.execute(query, (user, chat, before or 2**62))]
 
-    def show(self, update_id: int, chat: int, user: int, messages: Sequence[int]) -> None:
-        """Note which messages show the answer to an update, so that they are edited after a kill and not sent again."""
+    def show(self, update_id: int, chat: int, user: int, messages: Sequence[int]) -> int:
+        """Note which messages show the answer to an update, so that after a kill they are edited; the turn's id."""
         with self._connection as connection:
-            connection.execute(
+            [[turn]] = connection.execute(
                 "INSERT INTO turns (update_id, chat, user, messages) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (update_id) DO UPDATE SET messages = excluded.messages",
+                "ON CONFLICT (update_id) DO UPDATE SET messages = excluded.messages RETURNING id",
                 (update_id, chat, user, json.dumps(messages)),
-            )
-
-    def show_again(self, turn: int, messages: Sequence[int]) -> None:
-        """Note which messages show the other answer of a turn."""
-        with self._connection as connection:
-            connection.execute("UPDATE turns SET messages = ? WHERE id = ?", (json.dumps(messages), turn))
+            ).fetchall()
+        return int(turn)
 
     def finish(self, update_id: int, question: str, answer: str, window: Sequence[Turn]) -> None:
         """Keep an answer that has been shown whole, and of the turns before it those of the window alone."""
@@ -123,17 +120,11 @@ class Store:
 
     def replace(self, turn: Turn, answer: str, system: str | None) -> None:
         """Keep another answer in place of a turn's, and the pair of both as feedback."""
-        with self._connection as connection:
-            connection.execute(
-                "UPDATE turns SET answer = ?, rejected = ?, liked = NULL WHERE id = ?", (answer, turn.answer, turn.id)
-            )
-        self._keep_feedback(turn.id, system)
+        self._keep_feedback(turn._replace(answer=answer, rejected=turn.answer, liked=None), system)
 
     def vote(self, turn: Turn, liked: bool, system: str | None) -> None:
         """Keep a user's vote on an answer."""
-        with self._connection as connection:
-            connection.execute("UPDATE turns SET liked = ? WHERE id = ?", (liked, turn.id))
-        self._keep_feedback(turn.id, system)
+        self._keep_feedback(turn._replace(liked=liked), system)
 
     def forget(self, user: int) -> None:
         """Delete everything of a user: no byte is left in the database, its -wal, free pages or the feedback.
@@ -153,12 +144,12 @@ class Store:
         """Close the database."""
         self._connection.close()
 
-    def _keep_feedback(self, id_: int, system: str | None) -> None:
-        turn = self.find_turn(id_=id_)
-        assert turn is not None
-        row = feedback_row(turn, self.history(turn.chat, turn.user, before=id_), system)
+    def _keep_feedback(self, turn: Turn, system: str | None) -> None:
+        row = feedback_row(turn, self.history(turn.chat, turn.user, before=turn.id), system)
+        judged = (turn.answer, turn.rejected, turn.liked, turn.id)
         with self._connection as connection:
-            values = (id_, turn.user, json.dumps(row, ensure_ascii=False))
+            connection.execute("UPDATE turns SET answer = ?, rejected = ?, liked = ? WHERE id = ?", judged)
+            values = (turn.id, turn.user, json.dumps(row, ensure_ascii=False))
             connection.execute("INSERT OR REPLACE INTO feedback VALUES (?, ?, ?)", values)
         self._write_feedback()
 
@@ -193,6 +184,6 @@ def conversation(earlier: Sequence[Turn], question: str) -> list[Message]:
 
 
 def _turn(row: Any) -> Turn:
-    id_, chat, user, messages, question, answer, rejected, liked = row
+    id_, update, chat, user, messages, question, answer, rejected, liked = row
     vote = None if liked is None else bool(liked)
-    return Turn(id_, chat, user, json.loads(messages), question or "", answer or "", rejected, vote)
+    return Turn(id_, update, chat, user, json.loads(messages), question or "", answer or "", rejected, vote)

@@ -15,15 +15,13 @@ from aiogram.exceptions import (
     TelegramNetworkError,
     TelegramRetryAfter,
     TelegramServerError,
-)
-from aiogram.types import InlineKeyboardMarkup, Message, ReplyParameters
+)  # fmt: skip
+from aiogram.types import InlineKeyboardMarkup, Message
 
 LONGEST = 4096
 """UTF-16 units that a message may have (core.telegram.org/bots/api, sendMessage)."""
-EDIT_EVERY = {"private": 1.5}
-"""Seconds between edits of a growing answer."""
-EDIT_EVERY_IN_GROUP = 3.5
-"""A group takes 20 messages a minute of a bot (core.telegram.org/bots/faq)."""
+EDIT_EVERY, EDIT_EVERY_IN_GROUP = 1.5, 3.5
+"""Seconds between edits of an answer. A group takes 20 messages a minute of a bot (core.telegram.org/bots/faq)."""
 LONGEST_PAUSE = 60.0
 T = TypeVar("T")
 
@@ -45,22 +43,12 @@ class Telegram:
         self, to: Message, text: str, keyboard: InlineKeyboardMarkup | None, note: Callable[[int], None]
     ) -> int:
         """Send a text where a message came from, and note the new message's id; in a group as a reply."""
-        reply = (
-            None
-            if to.chat.type == "private"
-            else ReplyParameters(message_id=to.message_id, allow_sending_without_reply=True)
-        )
+        reply = None if to.chat.type == "private" else to.as_reply_parameters(allow_sending_without_reply=True)
 
         async def once() -> int:
             await self._slot()
             async with self.sending:
-                sent = await self.bot.send_message(
-                    to.chat.id,
-                    text,
-                    message_thread_id=to.message_thread_id if to.is_topic_message else None,
-                    reply_parameters=reply,
-                    reply_markup=keyboard,
-                )
+                sent = await to.answer(text, reply_parameters=reply, reply_markup=keyboard).as_(self.bot)
                 note(sent.message_id)
             return int(sent.message_id)
 
@@ -113,17 +101,16 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 class Writing:
     """One answer on its way into a chat. `messages`: ids of those that show it already."""
 
-    def __init__(self, telegram: Telegram, to: Message, messages: list[int], note: Callable[[list[int]], None]) -> None:
+    def __init__(
+        self, telegram: Telegram, to: Message, messages: list[int], note: Callable[[list[int]], object]
+    ) -> None:
         self.telegram = telegram
         self.to = to
         self.messages = list(messages)
         self._note = note
         self._shown: dict[int, str] = {}
+        self._pause = EDIT_EVERY if to.chat.type == "private" else EDIT_EVERY_IN_GROUP
         self._due = time.monotonic() + self._pause
-
-    @property
-    def _pause(self) -> float:
-        return EDIT_EVERY.get(self.to.chat.type, EDIT_EVERY_IN_GROUP)
 
     async def grow(self, text: str) -> None:
         """Show what there is of the answer, unless it was shown just now."""

@@ -1,8 +1,8 @@
 """What people said of answers → preference rows: votes, edited answers, 👍 and 👎.
 
-A file holds JSON lines, preference rows in OpenAI's form and labelled answers: {"messages": […, the answer], "liked":
-true or false}. A liked and a disliked answer to the same prompt make a pair; a label without the other is of no use to
-preference tuning, which compares two answers.
+A file holds preference rows in OpenAI's form and labelled answers: {"messages": […, the answer], "liked": true or
+false}. A liked and a disliked answer to the same prompt make a pair; preference tuning compares two answers, so that a
+liked one without the other is of use as a row to train on alone.
 """
 
 import json
@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.chats.pairs import question_of, questions_of
+from train.chats.pairs import question_of, questions_of, unlearned
+from train.chats.readers import records
 from train.chats.row_formats import Preference, preference_of_openai, preference_to_object, row_of_openai
 from train.chats.rows import Row, without_weight
-from train.core.errors import DataError, GovorError
+from train.core.errors import DataError
 
 Prompt = str
 """The messages and tools before an answer, as JSON."""
@@ -34,18 +35,13 @@ class Feedback:
 
     def read(self, path: Path) -> None:
         """Add the rows of a file; DataError names a line that is neither a pair nor a label."""
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise GovorError(f"{path}: cannot be read: {error.strerror}") from None
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    self._add(number, json.loads(line))
-                except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-                    why = f"no {error}" if isinstance(error, KeyError) else error
-                    text = "neither a preference row nor a row with messages and liked"
-                    raise DataError(f"{path}:{number}: {text}: {why}") from None
+        for number, record in records(path):
+            try:
+                self._add(number, record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                why = f"no {error}" if isinstance(error, KeyError) else error
+                text = "neither a preference row nor a row with messages and liked"
+                raise DataError(f"{path}:{number}: {text}: {why}") from None
 
     def _add(self, line: int, record: dict[str, Any]) -> None:
         if "liked" not in record:
@@ -91,6 +87,16 @@ class Feedback:
             else:
                 self.left_out["more votes for the same pair"] += count - 1
                 yield preference_of_openai(0, found)
+
+    def liked(self, held_out: Sequence[Row] = ()) -> Iterator[Row]:
+        """The answers that more people liked than disliked, as rows that learn them; `held_out` as above."""
+        kept_apart = questions_of(held_out)
+        for prompt, by_label in self.labels.items():
+            messages, tools = json.loads(prompt)
+            if question_of(messages) not in kept_apart:
+                for answer in dict.fromkeys(by_label[True]):
+                    if by_label[True].count(answer) > by_label[False].count(answer):
+                        yield Row(0, [*map(unlearned, messages), json.loads(answer)], tools)
 
 
 def _dumps(value: Any) -> str:

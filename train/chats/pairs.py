@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from train.chats.readers import is_preferences, read_rows, stream_preferences
+from train.chats.readers import is_preferences, read_rows, records, stream_preferences
 from train.chats.row_formats import Preference
 from train.chats.rows import Message, Row, text_of, without_weight
 from train.chats.split import Split, require_disjoint, split
@@ -34,6 +34,7 @@ class PairSplit(NamedTuple):
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file of preference rows; DataError names the first rows that are none."""
     if path.is_file() and not is_preferences(path):
+        next(records(path), None)  # says what is wrong with a file that has no rows, or none that can be read
         raise DataError(
             f'{path}: its rows have one answer; a config with a section dpo learns from preference rows, {{"input": '
             '{"messages": […]}, "preferred_output": […], "non_preferred_output": […]}'
@@ -43,7 +44,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def pair_of(row: Preference) -> Pair:
     """The pair of a preference row."""
-    prompt = [_unlearned(message) for message in row.prompt]
+    prompt = [unlearned(message) for message in row.prompt]
     preferred, other = (
         Row(row.line, [*prompt, learned], row.tools, row.parallel_tool_calls)
         for answer in (row.preferred, row.other)
@@ -127,6 +128,6 @@ def _dialogue(pair: Pair) -> Row:
     return pair.preferred._replace(messages=[*opening, *said, preferred, asked[-1], pair.other.messages[-1]])
 
 
-def _unlearned(message: Message) -> Message:
+def unlearned(message: Message) -> Message:
     """A copy of the message that is not learned."""
     return {**message, "weight": 0} if message["role"] == "assistant" else message

@@ -181,7 +181,7 @@ def _stream(
 ) -> Iterator[tuple[int, Format, dict[str, Any], Row | Preference]]:
     """(line, format, record, row) of every valid record; what is wrong with the others is added to `found`."""
     form, keys = read_as.format(), frozenset[str]()
-    for line, record in _records(path, read_as):
+    for line, record in records(path, read_as):
         in_row: list[Problem] = []
         row = None
         if not isinstance(record, dict):
@@ -257,7 +257,7 @@ def _is_plain_openai(path: Path) -> bool:
     return isinstance(record, dict) and is_plain(record)
 
 
-def _records(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Any]]:
+def records(path: Path, read_as: ReadAs = AS_FOUND) -> Iterator[tuple[int, Any]]:
     """(line, or number of the element, parsed record) of every record."""
     if not path.is_file():
         raise DataError(describe(path, wanted="rows") if path.exists() else f"{path}: no such file")
@@ -283,7 +283,8 @@ def _records(path: Path, read_as: ReadAs) -> Iterator[tuple[int, Any]]:
 
 def _not_rows(path: Path, sample: Sample, read_as: ReadAs) -> str | None:
     """What the file is where it is known to hold no rows."""
-    if sample.head.startswith(UTF16) or (read_as != AS_FOUND and not sample.head.startswith(ZIP)):
+    is_json = sample.head[:4].strip(b"\xff\xfe\0").startswith((b"{", b"["))  # of UTF-16
+    if (sample.head.startswith(UTF16) and not is_json) or (read_as != AS_FOUND and not sample.head.startswith(ZIP)):
         return None  # a table may be UTF-16, and whoever states what it is knows it
     return describe(path, sample, wanted="rows")
 

@@ -24,8 +24,8 @@ SPEAKERS = {
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }
 """By the speaker's name as people write it, the role in OpenAI's format."""
-LEARNED_KEYS = ("weight", "train", "loss", "training", "trainable", "train_on_turn", "loss_weight")
-"""Keys of a turn or row that say that it is learned, as OpenAI, axolotl, ms-swift and others name them."""
+LEARNED_KEYS = ("weight", "train", "loss", "training", "trainable", "train_on_turn", "loss_weight", "liked")
+"""Keys of a turn or row that say that it is learned, as OpenAI, axolotl, ms-swift, our bot and others name them."""
 MASKED_KEYS = ("masked", "mask")
 """Keys that say that it is not."""
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
@@ -354,11 +354,17 @@ def _preference(
     for row in rows:
         if [message["role"] for message in row.messages[size:]] != ["assistant"]:
             raise ValueError("an answer is more than one turn of the assistant: give its last turn alone")
-    if without_weight(messages[size]) == without_weight(rows[1].messages[size]):
+    if _trimmed(messages[size]) == _trimmed(rows[1].messages[size]):
         raise ValueError("the two answers are the same: take the row out")
     return Preference(
         line, messages[:size], messages[size:], rows[1].messages[size:], rows[0].tools, rows[0].parallel_tool_calls
     )
+
+
+def _trimmed(answer: Message) -> Message:
+    """The answer without what many templates take away: white space at its ends."""
+    content = answer.get("content")
+    return {**without_weight(answer), "content": content.strip() if isinstance(content, str) else content}
 
 
 def preference_to_object(row: Preference) -> dict[str, Any]:

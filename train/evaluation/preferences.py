@@ -6,7 +6,7 @@ from pathlib import Path
 
 from train.chats.feedback import Feedback
 from train.chats.row_formats import Preference, preference_to_object
-from train.chats.rows import Message, Row
+from train.chats.rows import Message, Row, row_to_json
 from train.core.errors import DataError, GovorError
 from train.core.files import require_new, write_whole
 from train.core.runs import Run, open_run
@@ -18,17 +18,30 @@ from train.models.base import weights_fingerprint
 from train.models.load import load_tuned, quiet_libraries
 
 
-def make_preferences(files: Sequence[Path], run: Path | None, answers: int | None, output: Path, *, force: bool) -> str:
-    """Write the preference rows of some files of feedback; what was written and left out, in a line.
+def make_preferences(
+    files: Sequence[Path],
+    run: Path | None,
+    answers: int | None,
+    output: Path,
+    *,
+    liked: Path | None = None,
+    force: bool,
+) -> Iterator[str]:
+    """Write the preference rows of some files of feedback; what was written and left out, a line for each file.
 
     `run`: what the rows will go on from; questions that it holds out are left out. `answers`: so many of its training
-    answers are added, preferred to what its model says.
+    answers are added, preferred to what its model says. `liked`: where liked answers go, as rows to train on.
+    DataError where there is not one preference row.
     """
     if not files and answers is None:
         raise GovorError("nothing to make rows from: name a file of feedback, or --run RUN --answers N")
     if answers is not None and run is None:
         raise GovorError("--answers: name the run whose model answers with --run RUN")
-    require_new(output, force)
+    written = [output] if liked is None else [output, liked]
+    for path in written:
+        require_new(path, force)
+        if any(path.absolute() == other.absolute() for other in (*files, *written) if other is not path):
+            raise GovorError(f"{path}: named twice: what is written needs a name of its own")
     found = Feedback()
     for file in files:
         found.read(file)
@@ -38,11 +51,17 @@ def make_preferences(files: Sequence[Path], run: Path | None, answers: int | Non
         held_out = held_out_rows(start)
         for row in preferred_to_own(start, answers) if answers else ():
             found.add(row)
-    rows = [*found.preferences(held_out)]
-    lines = (json.dumps(preference_to_object(row), ensure_ascii=False) + "\n" for row in rows)
-    write_whole(output, lines, replace=force)
+    lines = [json.dumps(preference_to_object(row), ensure_ascii=False) + "\n" for row in found.preferences(held_out)]
     left_out = "".join(f"; left out: {count} {why}" for why, count in sorted(found.left_out.items()) if count)
-    return f"{output}: {len(rows)} preference rows{left_out}"
+    if liked is not None:
+        good = [row_to_json(row) + "\n" for row in found.liked(held_out)]
+        write_whole(liked, good, replace=force)
+        yield f"{liked}: {len(good)} liked answers, as rows to train on"
+    if not lines:
+        alone = "; --liked FILE takes answers with 👍 as rows to train on" if found.labels and liked is None else ""
+        raise DataError(f"no preference row, so {output} was not written{left_out}{alone}")
+    write_whole(output, lines, replace=force)
+    yield f"{output}: {len(lines)} preference rows{left_out}"
 
 
 def preferred_to_own(run: Run, prompts: int) -> Iterator[Preference]:
