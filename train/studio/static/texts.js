@@ -9,6 +9,7 @@ export const TEXTS = {
   nav_runs: ["Runs", "Обучения"],
   nav_rows: ["Rows", "Строки"],
   nav_chat: ["Chat", "Чат"],
+  nav_votes: ["Votes", "Голосование"],
   nav_new: ["New run", "Новое обучение"],
   server_gone: ["The studio does not answer. Is `govor studio` still running?", "Студия не отвечает. Работает ли ещё `govor studio`?"],
   key_wanted: ["This studio wants a key", "Студии нужен ключ"],
@@ -171,6 +172,12 @@ export const TEXTS = {
   poor: ["A poor answer", "Плохой ответ"],
   better_answer: ["A better answer", "Ответ получше"],
   kept_in: ["Kept in {file}", "Сохранено в {file}"],
+
+  votes_aid: ["Two answers to the same prompt, and nothing says whose they are: choose the better one. The models are named at the end.",
+    "Два ответа на один промпт, и не сказано, чьи они: выберите лучший. Модели будут названы в конце."],
+  no_comparisons: ["Nothing to vote on yet. `govor compare NAME MODEL MODEL --prompts FILE` asks the models.",
+    "Голосовать пока не о чем. Модели опросит `govor compare NAME MODEL MODEL --prompts FILE`."],
+  all_comparisons: ["All comparisons", "Все сравнения"],
 
   from_chats: ["From chats to rows", "Из чатов — строки"],
   drop_here: ["Drop an export of chats here, or choose it:", "Перетащите сюда выгрузку чатов или выберите её:"],
