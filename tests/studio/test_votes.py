@@ -9,14 +9,19 @@ from tests.studio.studio_server import StudioServer
 from train.core.files import lock_file
 from train.studio.vote_routes import find_comparisons
 
+MODELS = {"model-x": 0, "model-y": 3}
 
-def write_comparison(folder: Path, prompts: int = 4, names: tuple[str, ...] = ("model-x", "model-y")) -> None:
-    """A comparison whose answers tell nothing of who gave them."""
+
+def write_comparison(folder: Path, prompts: int = 4, said: str = "") -> None:
+    """A comparison of model-x and model-y whose answers tell nothing of who gave them."""
     folder.mkdir(parents=True)
     lines = [
         {
             "prompt": [{"role": "user", "content": f"Вопрос {at}"}],
-            "answers": {name: {"text": f"Ответ {at * 7 + place * 3}"} for place, name in enumerate(names)},
+            "answers": {
+                name: {"text": f"Ответ {at * 7 + place * 3} {said}"}
+                for place, name in enumerate(("model-x", "model-y"))
+            },
         }
         for at in range(prompts)
     ]

@@ -181,8 +181,8 @@ export const TEXTS = {
 
   from_chats: ["From chats to rows", "Из чатов — строки"],
   drop_here: ["Drop an export of chats here, or choose it:", "Перетащите сюда выгрузку чатов или выберите её:"],
-  drop_aid: ["Telegram, WhatsApp, VK, Discord, Instagram, ChatGPT. It stays on this machine and is removed when the studio ends.",
-    "Telegram, WhatsApp, VK, Discord, Instagram, ChatGPT. Она останется на этой машине и исчезнет, когда студия закроется."],
+  drop_aid: ["Telegram, WhatsApp, VK, Discord, Instagram, Messenger, ChatGPT, Claude. It stays on this machine and is removed when the studio ends.",
+    "Telegram, WhatsApp, VK, Discord, Instagram, Messenger, ChatGPT, Claude. Она останется на этой машине и исчезнет, когда студия закроется."],
   reading_export: ["Looking who writes there …", "Смотрим, кто там пишет…"],
   persona: ["Whose manner is to be learned", "Чьей манере учить"],
   persona_aid: ["In brackets how many messages they wrote.", "В скобках — сколько сообщений написано."],
