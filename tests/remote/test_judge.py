@@ -137,6 +137,11 @@ class TestJudgeRun:
         with pytest.raises(ConfigError, match="among those that it would judge: name another judge"):
             judged(evaluated, f"http://127.0.0.1:1#{name}")
 
+    def test_the_tuned_model_by_a_jobs_server_s_name_is_no_judge(self, evaluated):
+        name = "ft:gpt-4o-mini-2024-07-18:local:ночь:a1b2c3d4"
+        with pytest.raises(ConfigError, match="among those that it would judge: name another judge"):
+            judged(evaluated, f"http://127.0.0.1:1#{name}", names=[name, f"{name}:ckpt-step-2"])
+
     def test_the_model_that_made_rows_is_no_judge(self, evaluated):
         run = evaluated[0]
         train_file = Path("rows.jsonl").absolute()

@@ -115,6 +115,7 @@ def judge_run(
     evaluation: Evaluation,
     judge: str,
     *,
+    names: Sequence[str] = (),
     rubric_file: Path | None,
     votes: str | None,
     budget: str | None,
@@ -123,15 +124,14 @@ def judge_run(
 ) -> Judged | None:
     """Have the evaluation's answers judged, print what comes out, write RUN/evaluation/judge.json; None for a dry run.
 
-    `votes`: the comparison on whose votes the judge is tried, too. Prompts and answers of the held-out rows are sent
-    to the judge.
+    `names`: what a server calls the tuned model, besides the run's own name. `votes`: the comparison on whose votes the
+    judge is tried, too. Prompts and answers of the held-out rows are sent to the judge.
     """
     rubric = load_rubric(rubric_file)
     endpoint = find_model(judge, Path.cwd())
     compared = read_answers(folder_of(votes)) if votes else None
-    require_other(
-        endpoint, run, [*([evaluation.via] if evaluation.via else []), *(compared.answers if compared else ())]
-    )
+    answering = [evaluation.via] if evaluation.via else []
+    require_other(endpoint, run, [*names, *answering, *(compared.answers if compared else ())])
     persona = run.manifest()["data"]["system_message"] or ""
     cases = cases_of(run, evaluation)
     if not cases:

@@ -10,8 +10,9 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-const table = ([head, ...rows]) => element("table", {}, element("tr", {}, ...head.map((cell) => element("th", {}, cell))),
-  ...rows.map(([first, ...cells]) => element("tr", {}, element("th", {}, first), ...cells.map((cell) => element("td", {}, cell)))));
+const table = ([head, ...rows]) => element("div", { class: "scroll" }, element("table", {},
+  element("tr", {}, ...head.map((cell) => element("th", {}, cell))),
+  ...rows.map(([first, ...cells]) => element("tr", {}, element("th", {}, first), ...cells.map((cell) => element("td", {}, cell))))));
 
 // `ask(path, body)`: what the server says, a POST where there is a body; `signal`: the page is left.
 export async function vote(place, ask, signal) {
