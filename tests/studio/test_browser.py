@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conftest import REPOSITORY, govor
+from tests.conftest import REPOSITORY
 from tests.studio.openai_server import openai_server
 from tests.studio.studio_server import StudioServer
 from tests.studio.test_follow import line
@@ -20,6 +20,7 @@ from train.core.locks import lock_holder
 pytestmark = pytest.mark.browser
 CHROMIUM = os.environ.get("GOVOR_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = int(os.environ.get("GOVOR_PATIENCE", "60")) * 1000  # milliseconds that a page may take on a slow machine
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>"\u202e\u2067перевёрнуто'
 WORDS = {
     "ru-RU": {"runs": "Обучения", "rows": "Строки", "chat": "Чат", "votes": "Голосование", "new": "Новое обучение"},
@@ -305,7 +306,9 @@ def test_a_whole_life(browser, base, rows_file, tmp_path):
             page.locator("#notice", has_text="feedback.jsonl").wait_for()
             (tmp_path / "prompts.txt").write_text("Кто ты?\nЧто сегодня?\n", encoding="utf-8")
             models = (f"{url}#наташа", f"{url}#база", "--max-tokens", "100000", "--prompts", "prompts.txt")
-            assert govor("compare", "trial", *models).exit_code == 0
+            subprocess.run(
+                [sys.executable, "-m", "train.cli", "compare", "trial", *models], env=ENVIRONMENT, check=True
+            )
             page.locator("#nav-votes").click()
             page.locator("#vote-trial").click()
             for done in (1, 2):
@@ -325,9 +328,8 @@ def test_every_button_of_a_run(browser, write_config, tmp_path):
     write_config(
         training={"max_steps": 40, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1}, prompts=[]
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "train.cli", "train", "x.yaml"]
-    elsewhere = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    elsewhere = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     run = tmp_path / "runs/x"
 
     def press(target: str, command: str, ends: str = "done") -> None:
@@ -355,5 +357,5 @@ def test_every_button_of_a_run(browser, write_config, tmp_path):
         press("merge-", "govor merge runs/x")
         page.locator("section p", has_text="Drift of the merged model").wait_for()
         press("export-llamafactory", "govor export runs/x --to llamafactory")
-    assert (run / "merged/config.json").is_file() and (run / "evaluation/evaluation.json").is_file()
+    assert (run / "merged/config.json").is_file()
     assert list((run / "exports/llamafactory").iterdir())
