@@ -1,8 +1,7 @@
-"""Takes the guides' pictures of the studio in both languages: data/studio-{run,rows,vote}.{en,ru}.png.
+"""Takes the guides' pictures of the studio in both languages: data/studio-{run,rows}.{en,ru}.png.
 
 make demo .browser/installed
-.venv/bin/govor compare demo … --run runs/tiny
-PYTHONPATH=.browser .venv/bin/python scripts/picture_studio.py runs/tiny demo data --force
+PYTHONPATH=.browser .venv/bin/python scripts/picture_studio.py runs/tiny data --force
 
 Needs Chromium, and Playwright as `make test-studio` installs it. To be done again only when a page has changed.
 """
@@ -23,33 +22,34 @@ from PIL import Image
 from train.core.errors import GovorError, one_line_errors
 from train.core.files import aside_file, require_new
 
-SIZE = {"width": 960, "height": 640}
+SIZE = {"width": 960, "height": 860}
 PATIENCE = 120_000  # milliseconds
 LANGUAGES = {"en": "en-US", "ru": "ru-RU"}
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True))
-@click.argument("comparison")
 @click.argument("out", type=click.Path(path_type=Path, exists=True))
 @click.option("--rows", default="natasha.jsonl", show_default=True, help="File of rows.")
-@click.option("--config", default="tiny.yaml", show_default=True, help="As whose base the rows are seen.")
+@click.option("--config", default="configs/tiny.yaml", show_default=True, help="As whose base the rows are seen.")
 @click.option("--force", is_flag=True, help="Replace the pictures.")
-def main(run: Path, comparison: str, out: Path, rows: str, config: str, force: bool) -> None:
-    """Pictures of RUN, of rows and of the vote on COMPARISON, all in RUN's project folder, into the folder OUT."""
+def main(run: Path, out: Path, rows: str, config: str, force: bool) -> None:
+    """Pictures of RUN and of a file of rows beside it, into the folder OUT."""
     from playwright.sync_api import sync_playwright
+
+    def show_run(page: Any) -> None:
+        page.locator("h1 .state").wait_for()
+        page.locator("figure[data-points]:not([data-points='0']) canvas").wait_for()
 
     def show_rows(page: Any) -> None:
         page.locator("select").nth(1).select_option(config)
         page.locator("mark.seen").first.wait_for()
-        page.locator("[data-line]").first.scroll_into_view_if_needed()
 
     pages: dict[str, tuple[str, Callable[[Any], None]]] = {
-        "run": (f"#run/{run.name}", lambda page: page.locator("figure canvas").wait_for()),
+        "run": (f"#run/{run.name}", show_run),
         "rows": (f"#rows/{rows}", show_rows),
-        "vote": (f"#votes/{comparison}", lambda page: page.locator("#left:not(:empty)").wait_for()),
     }
-    with one_line_errors(), sync_playwright() as playwright, studio(run.absolute().parent.parent) as url:
+    with one_line_errors(), sync_playwright() as playwright, studio(run.parent.parent) as url:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for language, locale in LANGUAGES.items():
             page = browser.new_page(locale=locale, color_scheme="light", viewport=SIZE)  # type: ignore[arg-type]
