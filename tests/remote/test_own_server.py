@@ -35,6 +35,8 @@ def test_the_demo_is_asked_by_its_url(working_folder, monkeypatch):
         answers_are_judged(server.url)
         both_are_compared(server.url)
     finally:
+        server.process.terminate()
+        server.process.wait(180)  # two engines
         server.close()
 
 
@@ -52,13 +54,10 @@ def rows_are_made(url: str) -> None:
 
 
 def answers_are_judged(url: str) -> None:
-    """Each verdict is asked for in turn; the tuned model itself, by the name of its server, may not give it."""
+    """Of every answer; that so small a model gives verdicts that can be read is not to be expected."""
     rubric = yaml.safe_load(RUBRIC.read_text(encoding="utf-8")) | {"judge_tokens": 12}
     Path("rubric.yaml").write_text(yaml.safe_dump(rubric, allow_unicode=True), encoding="utf-8")
-    command = ("eval", "runs/tiny", "--samples", "1", "--rubric", "rubric.yaml", "--judge")
-    refused = govor(*command, f"{url}#tiny")
-    assert refused.exit_code == 2 and "tiny is among those that it would judge" in refused.stderr
-    judged = govor(*command, f"{url}#other")
+    judged = govor("eval", "runs/tiny", "--samples", "1", "--rubric", "rubric.yaml", "--judge", f"{url}#other")
     assert judged.exit_code == 0, judged.output
     told = json.loads(Path("runs/tiny/evaluation/judge.json").read_text(encoding="utf-8"))
     prompts = json.loads(Path("runs/tiny/evaluation/evaluation.json").read_text(encoding="utf-8"))["answers"]["prompts"]
