@@ -80,6 +80,12 @@ def test_the_front_page_is_short_and_begins_with_a_result(name):
     assert any(line.startswith("![") for line in lines[:30])
 
 
+@pytest.mark.parametrize("name", PAIRS[1])
+def test_pictures_of_the_studio_are_small(name):
+    named = re.findall(r"!\[.+?\]\(\.\./(data/studio-\w+\.\w+\.png)\)", TEXTS[name])
+    assert len(named) == 2 and all((REPOSITORY / path).stat().st_size <= 100_000 for path in named)
+
+
 def test_the_picture_is_what_the_script_draws(tmp_path):
     drawn = tmp_path / "way.svg"
     subprocess.run([sys.executable, draw_way.__file__, drawn], check=True, capture_output=True)

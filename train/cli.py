@@ -443,6 +443,7 @@ def evaluate_run(
     """
     from train.core.runs import open_run
     from train.evaluation.show import show_evaluation
+    from train.jobs.data_folder import models_of
 
     if judge and (how["quick"] or how["answers"] or as_json):
         raise GovorError("--judge does not go with --quick, --answers and --json: judge.json is for programs")
@@ -454,7 +455,8 @@ def evaluate_run(
         from train.remote.judge import judge_run
 
         limits = {"budget": budget, "max_tokens": max_tokens, "dry_run": dry_run}
-        judge_run(opened, evaluation, judge, rubric_file=rubric, votes=votes, **limits)  # type: ignore[arg-type]
+        names = models_of(opened.path)
+        judge_run(opened, evaluation, judge, names=names, rubric_file=rubric, votes=votes, **limits)  # type: ignore[arg-type]
     raise SystemExit(1 if evaluation.recites and gate else 0)
 
 

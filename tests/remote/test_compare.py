@@ -18,8 +18,9 @@ from tests.conftest import REPOSITORY, govor
 from tests.scripts.stand_in import StandIn
 from train.chats.readers import stream_preferences
 from train.core.pages import speaker
-from train.remote.compare import Compared, read_answers
-from train.remote.vote import RUSSIAN, outlook, vote_app
+from train.remote.answers import Compared, read_answers
+from train.remote.ballot import RUSSIAN, Voting, outlook
+from train.remote.vote import vote_app
 from train.remote.votes import Votes, agreement, bradley_terry, expected, pairs_of, tally
 
 HOST = {"host": "127.0.0.1"}
@@ -77,7 +78,7 @@ class TestCompare:
         assert re.search(r"^tokens of an answer +10 +10$", result.output, re.MULTILINE)
         assert re.search(r"^to the first token, s \(median\) +0\.\d+ +0\.\d+$", result.output, re.MULTILINE)
         assert re.search(r"^words an answer +\d", result.output, re.MULTILINE)
-        compared = read_answers("trial")
+        compared = read_answers(Path("compare/trial"))
         assert compared.answers["two"][3] == "Отвечаю на «Вопрос 3?» тоном two."
         entry = json.loads(Path("compare/trial/answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
         assert 0 < entry["answers"]["one"]["first"] <= entry["answers"]["one"]["seconds"]
@@ -93,12 +94,12 @@ class TestCompare:
         assert result.exit_code == 1
         assert re.search(r"^answers +20 +0 +20$", result.output, re.MULTILINE)
         assert "broken: 127.0.0.1" in result.stderr and "answers 404: no such model" in result.stderr
-        assert all(read_answers("trial").answers["two"])
+        assert all(read_answers(Path("compare/trial")).answers["two"])
 
     def test_a_stream_that_is_cut_is_asked_again(self, server, prompts, monkeypatch):
         monkeypatch.setattr("train.remote.asking.FIRST_PAUSE", 0.001)
         assert compare(server, "cut").exit_code == 0
-        answers = read_answers("trial").answers["cut"]
+        answers = read_answers(Path("compare/trial")).answers["cut"]
         assert all(text.endswith("тоном cut.") for text in answers) and len(server.requests) > 30
 
     def test_one_budget_for_all(self, server, prompts):
@@ -114,7 +115,7 @@ class TestCompare:
         assert (
             result.exit_code == 1 and "dead: 127.0.0.1:9: 6 failures in a row, the last: not reachable" in result.stderr
         )
-        assert all(read_answers("t").answers["one"]) and len(server.requests) == 20
+        assert all(read_answers(Path("compare/t")).answers["one"]) and len(server.requests) == 20
 
     def test_dry_runs_open_no_socket(self, prompts, monkeypatch):
         Path("rows.jsonl").write_text((REPOSITORY / "data/natasha.jsonl").read_text(encoding="utf-8"))
@@ -178,7 +179,7 @@ def invented(models: int, prompts: int) -> Compared:
     names = [f"model-{letter}" for letter in "xyzuvw"[:models]]
     questions = [[{"role": "user", "content": f"Вопрос {number}"}] for number in range(prompts)]
     said = {name: [f"Ответ {chance.random()}" for _ in range(prompts)] for name in names}
-    return Compared("trial", questions, said)
+    return Compared(Path("compare/trial"), questions, said)
 
 
 @pytest.fixture
@@ -215,6 +216,12 @@ class TestPairs:
         turned = compared._replace(answers=dict(reversed(compared.answers.items())))
         assert tally(compared, votes(compared)).duels[0].rate.value == 1
         assert tally(turned, votes(turned)).duels[0].rate.value == 0  # of the other one
+
+    def test_an_answer_with_a_line_separator_is_one_line(self):
+        entry = {"prompt": [{"role": "user", "content": "a\u2028b"}], "answers": {"x": {"text": "c\u2028d\x85"}}}
+        Path("compare/t").mkdir(parents=True)
+        Path("compare/t/answers.jsonl").write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")
+        assert read_answers(Path("compare/t")).answers == {"x": ["c\u2028d\x85"]}
 
     def test_equal_answers_are_ties_and_missing_ones_are_nothing(self, votes):
         compared = invented(2, 4)
@@ -284,8 +291,9 @@ class TestVote:
     def test_no_answer_of_the_server_names_a_model_before_the_reveal(self, votes):
         compared = invented(3, 7)
         taken = votes(compared)
-        client = TestClient(vote_app(compared, taken, "en"), headers=HOST, base_url="http://127.0.0.1")
-        seen = [client.get("/"), client.get("/vote.js"), client.get("/nothing"), client.get("/state")]
+        client = TestClient(vote_app(Voting(compared, taken), "en"), headers=HOST, base_url="http://127.0.0.1")
+        seen = [client.get("/"), client.get("/vote.js"), client.get("/nothing"), client.get("/texts?lang=ru")]
+        seen.append(client.get("/state"))
         while (state := seen[-1].json())["at"] is not None:
             said = random.Random(state["at"]).choice(["left", "right", "tie", "skip"])
             seen.append(client.post("/vote", json={"at": state["at"], "said": said}))
@@ -293,15 +301,16 @@ class TestVote:
         seen += [client.post("/vote", json={"at": 0, "said": "model-x"}), client.get("/state")]
         for answer in seen:
             assert "model-" not in answer.text + str(answer.headers), answer.url
-        told = client.post("/reveal", json={}).json()["result"]
-        assert all(name in told for name in compared.answers) and "Bradley" in told
-        assert client.get("/state").json()["result"] == told
+        revealed = client.post("/reveal", json={})
+        assert all(name in revealed.text for name in compared.answers) and "Bradley" in revealed.text
+        assert client.get("/state").json() == revealed.json()
+        assert "Брэдли" in client.get("/state?lang=ru").json()["result"][-3]
         assert client.post("/vote", json={"at": 0, "said": "left"}).status_code == 409
 
     def test_what_was_voted_for_wins(self, votes):
         compared = invented(2, 30)
         taken = votes(compared)
-        client = TestClient(vote_app(compared, taken, "ru"), headers=HOST, base_url="http://127.0.0.1")
+        client = TestClient(vote_app(Voting(compared, taken), "ru"), headers=HOST, base_url="http://127.0.0.1")
         state = client.get("/state").json()
         while state["at"] is not None:
             at = [text in compared.answers["model-y"] for text in state["answers"]].index(True)
@@ -318,13 +327,15 @@ class TestVote:
 
     def test_it_goes_on_where_it_was_left(self, votes):
         compared = invented(2, 5)
-        client = TestClient(vote_app(compared, votes(compared), "en"), headers=HOST, base_url="http://127.0.0.1")
+        client = TestClient(
+            vote_app(Voting(compared, votes(compared)), "en"), headers=HOST, base_url="http://127.0.0.1"
+        )
         for at in (0, 1):
             client.post("/vote", json={"at": at, "said": "left"})
         with Path("compare/trial/votes.jsonl").open("a", encoding="utf-8") as file:
             file.write('{"pair": "torn')
         again = votes(compared)
-        client = TestClient(vote_app(compared, again, "en"), headers=HOST, base_url="http://127.0.0.1")
+        client = TestClient(vote_app(Voting(compared, again), "en"), headers=HOST, base_url="http://127.0.0.1")
         assert client.get("/state").json()["at"] == 2
         assert client.post("/back", json={"at": 2}).json()["at"] == 1
         assert client.post("/back", json={"at": 1}).json()["at"] == 0
@@ -333,7 +344,7 @@ class TestVote:
 
     def test_other_pages_and_names_are_refused(self, votes):
         compared = invented(2, 5)
-        client = TestClient(vote_app(compared, votes(compared), "en"), base_url="http://127.0.0.1")
+        client = TestClient(vote_app(Voting(compared, votes(compared)), "en"), base_url="http://127.0.0.1")
         assert client.get("/state", headers={"host": "evil.example"}).status_code == 403
         foreign = {"host": "127.0.0.1", "origin": "https://evil.example"}
         assert client.post("/vote", json={"at": 0, "said": "left"}, headers=foreign).status_code == 403
@@ -411,11 +422,11 @@ def test_a_person_votes_in_a_browser(server, prompts, tmp_path):
     import uvicorn
 
     compare(server, "one", "two")
-    compared, browser = read_answers("trial"), Browser(tmp_path / "profile")
+    compared, browser = read_answers(Path("compare/trial")), Browser(tmp_path / "profile")
 
     def serve(port: int = 0):
         file = Path("compare/trial/votes.jsonl").open("a+", encoding="utf-8")  # noqa: SIM115
-        app = vote_app(compared, Votes(pairs_of(compared), file), "ru")
+        app = vote_app(Voting(compared, Votes(pairs_of(compared), file)), "ru")
         running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
         thread = threading.Thread(target=running.run)
         thread.start()

@@ -20,7 +20,7 @@ from train.core.errors import ConfigError
 from train.encoding.held_out import held_out_rows
 from train.evaluation.judge import Evaluation, judge_answers
 from train.evaluation.sampling import held_out_prompts
-from train.remote.compare import FOLDER
+from train.remote.answers import FOLDER
 from train.remote.journal import Reply
 from train.remote.judge import RUBRIC, judge_run, length_controlled, load_rubric, read_pairs
 from train.remote.services import find_model
@@ -120,10 +120,10 @@ class TestJudgeRun:
         ]  # fmt: skip
         text = "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
         (folder / "answers.jsonl").write_text(text, encoding="utf-8")
-        from train.remote.compare import read_answers
+        from train.remote.answers import read_answers
 
         with (folder / "votes.jsonl").open("a+", encoding="utf-8") as file:
-            votes = Votes(pairs_of(read_answers("trial")), file)
+            votes = Votes(pairs_of(read_answers(FOLDER / "trial")), file)
             for at, pair in enumerate(votes.pairs):
                 better = "first" if pair.texts[0].endswith("Ну.") else "second"
                 votes.vote(at, better if at % 5 else "tie")
@@ -136,6 +136,11 @@ class TestJudgeRun:
     def test_the_tuned_model_is_no_judge(self, evaluated, name):
         with pytest.raises(ConfigError, match="among those that it would judge: name another judge"):
             judged(evaluated, f"http://127.0.0.1:1#{name}")
+
+    def test_the_tuned_model_by_a_jobs_server_s_name_is_no_judge(self, evaluated):
+        name = "ft:gpt-4o-mini-2024-07-18:local:ночь:a1b2c3d4"
+        with pytest.raises(ConfigError, match="among those that it would judge: name another judge"):
+            judged(evaluated, f"http://127.0.0.1:1#{name}", names=[name, f"{name}:ckpt-step-2"])
 
     def test_the_model_that_made_rows_is_no_judge(self, evaluated):
         run = evaluated[0]

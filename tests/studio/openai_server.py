@@ -30,6 +30,7 @@ def openai_server(answers: dict[str, str]):
             chunks = [
                 {"choices": [{"delta": {"content": word}}]} for word in re.findall(r"\S+\s*", answers[body["model"]])
             ]
+            chunks.append({"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]})
             text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
             self.reply(200, text.encode(), "text/event-stream")
 

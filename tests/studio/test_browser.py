@@ -3,22 +3,28 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.studio.openai_server import openai_server
 from tests.studio.studio_server import StudioServer
 from tests.studio.test_follow import line
+from tests.studio.test_votes import write_comparison
+from train.core.locks import lock_holder
 
 pytestmark = pytest.mark.browser
 CHROMIUM = os.environ.get("GOVOR_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = int(os.environ.get("GOVOR_PATIENCE", "60")) * 1000  # milliseconds that a page may take on a slow machine
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>"\u202e\u2067перевёрнуто'
 WORDS = {
-    "ru-RU": {"runs": "Обучения", "rows": "Строки", "chat": "Чат", "new": "Новое обучение"},
-    "en-US": {"runs": "Runs", "rows": "Rows", "chat": "Chat", "new": "New run"},
+    "ru-RU": {"runs": "Обучения", "rows": "Строки", "chat": "Чат", "votes": "Голосование", "new": "Новое обучение"},
+    "en-US": {"runs": "Runs", "rows": "Rows", "chat": "Chat", "votes": "Votes", "new": "New run"},
 }
 
 
@@ -63,6 +69,7 @@ def project(tmp_path_factory):
     run.mkdir(parents=True)
     (run / ".lock").write_text("1 2020-01-01T00:00:00+00:00 training")
     (run / "metrics.jsonl").write_text("".join(line(step, eval_loss=2.5) for step in range(20)))
+    write_comparison(folder / "compare/вечер", said=HOSTILE)
     answers = {"добрая": f"Здравствуй, {HOSTILE}", "злая": "Уходи."}
     with openai_server(answers) as (url, _), StudioServer(folder, "--server", url) as server:
         yield server
@@ -94,6 +101,37 @@ def test_hostile_rows_are_text(browser, project):
         assert HOSTILE in card.inner_text() and card.locator("img, script").count() == 0
         broken = page.locator("[data-line='2']")
         assert "not valid JSON" in broken.inner_text() and "<b>" in broken.inner_text()
+
+
+@pytest.mark.parametrize("locale", WORDS)
+def test_a_vote_by_keyboard(browser, project, locale):
+    """Four pairs, a reload between, on a phone: the page of `govor vote`, and nobody is named before the reveal."""
+    better, revealed = {"ru-RU": ("Лучше первый", "Решённые пары"), "en-US": ("The first is", "Decided pairs")}[locale]
+    shutil.rmtree(project.folder / "compare" / locale, ignore_errors=True)
+    write_comparison(project.folder / "compare" / locale, said=HOSTILE)
+    with page_of(browser, project, locale=locale, viewport={"width": 400, "height": 800}) as page:
+        page.goto(f"{project.url}/#votes")
+        page.locator(f"#vote-{locale}").focus()
+        page.keyboard.press("Enter")
+        page.locator("#count", has_text="0 / 4").wait_for()
+        assert HOSTILE in page.locator("#left").inner_text() and page.locator("#pair img, #pair script").count() == 0
+        page.locator("[data-said=left]", has_text=better).wait_for()
+        for done, key in enumerate(["ArrowLeft", "ArrowRight", "ArrowDown", " "], 1):
+            page.keyboard.press(key)
+            page.locator("#count", has_text=f"{done} / 4").wait_for()
+            if done == 2:
+                page.reload()
+                page.locator("#count", has_text="2 / 4").wait_for()
+        assert "model-" not in page.locator("body").inner_text()
+        page.keyboard.press("Backspace")
+        page.locator("#asked").wait_for()
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.locator("[data-said=reveal]").click()
+        page.locator("#result", has_text=revealed).wait_for()
+        assert "model-x" in page.locator("#result table").inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    said = (project.folder / "compare" / locale / "votes.jsonl").read_text().splitlines()
+    assert len(said) == 5 and "revealed" in said[-1]
 
 
 def test_points_come_while_they_are_written_and_after_a_kill(browser, tmp_path):
@@ -228,7 +266,10 @@ def test_a_whole_life(browser, base, rows_file, tmp_path):
     times = [f"{1 + n // 50:02}.03.2026, 1{n // 10 % 10}:{n % 10 * 5:02}" for n in range(200)]
     chat = tmp_path / "WhatsApp.txt"
     chat.write_text("\n".join(f"{at} - {said[n % 2]} {n}." for n, at in enumerate(times)), encoding="utf-8")
-    with openai_server({"наташа": "Снег."}) as (url, _), StudioServer(tmp_path, "--server", url) as server:
+    with (
+        openai_server({"наташа": "Снег.", "база": "Не знаю."}) as (url, _),
+        StudioServer(tmp_path, "--server", url) as server,
+    ):
         with page_of(browser, server) as page:
             page.goto(f"{server.url}/#new")
             page.locator("#export-file").set_input_files(chat)
@@ -261,6 +302,60 @@ def test_a_whole_life(browser, base, rows_file, tmp_path):
             page.locator("#nav-chat").click()
             page.locator("form textarea").fill("Что сегодня?")
             page.locator("#send").click()
-            page.locator("button[aria-label='A good answer']").click()
+            page.locator("button[aria-label^=Better]").first.click()
             page.locator("#notice", has_text="feedback.jsonl").wait_for()
-        assert json.loads((tmp_path / "data/feedback.jsonl").read_text())["liked"] is True
+            (tmp_path / "prompts.txt").write_text("Кто ты?\nЧто сегодня?\n", encoding="utf-8")
+            models = (f"{url}#наташа", f"{url}#база", "--max-tokens", "100000", "--prompts", "prompts.txt")
+            subprocess.run(
+                [sys.executable, "-m", "train.cli", "compare", "trial", *models], env=ENVIRONMENT, check=True
+            )
+            page.locator("#nav-votes").click()
+            page.locator("#vote-trial").click()
+            for done in (1, 2):
+                side = "left" if page.locator("#left").inner_text() == "Снег." else "right"
+                page.locator(f"[data-said={side}]").click()
+                page.locator("#count", has_text=f"{done} / 2").wait_for()
+            page.locator("[data-said=reveal]").click()
+            page.locator("#result", has_text="наташа against база").wait_for()
+            assert "100%" in page.locator("#result").inner_text()
+        liked = json.loads((tmp_path / "data/feedback.jsonl").read_text())
+        assert liked["preferred_output"][0]["content"] == "Снег."
+    assert len((tmp_path / "compare/trial/preferences.jsonl").read_text().splitlines()) == 2
+
+
+def test_every_button_of_a_run(browser, write_config, tmp_path):
+    """One that was begun in a terminal is stopped, resumed, evaluated, merged and exported, each command as shown."""
+    write_config(
+        training={"max_steps": 40, "save_strategy": "no", "eval_strategy": "no", "logging_steps": 1}, prompts=[]
+    )
+    command = [sys.executable, "-m", "train.cli", "train", "x.yaml"]
+    elsewhere = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = tmp_path / "runs/x"
+
+    def press(target: str, command: str, ends: str = "done") -> None:
+        button = page.locator(f"#do-x-{target}")
+        assert button.get_attribute("title") == f"runs: {command}"
+        button.click()
+        line = page.locator("details", has=page.locator("summary code", has_text=command)).locator("summary")
+        line.get_by_text(ends).wait_for(timeout=10 * PATIENCE)
+
+    with StudioServer(tmp_path) as server, page_of(browser, server) as page:
+        page.goto(f"{server.url}/#runs")
+        page.locator("#open-x").click(timeout=10 * PATIENCE)
+        page.locator("figure[data-points]:not([data-points='0'])").wait_for(timeout=10 * PATIENCE)
+        assert page.locator("#do-x-stop-").get_attribute("title") == f"runs: kill -TERM {lock_holder(run).pid}"
+        page.locator("#do-x-stop-").click()
+        elsewhere.wait(300)
+        page.locator("h1 .stopped").wait_for()
+        press("resume-", "govor train runs/x/config.yaml --resume")
+        page.locator("h1 .finished").wait_for()
+        page.locator("#commands-x summary").click()
+        shown = page.locator("#commands-x code").all_inner_texts()
+        assert {"govor eval runs/x", "govor merge runs/x", "govor export runs/x --to gguf"} <= set(shown)
+        press("eval-quick", "govor eval runs/x --quick")
+        page.locator("section p", has_text="Held-out loss:").wait_for()
+        press("merge-", "govor merge runs/x")
+        page.locator("section p", has_text="Drift of the merged model").wait_for()
+        press("export-llamafactory", "govor export runs/x --to llamafactory")
+    assert (run / "merged/config.json").is_file()
+    assert list((run / "exports/llamafactory").iterdir())

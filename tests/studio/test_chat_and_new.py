@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sample_exports import claude
 
 from tests.conftest import REPOSITORY
 from tests.studio.openai_server import openai_server
 from tests.studio.studio_server import StudioServer
+from train.chats.formats import FORMATS
 from train.core.config import load_config
 from train.studio.new_run import NewRun, config_text
 
@@ -153,6 +155,14 @@ def test_a_training_is_stopped_and_resumed(write_config, working_folder):
         assert steps == sorted(set(steps)) == list(range(1, 41))
 
 
+def test_the_page_names_every_program_whose_chats_are_read():
+    texts = (REPOSITORY / "train/studio/static/texts.js").read_text(encoding="utf-8")
+    aid = texts[texts.index("  drop_aid:") : texts.index("  reading_export:")]
+    for form in FORMATS:
+        if form.read_chats:
+            assert aid.count(form.name.partition("'")[0]) == 2, form.name
+
+
 @pytest.mark.slow
 def test_chats_that_are_dropped_on_the_page(tmp_path):
     (tmp_path / "data").mkdir()
@@ -167,6 +177,8 @@ def test_chats_that_are_dropped_on_the_page(tmp_path):
         assert sent.status_code == 200, sent.text
         people = {one["name"]: one for one in sent.json()["people"]}
         assert people.keys() == {"Маша", "Наташа"} and people["Наташа"]["messages"] == 15
+        claudes = server.ask("POST", "/studio/new/export?name=conversations.json", content=claude(), headers=binary)
+        assert {one["id"] for one in claudes.json()["people"]} == {"human", "assistant"}, claudes.text
         form = {"content-type": "text/plain"}
         assert server.ask("POST", "/studio/new/export?name=x", content=chat, headers=form).status_code == 415
         body = {"upload": sent.json()["upload"], "persona": people["Наташа"]["id"]}

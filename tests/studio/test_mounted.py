@@ -3,7 +3,9 @@
 import httpx2
 import pytest
 
+from tests.conftest import govor
 from tests.jobs.jobs_server import Server, envelope, rows
+from train.jobs.data_folder import models_of
 
 
 @pytest.mark.long
@@ -23,6 +25,10 @@ def test_the_jobs_server_shows_the_pages(tmp_path, base):
         assert server.wait(job.id)["status"] == "succeeded", server.output(job.id)
         run = httpx2.get(f"{root}/studio/runs").json()["runs"][0]
         assert (run["id"], run["state"], run["job"], run["commands"]) == (job.id, "finished", True, [])
+        folder, name = server.data / "runs" / job.id, server.get(f"/fine_tuning/jobs/{job.id}")["fine_tuned_model"]
+        assert name in models_of(folder)
+        refused = govor("eval", str(folder), "--samples", "1", "--judge", f"{server.url}#{name}", "--dry-run")
+        assert refused.exit_code == 2 and f"{name} is among those that it would judge" in refused.stderr
         told = httpx2.get(f"{root}/studio/runs/{job.id}").json()
         assert told["data"]["train"]["rows"] > 0
         assert httpx2.post(f"{root}/studio/runs/{job.id}/merge", json={}).status_code == 409

@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import REPOSITORY, govor
@@ -195,6 +196,10 @@ def test_as_the_model_sees_them(write_config, rows_file, working_folder):
         assert posted.json() == {"said": "n"}
         assert server.get("/studio/rows/rows.jsonl?start=1&count=1")["lines"][0]["decision"]["said"] == "n"
         assert server.ask("POST", "/studio/rows/rows.jsonl/write", json={"name": "../k.jsonl"}).status_code == 400
+        viewers = psutil.Process(server.process.pid).children(recursive=True)
+        assert viewers
+        server.kill()
+        assert psutil.wait_procs(viewers, timeout=30)[1] == [], "the process that shows rows ends with the server"
 
 
 def test_the_shipped_rows():

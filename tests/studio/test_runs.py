@@ -228,7 +228,13 @@ class TestServer:
 
     def test_the_first_page_is_small(self, tmp_path):
         with StudioServer(tmp_path) as server:
-            first = ["/", *(f"/static/{name}" for name in ("studio.css", "uplot.css", "uplot.js", "icon.svg"))]
+            first = [
+                "/",
+                *(
+                    f"/static/{name}"
+                    for name in ("studio.css", "uplot.css", "uplot.js", "icon.svg", "vote.css", "vote.js")
+                ),
+            ]
             first += [f"/static/{path.name}" for path in Path(__file__).parents[2].glob("train/studio/static/*.js")]
             size = 0
             with httpx2.Client() as client:

@@ -172,72 +172,15 @@ def verdict(evaluation: Evaluation, language: str) -> str:
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """evaluation.json: shares between 0 and 1, losses in nats a token, lengths of copies in words."""
-    judged, forgot = evaluation.judgement, evaluation.forgetting
-    place = judged.position if judged else None
-    leakage, halves = judged.leakage if judged else None, evaluation.continuation
+    judged = evaluation.judgement
     losses = {"base": evaluation.base, "tuned": evaluation.tuned}
+    answers = {"prompts": judged.prompts, "dialogues": judged.dialogues, "samples": judged.samples} if judged else None
     return {
         "verdict": {language: verdict(evaluation, language) for language in ("ru", "en")},
-        "answers": {
-            "prompts": judged.prompts,
-            "dialogues": judged.dialogues,
-            "samples": judged.samples,
-        }
-        if judged
-        else None,
-        "style": {
-            "position": {
-                **place.whole._asdict(),
-                "by_turn": {str(turn): found._asdict() for turn, found in place.by_turn.items()},
-            }
-            if place
-            else None,
-            "two_sample": judged.two_sample._asdict() if judged.two_sample else None,
-            "markers": {row.name: {**row._asdict(), "difference": row.difference._asdict()} for row in judged.markers},
-        }
-        if judged
-        else None,
-        "leakage": {
-            "longest_copy": {
-                "tuned": leakage.longest,
-                "held_out": leakage.longest_held_out,
-                "base": leakage.longest_base,
-                "ceiling": leakage.ceiling,
-            }
-            if leakage
-            else None,
-            "worst": [
-                {"answer": answer.text, "copied": copy.text, "words": copy.words, "line": copy.line}
-                for answer, copy in (leakage.worst if leakage else ())
-            ],
-            "continuation": {
-                "trained": halves.trained._asdict(),
-                "held_out": halves.held_out._asdict(),
-                "by_heart": halves.by_heart,
-            }
-            if halves
-            else None,
-            "loss_gap": {name: each.gap for name, each in losses.items() if each},
-            "overfitted": evaluation.overfitted,
-            "personal_data": leakage.personal_data if leakage else None,
-            "recites": evaluation.recites,
-        },
-        "forgetting": {
-            "log_loss": {
-                "base": forgot.base_loss._asdict(),
-                "tuned": forgot.tuned_loss._asdict(),
-                "change": forgot.loss_change._asdict(),
-            },
-            "questions": {
-                "base": forgot.base_right._asdict(),
-                "tuned": forgot.tuned_right._asdict(),
-                "p": forgot.p,
-                "enough": forgot.base_right.value >= KNOWS_ENOUGH,
-            },
-            "forgot": evaluation.forgot,
-        }
-        if forgot
-        else None,
+        "answers": answers,
+        "style": _style(judged) if judged else None,
+        "leakage": _leakage(evaluation),
+        "forgetting": _forgetting(evaluation.forgetting, forgot=evaluation.forgot) if evaluation.forgetting else None,
         "loss": {name: each.held_out for name, each in losses.items() if each},
         "token_accuracy": {name: each.held_out_accuracy for name, each in losses.items() if each},
         "checkpoints": [
@@ -246,4 +189,65 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "keep": evaluation.keep,
         "not_measured": [english for english, _ in evaluation.not_measured],
+    }
+
+
+def _style(judged: Judgement) -> dict[str, Any]:
+    """Where the answers lie between base and persona, whether they can be told apart, marker by marker."""
+    place = judged.position
+    turns = place and {str(turn): found._asdict() for turn, found in place.by_turn.items()}
+    return {
+        "position": {**place.whole._asdict(), "by_turn": turns} if place else None,
+        "two_sample": judged.two_sample._asdict() if judged.two_sample else None,
+        "markers": {row.name: {**row._asdict(), "difference": row.difference._asdict()} for row in judged.markers},
+    }
+
+
+def _leakage(evaluation: Evaluation) -> dict[str, Any]:
+    """What was learned by heart: copies in answers, rows continued, losses that have come apart."""
+    leakage = evaluation.judgement.leakage if evaluation.judgement else None
+    halves, losses = evaluation.continuation, {"base": evaluation.base, "tuned": evaluation.tuned}
+    copies, continued = None, None
+    if leakage:
+        copies = {
+            "tuned": leakage.longest,
+            "held_out": leakage.longest_held_out,
+            "base": leakage.longest_base,
+            "ceiling": leakage.ceiling,
+        }
+    if halves:
+        continued = {
+            "trained": halves.trained._asdict(),
+            "held_out": halves.held_out._asdict(),
+            "by_heart": halves.by_heart,
+        }
+    return {
+        "longest_copy": copies,
+        "worst": [
+            {"answer": answer.text, "copied": copy.text, "words": copy.words, "line": copy.line}
+            for answer, copy in (leakage.worst if leakage else ())
+        ],
+        "continuation": continued,
+        "loss_gap": {name: each.gap for name, each in losses.items() if each},
+        "overfitted": evaluation.overfitted,
+        "personal_data": leakage.personal_data if leakage else None,
+        "recites": evaluation.recites,
+    }
+
+
+def _forgetting(found: Forgetting, *, forgot: bool | None) -> dict[str, Any]:
+    """Loss on plain prose and answers to questions of general knowledge, before and after."""
+    return {
+        "log_loss": {
+            "base": found.base_loss._asdict(),
+            "tuned": found.tuned_loss._asdict(),
+            "change": found.loss_change._asdict(),
+        },
+        "questions": {
+            "base": found.base_right._asdict(),
+            "tuned": found.tuned_right._asdict(),
+            "p": found.p,
+            "enough": found.base_right.value >= KNOWS_ENOUGH,
+        },
+        "forgot": forgot,
     }

@@ -36,6 +36,19 @@ SERVER_NAME = re.compile(rf"\.?((?:file|ftjob)-[A-Za-z0-9]{{24}})(-step-\d+)?(?P
 """The names that the server gives files and folders: group 1 is the id, `partial` marks what is being written."""
 
 
+def models_of(run: Path) -> list[str]:
+    """What a jobs server calls the models of a run folder of its own; empty where the folder is nobody's job."""
+    database = run.absolute().parent.parent / DATABASE
+    if run.absolute().parent.name != "runs" or not database.is_file():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            job = run.absolute().name.partition("-step-")[0]
+            return [row[0] for row in connection.execute("SELECT id FROM models WHERE job = ?", (job,))]
+    except sqlite3.Error as error:
+        raise GovorError(f"{database}: {error}, so that the names of the run's models are not known") from None
+
+
 class DatabaseReport(NamedTuple):
     """What was read from a database before the server uses it."""
 

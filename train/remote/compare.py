@@ -33,12 +33,12 @@ from train.evaluation.markers import MARKERS, is_russian
 from train.evaluation.sampling import base_answers, held_out_prompts, spread
 from train.evaluation.style import Answer, position
 from train.plan.answering import A_YEAR
+from train.remote.answers import folder_of, read_answers
 from train.remote.asking import STREAM, Asker, Request, announce
 from train.remote.budget import Budget, Usage, money, open_budget
 from train.remote.journal import Reply, open_journal
 from train.remote.services import Endpoint, find_model
 
-FOLDER = Path("compare")
 HELD_OUT = "held-out"
 TITLES = {
     "answers": ("ответов", "answers"),
@@ -67,15 +67,6 @@ class Column(NamedTuple):
     endpoint: Endpoint
     replies: list[Reply | None]
     failed: str | None
-
-
-class Compared(NamedTuple):
-    """A comparison as its answers.jsonl holds it."""
-
-    name: str
-    prompts: list[list[Message]]
-    answers: dict[str, list[str | None]]
-    """Model → its answer to each prompt."""
 
 
 def compare(
@@ -116,13 +107,6 @@ def compare(
             print(f"{column.label}: {column.failed}", file=sys.stderr)
     print(f"answers: {folder / 'answers.jsonl'}\npage:    {folder / 'compare.html'}\nnext: govor vote {name}")
     return not any(column.failed or None in column.replies for column in columns)
-
-
-def folder_of(name: str) -> Path:
-    """The comparison's folder; GovorError where the name could be no folder's."""
-    if not re.fullmatch(r"[^\W_][\w.-]*", name):
-        raise GovorError(f"{name!r}: a comparison's name has letters, digits, points and dashes")
-    return FOLDER / name
 
 
 def labelled(endpoints: Sequence[Endpoint]) -> dict[str, Endpoint]:
@@ -180,7 +164,7 @@ def require_the_same(folder: Path, questions: Sequence[Question], labels: Sequen
     """GovorError where the folder holds the answers to other prompts, or of a model that is not asked any more."""
     if force or not (folder / "answers.jsonl").exists():
         return
-    there = read_answers(folder.name)
+    there = read_answers(folder)
     gone = [label for label in there.answers if label not in labels]
     if there.prompts != [question.messages for question in questions] or gone:
         what = f"holds answers of {', '.join(gone)}, which is not named now" if gone else "asks other prompts"
@@ -369,22 +353,3 @@ def write_answers(folder: Path, questions: Sequence[Question], columns: Sequence
         entry = {"prompt": question.messages, "real": question.real.text if question.real else None, "answers": answers}
         lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
     write_atomically(folder / "answers.jsonl", "".join(lines))
-
-
-def read_answers(name: str) -> Compared:
-    """The comparison of that name; GovorError where there is none."""
-    path = folder_of(name) / "answers.jsonl"
-    if not path.is_file():
-        there = ", ".join(sorted(found.parent.name for found in FOLDER.glob("*/answers.jsonl"))) or "none here yet"
-        raise GovorError(f"no comparison {name} (compare: {there}): govor compare {name} MODEL MODEL --prompts FILE")
-    prompts: list[list[Message]] = []
-    answers: dict[str, list[str | None]] = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            prompts.append(entry["prompt"])
-            for label, said in entry["answers"].items():
-                answers.setdefault(label, []).append(said and said["text"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path}:{len(prompts) + 1}: no line of a comparison: ask again with govor compare") from None
-    return Compared(name, prompts, answers)

@@ -26,9 +26,9 @@ from train.evaluation.evaluate import trained_rows
 from train.evaluation.intervals import RESAMPLES, Interval, Side, cluster_interval
 from train.evaluation.judge import Evaluation
 from train.evaluation.sampling import held_out_prompts
+from train.remote.answers import folder_of, read_answers
 from train.remote.asking import Asker, Request, announce
 from train.remote.budget import Usage, open_budget
-from train.remote.compare import FOLDER, read_answers
 from train.remote.generation_plan import Parameters, filled, load_section
 from train.remote.journal import Reply, open_journal
 from train.remote.services import Endpoint, find_model
@@ -115,6 +115,7 @@ def judge_run(
     evaluation: Evaluation,
     judge: str,
     *,
+    names: Sequence[str] = (),
     rubric_file: Path | None,
     votes: str | None,
     budget: str | None,
@@ -123,15 +124,14 @@ def judge_run(
 ) -> Judged | None:
     """Have the evaluation's answers judged, print what comes out, write RUN/evaluation/judge.json; None for a dry run.
 
-    `votes`: the comparison on whose votes the judge is tried, too. Prompts and answers of the held-out rows are sent
-    to the judge.
+    `names`: what a server calls the tuned model, besides the run's own name. `votes`: the comparison on whose votes the
+    judge is tried, too. Prompts and answers of the held-out rows are sent to the judge.
     """
     rubric = load_rubric(rubric_file)
     endpoint = find_model(judge, Path.cwd())
-    compared = read_answers(votes) if votes else None
-    require_other(
-        endpoint, run, [*([evaluation.via] if evaluation.via else []), *(compared.answers if compared else ())]
-    )
+    compared = read_answers(folder_of(votes)) if votes else None
+    answering = [evaluation.via] if evaluation.via else []
+    require_other(endpoint, run, [*names, *answering, *(compared.answers if compared else ())])
     persona = run.manifest()["data"]["system_message"] or ""
     cases = cases_of(run, evaluation)
     if not cases:
@@ -139,8 +139,8 @@ def judge_run(
     scores = [score_request(rubric, persona, case, side) for side in SIDES for case in cases]
     duels = pair_requests(rubric, persona, [(c.messages, c.texts["tuned"], c.texts["base"]) for c in cases])
     voted = []
-    if votes and compared:
-        with (FOLDER / votes / "votes.jsonl").open("a+", encoding="utf-8") as file:
+    if compared:
+        with (compared.folder / "votes.jsonl").open("a+", encoding="utf-8") as file:
             voted = Votes(pairs_of(compared), file).counted()
     checks = pair_requests(rubric, persona, [(pair.messages, *pair.texts) for pair, _ in voted])
     requests = [*scores, *duels, *checks]

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from train.chats.rows import Message
 from train.core.files import append_json, write_atomically
 from train.core.runs import now
 from train.evaluation.intervals import Interval, wilson
-from train.remote.compare import FOLDER, Compared
+from train.remote.answers import Compared
 
 Said = Literal["first", "second", "tie", "skip"]
 RESAMPLES = 1000
@@ -55,10 +56,10 @@ def pairs_of(compared: Compared) -> list[Pair]:
             if not all(texts) or texts[0] == texts[1]:
                 continue
             key = hashlib.sha256(json.dumps([messages, texts], ensure_ascii=False).encode()).hexdigest()[:24]
-            swapped = random.Random(f"{compared.name} {key}").random() < 0.5
+            swapped = random.Random(f"{compared.folder.name} {key}").random() < 0.5
             found.setdefault(at, []).append(Pair(key, at, messages, ordered, texts, swapped))
     prompts = list(found)
-    random.Random(compared.name).shuffle(prompts)
+    random.Random(compared.folder.name).shuffle(prompts)
     rounds = range(len(duels))
     return [found[at][(place + turn) % len(found[at])]
             for turn in rounds for place, at in enumerate(prompts) if turn < len(found[at])]  # fmt: skip
@@ -124,7 +125,7 @@ class Votes:
         self._take(entry)
 
 
-def write_preferences(name: str, votes: Votes) -> None:
+def write_preferences(folder: Path, votes: Votes) -> None:
     """The pairs that were decided, as rows for preference tuning."""
     lines = []
     for pair, value in votes.counted():
@@ -133,7 +134,7 @@ def write_preferences(name: str, votes: Votes) -> None:
             sides: list[list[Message]] = [[{"role": "assistant", "content": text}] for text in (better, other)]
             row = Preference(0, pair.messages, sides[0], sides[1], [], True)
             lines.append(json.dumps(preference_to_object(row), ensure_ascii=False) + "\n")
-    write_atomically(FOLDER / name / "preferences.jsonl", "".join(lines))
+    write_atomically(folder / "preferences.jsonl", "".join(lines))
 
 
 # What the votes tell

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from train.core.runs import Run
+from train.remote.ballot import SCRIPT, STYLE
 from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.guard import Access, guard
 from train.studio import commands
@@ -29,6 +30,7 @@ from train.studio.routing import StudioRoute, json_answer, require_json
 from train.studio.row_routes import row_routes
 from train.studio.run_list import find_runs, list_runs, run_state
 from train.studio.seen import Viewer
+from train.studio.vote_routes import vote_routes
 
 STATIC = Path(__file__).with_name("static")
 POLICY = (
@@ -93,9 +95,15 @@ def add_studio(app: FastAPI, studio: Studio) -> None:
     """Give an app the page and its routes."""
     app.include_router(run_routes(studio))
     app.include_router(row_routes(studio.folders, studio.viewer))
+    app.include_router(vote_routes(studio.folders))
     app.include_router(chat_routes(studio.folders[0], studio.servers, studio.key))
     if not studio.jobs:  # there jobs are begun by its own API
         app.include_router(new_routes(studio.folders[0], studio.begun, studio.uploads))
+
+    @app.get("/static/vote.{kind}", include_in_schema=False)
+    async def ballot(kind: Literal["js", "css"]) -> Response:
+        return FileResponse(SCRIPT if kind == "js" else STYLE)
+
     app.mount("/static", GZipMiddleware(StaticFiles(directory=STATIC)))
     app.add_middleware(PageHeaders)
 

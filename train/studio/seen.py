@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -35,7 +36,7 @@ class Viewer:
         """Each line as `_show_lines` has it. GovorError where the config or its base is not fit for that."""
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")  # not a copy of the server with its sockets
-            self._pool = ProcessPoolExecutor(1, mp_context=spawn)
+            self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_end_with_the_server)
         asked = self._pool.submit(_show_lines, config.resolve(), folder.resolve(), rows.resolve(), lines)
         return asked.result()
 
@@ -43,6 +44,18 @@ class Viewer:
         """End the process."""
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_the_server() -> None:
+    """A signal ends the server without a word to this process, which would wait for ever with torch in memory."""
+    server = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if server:
+            server.join()
+            os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _show_lines(config: Path, folder: Path, rows: Path, lines: Sequence[Numbered]) -> list[dict[str, Any]]:

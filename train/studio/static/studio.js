@@ -3,7 +3,7 @@ import { field, fill, h, notice, prose } from "./dom.js";
 import { get, onKey, setKey } from "./net.js";
 import { language, setLanguage, t } from "./texts.js";
 
-const PAGES = { runs: "./runs.js", run: "./run.js", rows: "./rows.js", chat: "./chat.js", new: "./new.js" };
+const PAGES = { runs: "./runs.js", run: "./run.js", rows: "./rows.js", chat: "./chat.js", votes: "./votes.js", new: "./new.js" };
 const main = document.getElementById("main");
 let leave = new AbortController();
 
@@ -16,7 +16,7 @@ other.lang = language === "ru" ? "en" : "ru";
 other.addEventListener("click", () => setLanguage(other.lang));
 
 let about = null;
-const links = () => !about ? [] : about.jobs ? ["runs", "rows", "chat"] : ["runs", "rows", "chat", "new"];
+const links = () => !about ? [] : about.jobs ? ["runs", "rows", "chat", "votes"] : ["runs", "rows", "chat", "votes", "new"];
 
 async function show() {
   const [page, ...rest] = location.hash.slice(1).split("/");
