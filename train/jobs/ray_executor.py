@@ -302,7 +302,7 @@ class RayExecutor:
             return ""
         if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
             return f"Every node that has {text} is busy; the job begins when one is free"
-        return f"None of the {len(nodes)} nodes has {text}; the job begins when one has"
+        return f"No node has {text}, of {len(nodes)} that are there; the job begins when one has"
 
     def prove(self) -> None:
         """Have each node read the server's word in the data folder and write it back; MachineError where one cannot.

@@ -1,0 +1,166 @@
+"""Trainings on a Ray cluster: nodes, its head and the server are lost, and every job ends as it would have here.
+
+make test-ray                              two jobs, a few kills
+GOVOR_RAY_JOBS=6 make test-ray             the full measure: six jobs, each node and the head once, the server ten times
+"""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.jobs.jobs_server import Server, check_events, rows
+from tests.jobs.ray_cluster import RAY, Cluster, leftovers, trainers
+
+JOBS = int(os.environ.get("GOVOR_RAY_JOBS", "2"))
+SERVER_KILLS = int(os.environ.get("GOVOR_KILLS", "10" if JOBS >= 6 else "2"))
+EPOCHS, ROWS = 12, 12
+STEPS = EPOCHS * ROWS // 4
+ray = [pytest.mark.ray, pytest.mark.skipif(not Path(RAY).is_file(), reason="GOVOR_RAY names no ray: make test-ray")]
+
+
+def test_a_plain_install_does_without_ray(tmp_path):
+    """Nothing of it is imported, not even by the executor that asks a cluster."""
+    program = (
+        "import sys; sys.modules['ray'] = None\n"  # an import of it raises
+        "import train.cli, train.jobs.server, train.jobs.ray_executor\n"
+        "assert not [name for name in sys.modules if name.startswith('ray.')]"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    serve = [sys.executable, "-m", "train.cli", "jobs", "serve", "--executor", "ray"]
+    answer = subprocess.run(serve, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 2 and "--ray-address and --database-dir go together" in answer.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    # Ray's sockets have paths of at most 107 characters
+    cluster = Cluster(tmp_path_factory.mktemp("ray"), 2)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def serve(cluster: Cluster, folder: Path, base: Path, **resources: float) -> Server:
+    flags = ("--executor", "ray", "--ray-address", cluster.address, "--database-dir", str(folder / "database"))
+    return Server(folder, base, *flags, resources={"CPU": 1, "GPU": 1, **resources})
+
+
+def create(server: Server, count: int, epochs: int = EPOCHS) -> list[str]:
+    """Jobs, each with rows and a seed of its own."""
+    client, jobs = server.client(), []
+    for number in range(count):
+        file = client.files.create(file=rows(ROWS, start=1000 * number), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(
+            model="acme/tiny", training_file=file.id, seed=number, hyperparameters={"n_epochs": epochs}
+        )
+        jobs.append(job.id)
+    return jobs
+
+
+def adapters(server: Server, jobs: list[str]) -> list[str]:
+    paths = (server.data / "runs" / job / "adapter" / "adapter_model.safetensors" for job in jobs)
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+class Guard(threading.Thread):
+    """Looks all the time whether a job is trained by two at once."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.twice: list[str] = []
+        self.looks = 0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.3):
+            self.looks += 1
+            self.twice += [job for job, running in trainers().items() if len(running) > 1]
+
+
+class Fire(threading.Thread):
+    """Kills the server again and again, at random moments."""
+
+    def __init__(self, server: Server, kills: int, pause: float) -> None:
+        super().__init__(daemon=True)
+        self.server, self.left, self.pause = server, kills, pause
+
+    def run(self) -> None:
+        while self.left:
+            time.sleep(random.uniform(0.3, 1.7) * self.pause)
+            self.server.kill()
+            self.server.start()
+            self.left -= 1
+
+
+def wait_for(look, seconds: float, what: str):
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+    return found
+
+
+def steps_of(server: Server, process: psutil.Process) -> int:
+    """Steps that a trainer's job has taken."""
+    job = process.environ()["GOVOR_LEASE"].rpartition("-")[0]
+    path = server.data / "runs" / job / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def in_its_steps(server: Server, node) -> bool:
+    """Whether a training on the node is in the middle of its steps."""
+    return any(1 <= steps_of(server, process) < STEPS - 3 for process in node.trainers())
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path(RAY).is_file(), reason="GOVOR_RAY names no ray: make test-ray")
+def test_jobs_survive_the_loss_of_nodes_head_and_server(cluster, base, tmp_path):
+    with Server(tmp_path / "here", base, "--slots", "2") as here:
+        began = time.monotonic()
+        jobs = create(here, JOBS)
+        assert {here.wait(job)["status"] for job in jobs} == {"succeeded"}
+        expected = adapters(here, jobs)
+        print(f"{JOBS} jobs here, in two slots: {time.monotonic() - began:.0f} s")
+    assert len(set(expected)) == JOBS
+    with serve(cluster, tmp_path / "there", base) as server:
+        began, guard = time.monotonic(), Guard()
+        jobs = create(server, JOBS)
+        fire = Fire(server, SERVER_KILLS, 20)
+        guard.start()
+        fire.start()
+        lost: dict[str, float] = {}
+        first, second = cluster.nodes
+        for what, act, on in (
+            ("a node, all of it", first.lose, first),
+            ("the other node's ray", second.lose_ray, second),
+            ("the head", cluster.head.lose, None),
+        ):
+            look = (lambda on=on: in_its_steps(server, on)) if on else lambda: trainers()
+            wait_for(look, 600, f"no training to lose {what}")
+            act()
+            lost[what] = time.monotonic() - began
+        print({what: f"{at:.0f} s" for what, at in lost.items()})
+        fire.join()
+        ended = [server.wait(job, seconds=1200) for job in jobs]
+        guard.done.set()
+        guard.join()
+        print(f"{JOBS} jobs on the cluster, the server killed {SERVER_KILLS} times: {time.monotonic() - began:.0f} s; "
+              f"{guard.looks} looks for two trainers of a job")  # fmt: skip
+        print(server.log())
+        assert {job["status"] for job in ended} == {"succeeded"}, [job["error"] for job in ended]
+        assert adapters(server, jobs) == expected, "equal to a local run's to the byte"
+        assert not guard.twice, "two trainers in one folder"
+        for job in ended:
+            check_events(server.events(job["id"]), job)
+        wait_for(lambda: not leftovers(), 30, f"left over: {leftovers()}")
