@@ -5,13 +5,13 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from train.core.locks import LEASE_VARIABLE
-from train.jobs.ray_executor import RayApi
+from train.jobs.ray_executor import RayApi, UnreachableError
 from train.jobs.training_process import _is_trainer
 
 RAY = os.environ.get("GOVOR_RAY", "")
@@ -22,8 +22,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "3",
     "CUDA_VISIBLE_DEVICES": "0",
 }
-"""A card that is not there. The machine's memory is others' as well, for which Ray would kill our jobs. The threads are not those of the server,
-whose word counts."""
+"""A card that is not there; other threads than the server has, whose word counts; and Ray kills nothing of ours because
+other people's programs need the machine's memory."""
 
 
 def free_port() -> int:
@@ -87,13 +87,17 @@ class Cluster:
         head = ["--head", "--port", str(self.port), "--dashboard-port", str(self.dashboard), "--num-cpus", "0"]
         self.folder = folder
         self.head = Node(folder, "head", *head, "--num-gpus", "0", "--temp-dir", str(folder / "ray"), *agent_port())
-        self.wait(lambda: urllib.request.urlopen(f"{self.address}/api/version", timeout=5).read())
-        self.nodes = [self.join(f"node-{number}") for number in range(nodes)]
-        api = RayApi(self.address)
-        self.wait(lambda: [node["state"] for node in api.nodes()] == ["ALIVE"] * (nodes + 1))
+        self.nodes: list[Node] = []
         self.ended = threading.Event()
         self.keeper = threading.Thread(target=self.keep, daemon=True)
         self.keeper.start()
+        try:
+            self.wait_nodes(1)
+            self.nodes = [self.join(f"node-{number}") for number in range(nodes)]
+            self.wait_nodes(nodes + 1)
+        except BaseException:
+            self.close()
+            raise
 
     def join(self, name: str, *, prefix: tuple[str, ...] = ()) -> Node:
         flags = ("--address", f"127.0.0.1:{self.port}", "--num-cpus", "2", "--num-gpus", "1", *agent_port())
@@ -107,16 +111,14 @@ class Cluster:
                     node.lose()
                     node.start()
 
-    def wait(self, look, seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                if look():
-                    return
-            except OSError:
-                pass
+    def wait_nodes(self, count: int, seconds: float = 400) -> None:
+        """Return when so many nodes are there, the head among them."""
+        api, deadline, alive = RayApi(self.address), time.monotonic() + seconds, 0
+        while alive < count:
+            with suppress(UnreachableError):
+                alive = [node["state"] for node in api.nodes()].count("ALIVE")
             assert time.monotonic() < deadline, self.head.log.read_text()
-            time.sleep(0.5)
+            time.sleep(1)
 
     def close(self) -> None:
         self.ended.set()

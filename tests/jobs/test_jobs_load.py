@@ -8,12 +8,16 @@ import os
 import signal
 import statistics
 import time
+from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from tests.jobs.jobs_server import Server, rows
 from train.jobs import training_process
+from train.jobs.change import JobEntry, new_id
+from train.jobs.store import Store
 
 CLIENTS = 200
 PAUSE = 1.0
@@ -119,6 +123,45 @@ def test_two_hundred_clients(server, job):
     assert len(took) >= CLIENTS * ROUNDS
     assert p99(took) <= MOST_P99 + p99(late), "slow beyond what this machine's other work can explain"
     assert slower - doubt <= MOST_SLOWER, "slower beyond what this machine's other work can explain"
+
+
+@pytest.mark.alone
+def test_ten_thousand_jobs(tmp_path, base):
+    """Lists and events of a store with many jobs, beside those of an empty one, turn by turn."""
+    took: dict[int, dict[str, list[float]]] = {}
+    with ExitStack() as held:
+        servers = {count: held.enter_context(filled(tmp_path / str(count), base, count)) for count in (1, 10_000)}
+        for _ in range(ROUNDS):
+            for count, server in servers.items():
+                job = server.get("/fine_tuning/jobs?limit=1")["data"][0]["id"]
+                paths = {"list": "/fine_tuning/jobs", "events": f"/fine_tuning/jobs/{job}/events"}
+                for name, path in paths.items():
+                    new, _ = asyncio.run(ask_often(server.port, [path], WINDOW))
+                    took.setdefault(count, {}).setdefault(name, []).extend(new)
+    for name in ("list", "events"):
+        few, many = (p99(took[count][name]) for count in (1, 10_000))
+        print(f"{CLIENTS} clients, {name}: p99 {few * 1000:.1f} ms with 1 job, {many * 1000:.1f} ms with 10,000")
+        assert many <= 3 * few
+
+
+def filled(folder: Path, base: Path, count: int) -> Server:
+    """A server with so many jobs that have ended, each with twenty events."""
+    server = Server(folder, base)
+    client = server.client()
+    file = client.files.create(file=rows(12), purpose="fine-tune").id
+    first = client.fine_tuning.jobs.create(model="acme/tiny", training_file=file).id
+    server.ask("POST", f"/fine_tuning/jobs/{first}/cancel")
+    server.stop()
+    store = Store(server.data)
+    entry = store.entry(first)
+    with store.change() as change:
+        for _ in range(1, count):
+            change.add_job(JobEntry(entry.job.model_copy(update={"id": new_id("ftjob-")}), entry.state), "", None)
+        for job in change._connection.execute("SELECT id FROM jobs").fetchall():
+            for step in range(1, 21):
+                change.add_event(job[0], f"step {step}", f"Step {step}/20: training loss=1.00", type="metrics")
+    server.start()
+    return server
 
 
 @pytest.mark.long

@@ -24,7 +24,6 @@ JOBS = int(os.environ.get("GOVOR_RAY_JOBS", "2"))
 SERVER_KILLS = int(os.environ.get("GOVOR_KILLS", "10" if JOBS >= 6 else "2"))
 EPOCHS, ROWS = 12, 12
 STEPS = EPOCHS * ROWS // 4
-ray = [pytest.mark.ray, pytest.mark.skipif(not Path(RAY).is_file(), reason="GOVOR_RAY names no ray: make test-ray")]
 
 
 def test_a_plain_install_does_without_ray(tmp_path):
