@@ -65,17 +65,19 @@ class Node:
     def lose(self) -> None:
         """All its processes are gone at once, as when its power fails."""
         gone = tree(self.process.pid)
-        for process in gone:  # none of them may start another one meanwhile
-            process.suspend()
-        for process in [*gone, *tree(self.process.pid)]:
-            process.kill()
+        for act in (psutil.Process.suspend, psutil.Process.kill):  # none of them may start another one meanwhile
+            for process in gone:
+                with suppress(psutil.NoSuchProcess):
+                    act(process)
+            gone += [process for process in tree(self.process.pid) if process not in gone]
         self.process.wait()
 
     def lose_ray(self) -> None:
         """Ray's own process of the node is killed, and nothing else."""
         for process in tree(self.process.pid):
-            if process.name() == "raylet":
-                process.kill()
+            with suppress(psutil.NoSuchProcess):
+                if process.name() == "raylet":
+                    process.kill()
 
 
 class Cluster:
