@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from train.core.locks import LEASE_VARIABLE
-from train.jobs.ray_executor import RayApi, UnreachableError
+from train.jobs.ray_api import RayApi, UnreachableError
 from train.jobs.training_process import _is_trainer
 
 RAY = os.environ.get("GOVOR_RAY", "")

@@ -6,9 +6,10 @@ GOVOR_LOAD_ROUNDS=20 pytest -s tests/test_jobs_load.py -k clients   the full mea
 import asyncio
 import os
 import signal
+import sqlite3
 import statistics
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import pytest
 
 from tests.jobs.jobs_server import Server, rows
 from train.jobs import training_process
-from train.jobs.change import JobEntry, new_id
-from train.jobs.store import Store
+from train.jobs.data_folder import DATABASE
+from train.jobs.wire import Event
 
 CLIENTS = 200
 PAUSE = 1.0
@@ -152,14 +153,18 @@ def filled(folder: Path, base: Path, count: int) -> Server:
     first = client.fine_tuning.jobs.create(model="acme/tiny", training_file=file).id
     server.ask("POST", f"/fine_tuning/jobs/{first}/cancel")
     server.stop()
-    store = Store(server.data)
-    entry = store.entry(first)
-    with store.change() as change:
-        for _ in range(1, count):
-            change.add_job(JobEntry(entry.job.model_copy(update={"id": new_id("ftjob-")}), entry.state), "", None)
-        for job in change._connection.execute("SELECT id FROM jobs").fetchall():
-            for step in range(1, 21):
-                change.add_event(job[0], f"step {step}", f"Step {step}/20: training loss=1.00", type="metrics")
+    with closing(sqlite3.connect(server.data / DATABASE)) as database, database:
+        [(job, plan)] = database.execute("SELECT object, plan FROM jobs").fetchall()
+        ids = [first, *(f"ftjob-{number:024}" for number in range(1, count))]
+        copies = ((id_, job.replace(first, id_), plan) for id_ in ids[1:])
+        database.executemany("INSERT INTO jobs (id, object, plan, body) VALUES (?, ?, ?, '')", copies)
+        event = Event(id="EVENT", created_at=int(time.time()), message="Step 1/20: training loss=1.00", type="metrics")
+        text = event.model_dump_json()
+        events = ((f"ftevent-{number:024}", id_, f"step {number}") for number, id_ in enumerate(ids * 20))
+        database.executemany(
+            "INSERT INTO events (id, object, job, key) VALUES (?, ?, ?, ?)",
+            ((id_, text.replace("EVENT", id_), job_id, key) for id_, job_id, key in events),
+        )
     server.start()
     return server
 

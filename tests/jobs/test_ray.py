@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, govor
 from tests.jobs.jobs_server import Server, check_events, rows
 from tests.jobs.ray_cluster import RAY, Cluster, leftovers, trainers
+from train.jobs.ray_api import RayApi
 
 JOBS = int(os.environ.get("GOVOR_RAY_JOBS", "2"))
 SERVER_KILLS = int(os.environ.get("GOVOR_KILLS", "10" if JOBS >= 6 else "2"))
@@ -149,6 +150,7 @@ def test_jobs_survive_the_loss_of_nodes_head_and_server(cluster, base, tmp_path)
             wait_for(look, 600, f"no training to lose {what}")
             act()
             lost[what] = time.monotonic() - began
+            time.sleep(20)
         print({what: f"{at:.0f} s" for what, at in lost.items()})
         fire.join()
         ended = [server.wait(job, seconds=1200) for job in jobs]
@@ -163,3 +165,42 @@ def test_jobs_survive_the_loss_of_nodes_head_and_server(cluster, base, tmp_path)
         for job in ended:
             check_events(server.events(job["id"]), job)
         wait_for(lambda: not leftovers(), 30, f"left over: {leftovers()}")
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path(RAY).is_file(), reason="GOVOR_RAY names no ray: make test-ray")
+def test_a_job_that_no_node_can_take_waits_and_says_why(cluster, base, tmp_path):
+    with serve(cluster, tmp_path, base, GPU=5) as server:
+        [job] = create(server, 1)
+        why = "No node has 1 CPU, 5 GPU, of 3 that are there; the job begins when one has"
+        wait_for(lambda: why in [event["message"] for event in server.events(job)], 120, server.log())
+        assert server.get(f"/fine_tuning/jobs/{job}")["status"] == "queued"
+        server.kill()
+        server.start()
+        assert server.get(f"/fine_tuning/jobs/{job}")["status"] == "queued"
+        server.ask("POST", f"/fine_tuning/jobs/{job}/cancel")
+        api = RayApi(cluster.address)
+        wait_for(lambda: api.job(f"{job}-1")["status"] == "STOPPED", 60, "it is left with Ray")
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path(RAY).is_file(), reason="GOVOR_RAY names no ray: make test-ray")
+def test_a_training_that_ray_has_lost_is_followed_to_its_end(cluster, base, tmp_path):
+    """All of Ray's processes for it are killed at once, and nobody is left to kill it: its lease still beats."""
+    with serve(cluster, tmp_path, base) as server:
+        [job] = create(server, 1, epochs=60)
+        [trainer] = wait_for(lambda: trainers().get(job), 300, "no training")
+        server.wait_steps(job, 2)
+        shown = govor("jobs", "nodes", "--url", server.url).output
+        assert len([line for line in shown.splitlines() if line.endswith(f"alive  1 GPU  {job}")]) == 1, shown
+        keepers = [p for p in psutil.process_iter(["cmdline"]) if f"kill -9 -{os.getpgid(trainer.pid)}" in str(p.info)]
+        supervisor = psutil.Process(os.getpgid(trainer.pid)).parent()
+        for process in [*keepers, supervisor]:
+            process.kill()
+        attempt = RayApi(cluster.address)
+        wait_for(lambda: attempt.job(f"{job}-1")["status"] == "FAILED", 120, "Ray has not noticed")
+        assert trainer.is_running() and server.get(f"/fine_tuning/jobs/{job}")["status"] == "running"
+        ended = server.wait(job)
+        assert ended["status"] == "succeeded"
+        check_events(server.events(job), ended)
+        assert "-2" not in server.log(), "there was no second attempt"

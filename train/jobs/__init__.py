@@ -21,6 +21,7 @@
     worker.py             makes the processes follow the store
     executors.py          where trainings run: what the worker asks of this machine, or of a cluster
     ray_executor.py       trainings on the nodes of a Ray cluster
+    ray_api.py            what is asked of the cluster, over HTTP
     validate_files.py     checks the files of new jobs
     training_process.py   the training processes: start, find again, stop
     metrics_to_events.py  a training's new steps and checkpoints become events

@@ -4,26 +4,19 @@ Each attempt at a training is one submission to Ray's Jobs API: its id is the jo
 point the very command that would run here. Ray chooses the node. What it says afterwards is a hint: a training lives
 while its lease beats (train/core/lease.py) and has succeeded when its result is in the run folder, whatever became of
 the node, of Ray's head or of this server meanwhile.
-
-Ray is asked over HTTP, and nothing of it is imported: its own client waits for an answer without a limit of time, which
-would hold up all jobs, and Ray can have an environment of its own.
 """
 
-import json
 import os
 import re
 import secrets
 import shlex
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from train.core.config import load_config
 from train.core.errors import MachineError
@@ -35,15 +28,12 @@ from train.jobs.data_folder import PROBE
 from train.jobs.executors import Node, Training
 from train.jobs.finish import has_result
 from train.jobs.job_errors import log_line
+from train.jobs.ray_api import RUNNING, WAITING, RayApi, UnreachableError
 from train.jobs.store import Store
 from train.jobs.training_process import SAVED_GRACE, STEP_GRACE
 
 ASK_EVERY = 1.0
 """Seconds between two questions to Ray about the same training."""
-ANSWER_WITHIN = 15.0
-"""Seconds that Ray has for an answer. It takes five for its first submission."""
-AGAIN_AFTER = 5.0
-"""Seconds for which Ray is left alone where it did not answer."""
 SHOWN_WITHIN = 3.0
 """Seconds within which the shared folder must show what another machine has written there."""
 PROBE_WITHIN = 120.0
@@ -55,67 +45,8 @@ SILENCE = 300.0
 """Seconds without a lease after which a training is gone, though Ray says that it runs."""
 PASSED_ON = re.compile(r"(OMP|MKL|KMP|OPENBLAS|CUBLAS|TORCH|NCCL)_\w+|HF_HUB_OFFLINE|PYTHONPATH|PYTHONHASHSEED")
 """Names of the server's variables that its trainings get: what decides about their numbers, and no secrets."""
-WAITING, RUNNING = "PENDING", "RUNNING"
 NODE_LABEL = "ray.io/node-id"
 """Ray's own label of each node."""
-
-
-class UnreachableError(Exception):
-    """Ray does not answer."""
-
-
-class RayApi:
-    """Ray's Jobs API and its list of nodes."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address.rstrip("/")
-        self._silent_until = 0.0
-
-    def job(self, id_: str) -> dict[str, Any] | None:
-        """What Ray knows of a submission; None where it knows nothing."""
-        found: dict[str, Any] | None = self._ask("GET", f"/api/jobs/{quote(id_)}")
-        return found
-
-    def jobs(self) -> list[dict[str, Any]]:
-        """All submissions."""
-        found: list[dict[str, Any]] = self._ask("GET", "/api/jobs/") or []
-        return found
-
-    def submit(self, id_: str, entrypoint: str, **fields: Any) -> None:
-        """Submit a command. MachineError where Ray refuses it."""
-        self._ask("POST", "/api/jobs/", {"submission_id": id_, "entrypoint": entrypoint, **fields})
-
-    def stop(self, id_: str) -> None:
-        """Have a submission ended: SIGTERM, and SIGKILL three seconds later."""
-        self._ask("POST", f"/api/jobs/{quote(id_)}/stop")
-
-    def nodes(self) -> list[dict[str, Any]]:
-        """All nodes, also lost ones."""
-        answer = self._ask("GET", "/api/v0/nodes?detail=1&limit=1000")
-        found: list[dict[str, Any]] = answer["data"]["result"]["result"]
-        return found
-
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer's JSON; None for 404. UnreachableError, also for AGAIN_AFTER seconds without asking."""
-        if time.monotonic() < self._silent_until:
-            raise UnreachableError
-        headers = {"content-type": "application/json"}
-        if token := os.environ.get("RAY_AUTH_TOKEN"):
-            headers["authorization"] = f"Bearer {token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.address}{path}", method=method, headers=headers, data=data)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a cluster of one's own
-        try:
-            with opener.open(request, timeout=ANSWER_WITHIN) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
-            said = error.read().decode(errors="replace").strip().rstrip(".").splitlines()
-            raise MachineError(f"Ray refuses: {error.code} {said[-1].strip() if said else ''}") from None
-        except (OSError, ValueError):
-            self._silent_until = time.monotonic() + AGAIN_AFTER
-            raise UnreachableError from None
 
 
 @dataclass
@@ -169,7 +100,7 @@ class RayTraining:
                 self.executor.ray.stop(self.id)
                 return False
             return status in (WAITING, RUNNING)
-        except (UnreachableError, MachineError):
+        except MachineError:
             return True
 
     def unbegun(self) -> str | None:
@@ -198,7 +129,7 @@ class RayTraining:
             return
         if now - self._asked_to_stop > ASK_EVERY:
             self._asked_to_stop = now
-            with suppress(UnreachableError, MachineError):  # it is asked again
+            with suppress(MachineError):  # it is asked again
                 self.executor.ray.stop(self.id)
 
 
@@ -228,8 +159,6 @@ class RayExecutor:
     def hindrance(self) -> str | None:
         try:
             self.prove()
-        except UnreachableError:
-            return f"Ray does not answer at {self.ray.address}"
         except MachineError as error:
             return str(error)
         return None
@@ -253,8 +182,8 @@ class RayExecutor:
         }
         try:
             self.ray.submit(id_, self._entrypoint(job, id_, command), **fields)
-        except UnreachableError:
-            log_line(f"{id_}: Ray does not answer, so that it may know of it or not")
+        except UnreachableError as error:
+            log_line(f"{id_}: {error}, so that it may know of this training or not")
         except MachineError as error:
             return RayTraining(self, job, id_, {"status": "FAILED", "message": str(error)})
         return RayTraining(self, job, id_)
@@ -298,7 +227,7 @@ class RayExecutor:
         text = ", ".join(f"{count:g} {name}" for name, count in wanted.items() if count)
         try:
             nodes = [node["resources_total"] for node in self.ray.nodes() if node["state"] == "ALIVE"]
-        except (UnreachableError, MachineError):
+        except MachineError:
             return ""
         if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
             return f"Every node that has {text} is busy; the job begins when one is free"
@@ -313,35 +242,41 @@ class RayExecutor:
         if not said.exists():
             write_atomically(said, secrets.token_hex(16))
         word, tasks = said.read_bytes(), {}
-        for node in self.ray.nodes():
-            answer = said.with_name(f"{PROBE}-{node['node_id']}")
-            if node["state"] != "ALIVE" or (answer.exists() and answer.read_bytes() == word):
-                continue
-            id_ = f"govor-probe-{secrets.token_hex(4)}"
-            self.ray.submit(id_, _copy_command(said, answer), entrypoint_label_selector={NODE_LABEL: node["node_id"]})
-            tasks[id_] = node["node_id"], answer
+        alive = [node["node_id"] for node in self.ray.nodes() if node["state"] == "ALIVE"]
+        for answer in said.parent.glob(f"{PROBE}-*"):
+            if answer.name.removeprefix(f"{PROBE}-") not in alive:
+                answer.unlink(missing_ok=True)
+        for node in alive:
+            answer = said.with_name(f"{PROBE}-{node}")
+            if not (answer.exists() and answer.read_bytes() == word):
+                id_ = f"govor-probe-{secrets.token_hex(4)}"
+                self.ray.submit(id_, _copy_command(said, answer), entrypoint_label_selector={NODE_LABEL: node})
+                tasks[id_] = node, answer
         if tasks:
             log_line(f"asking {len(tasks)} node(s) of {self.ray.address} whether they share {self.store.folder}")
         deadline = time.monotonic() + PROBE_WITHIN
-        while tasks:
-            tasks = {id_: task for id_, task in tasks.items() if not self._is_proved(id_, *task, word, deadline)}
+        while tasks and time.monotonic() < deadline:
+            tasks = {id_: task for id_, task in tasks.items() if not self._is_over(id_, *task, word)}
             time.sleep(0.5)
+        for node, _ in tasks.values():
+            raise MachineError(f"node {node[:8]} has not answered within {PROBE_WITHIN:g} seconds: is it overloaded?")
 
-    def _is_proved(self, id_: str, node: str, answer: Path, word: bytes, deadline: float) -> bool:
+    def _is_over(self, id_: str, node: str, answer: Path, word: bytes) -> bool:
         """Whether the node of a probe has answered, or is lost; MachineError where it cannot answer."""
-        info = self.ray.job(id_) or {"status": "LOST", "message": "Ray knows nothing of it any more"}
-        if info["status"] in (WAITING, RUNNING) and time.monotonic() < deadline:
-            alive = {found["node_id"]: found["node_ip"] for found in self.ray.nodes() if found["state"] == "ALIVE"}
-            return node not in alive
+        info = self.ray.job(id_)
+        if info and info["status"] in (WAITING, RUNNING):
+            return not any(found["node_id"] == node and found["state"] == "ALIVE" for found in self.ray.nodes())
+        if info is None or info["driver_exit_code"] is None:
+            return True
         shown = time.monotonic() + SHOWN_WITHIN
-        while info["status"] == "SUCCEEDED" and time.monotonic() < shown:
+        while info["driver_exit_code"] == 0 and time.monotonic() < shown:
             if answer.exists() and answer.read_bytes() == word:
                 return True
             time.sleep(0.1)
         raise MachineError(
-            f"node {node[:8]} does not share {self.store.folder} with the server ({info['message'].splitlines()[0]}): "
-            f"mount it there under the same path, for the same user, so that what one writes shows within "
-            f"{SHOWN_WITHIN:g} seconds (NFS: actimeo=1), and install govor under {sys.prefix}"
+            f"node {node[:8]} does not share {self.store.folder} with the server: mount it there under the same path, "
+            f"for the same user, so that what one writes shows within {SHOWN_WITHIN:g} seconds (NFS: actimeo=1), and "
+            f"install govor under {sys.prefix}"
         )
 
     def _resources(self, job: str) -> dict[str, float]:

@@ -125,7 +125,10 @@ def make_app(
 
     @routes.get("/nodes", include_in_schema=False)
     async def nodes() -> JSONResponse:
-        found = await asyncio.to_thread(executor.nodes)
+        try:
+            found = await asyncio.to_thread(executor.nodes)
+        except MachineError as error:
+            raise ApiError(503, str(error)) from None
         return JSONResponse({"object": "list", "data": [node._asdict() for node in found]})
 
     app.include_router(routes)
@@ -152,14 +155,15 @@ def _ray_executor(address: str, store: Store, catalogue: Catalogue) -> Executor:
 
     Where Ray does not answer, as after the loss of its head, they prove it before the next job.
     """
-    from train.jobs.ray_executor import RayExecutor, UnreachableError
+    from train.jobs.ray_api import UnreachableError
+    from train.jobs.ray_executor import RayExecutor
 
     catalogue.trains_elsewhere = True
     executor = RayExecutor(address, store, catalogue)
     try:
         executor.prove()
-    except UnreachableError:
-        log_line(f"Ray does not answer at {address}: jobs wait until it does")
+    except UnreachableError as error:
+        log_line(f"{error}: jobs wait until it does")
     return executor
 
 
