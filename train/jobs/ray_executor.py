@@ -81,7 +81,8 @@ class RayTraining:
         if now - self._ended_at < SHOWN_WITHIN:  # the lease is gone; the result may not show yet
             return True
         if self.info is None or self.info["status"] == "FAILED":
-            log_line(f"{self.id}: {self._last_word()}")
+            word = str(self.info["message"]).splitlines()[0] if self.info else "it knows nothing of it any more"
+            log_line(f"{self.id}: Ray's word: {word}")
         self.executor.forget(self.job)
         return False
 
@@ -107,15 +108,11 @@ class RayTraining:
         if self.executor.has_begun(self.job):
             return None
         if self._ended_at is not None:
-            return f"The training did not begin: {self._last_word()}"
+            return "The cluster did not begin the training; the server's log says why. It is tried again"
         if self.info and self.info["status"] == WAITING and time.monotonic() > self._ask_why_at:
             self._why_waiting = self.executor.why_waiting(self.job)
             self._ask_why_at = time.monotonic() + STARTS_WITHIN
         return self._why_waiting
-
-    def _last_word(self) -> str:
-        """What Ray has last said of it, in a line."""
-        return f"Ray: {self.info['message']}".splitlines()[0] if self.info else "Ray knows nothing of it any more"
 
     def slot(self) -> None:
         return None
@@ -159,8 +156,9 @@ class RayExecutor:
     def hindrance(self) -> str | None:
         try:
             self.prove()
-        except MachineError as error:
-            return str(error)
+        except MachineError as error:  # its text names folders and addresses, which are none of the clients' business
+            log_line(str(error))
+            return "The cluster cannot take the job now; the server's log says why. It begins when the cluster can"
         return None
 
     def submit(self, job: str, command: Sequence[str], slot: int) -> Training:
