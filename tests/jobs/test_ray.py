@@ -210,3 +210,26 @@ def test_a_training_that_ray_has_lost_is_followed_and_stopped_by_its_lease(clust
         assert ended["status"] == "succeeded" and "goes on" in server.log()
         check_events(server.events(job), ended)
         wait_for(lambda: not leftovers(), 30, f"left over: {leftovers()}")
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path(RAY).is_file(), reason="GOVOR_RAY names no ray: make test-ray")
+def test_a_node_that_does_not_share_the_folder_keeps_the_server_from_starting(cluster, base, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    hide = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {data} && exec "$@"', "sh")
+    if subprocess.run([*hide, "true"], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    stranger = cluster.join("stranger", prefix=hide)
+    try:
+        cluster.wait_nodes(4)
+        command = [sys.executable, "-m", "train.cli", "jobs", "serve", "--port", "0", "--data-dir", str(data)]
+        command += ["--executor", "ray", "--ray-address", cluster.address, "--database-dir", str(tmp_path / "own")]
+        answer = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        )
+        assert answer.returncode == 2, answer
+        assert f"does not share {data} with the server: mount it there" in answer.stderr
+        assert len([*data.glob(".probe-*")]) == 3, "the others do"
+    finally:
+        stranger.lose()
