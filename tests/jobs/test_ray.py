@@ -119,8 +119,8 @@ def steps_of(server: Server, process: psutil.Process) -> int:
 
 
 def in_its_steps(server: Server, node) -> bool:
-    """Whether a training on the node is in the middle of its steps."""
-    return any(1 <= steps_of(server, process) < STEPS - 3 for process in node.trainers())
+    """Whether a training on the node is in the middle of its steps and has a checkpoint."""
+    return any(4 <= steps_of(server, process) < STEPS - 3 for process in node.trainers())
 
 
 @pytest.mark.ray
