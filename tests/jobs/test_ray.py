@@ -20,6 +20,7 @@ from tests.conftest import REPOSITORY, govor
 from tests.jobs.jobs_server import Server, check_events, rows
 from tests.jobs.ray_cluster import RAY, Cluster, leftovers, trainers
 from train.jobs.ray_api import RayApi
+from train.jobs.store import Store
 
 JOBS = int(os.environ.get("GOVOR_RAY_JOBS", "2"))
 SERVER_KILLS = int(os.environ.get("GOVOR_KILLS", "10" if JOBS >= 6 else "2"))
@@ -179,8 +180,9 @@ def test_a_job_that_no_node_can_take_waits_and_says_why(cluster, base, tmp_path)
         server.start()
         assert server.get(f"/fine_tuning/jobs/{job}")["status"] == "queued"
         server.ask("POST", f"/fine_tuning/jobs/{job}/cancel")
-        api = RayApi(cluster.address)
-        wait_for(lambda: api.job(f"{job}-1")["status"] == "STOPPED", 60, "it is left with Ray")
+        wait_for(lambda: not (server.data / "jobs" / job / "attempt").exists(), 30, "it could still begin")
+        wait_for(lambda: not Store(server.data, tmp_path / "database").entry(job).state.submitted, 30, server.log())
+        assert server.get(f"/fine_tuning/jobs/{job}")["status"] == "cancelled"
 
 
 @pytest.mark.ray

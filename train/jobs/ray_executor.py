@@ -124,6 +124,9 @@ class RayTraining:
         if self._lease.alive() and now - self._stopping_since < (SAVED_GRACE if saved else STEP_GRACE):
             self._lease.ask_to_stop()
             return
+        if not self.executor.has_begun(self.job):  # Ray can stop only what it has started
+            self.executor.withdraw(self.job)
+            self.info = {"status": "STOPPED", "message": ""}
         if now - self._asked_to_stop > ASK_EVERY:
             self._asked_to_stop = now
             with suppress(MachineError):  # it is asked again
@@ -171,6 +174,7 @@ class RayExecutor:
         id_ = submission_id(job, entry.state.attempts)
         (self.store.run(job).path / LEASE).unlink(missing_ok=True)  # nobody has kept it, see `find`
         self._log(job).write_bytes(b"")
+        write_atomically(self._turn(job), id_)
         wanted = self._resources(job)
         fields = {
             "metadata": {"govor_job": job},
@@ -205,6 +209,10 @@ class RayExecutor:
     def lease(self, job: str) -> LeaseWatch:
         """The one watch over a job's lease: another would take a lease that nobody keeps for a new one."""
         return self._leases.setdefault(job, LeaseWatch(self.store.run(job).path))
+
+    def withdraw(self, job: str) -> None:
+        """Have no attempt begin that has been submitted: it ends when its turn comes."""
+        self._turn(job).unlink(missing_ok=True)
 
     def has_begun(self, job: str) -> bool:
         """Whether the last attempt has written a line."""
@@ -289,15 +297,19 @@ class RayExecutor:
     def _log(self, job: str) -> Path:
         return self.store.job_folder(job) / "output.log"
 
+    def _turn(self, job: str) -> Path:
+        """The file that names the one attempt which may begin, whatever else Ray comes up with."""
+        return self.store.job_folder(job) / "attempt"
+
     def _entrypoint(self, job: str, id_: str, command: Sequence[str]) -> str:
         """The shell command of a training: as here, with this server's variables in place of Ray's."""
         variables = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
         variables |= {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", LEASE_VARIABLE: id_}
         words = ["env", "-u", "OMP_NUM_THREADS", "-u", "PYTHONBREAKPOINT"]  # Ray sets them
         words += [f"{name}={value}" for name, value in sorted(variables.items())]
-        log = shlex.quote(str(self._log(job)))
+        folder, turn, log = (shlex.quote(str(path)) for path in (self.store.folder, self._turn(job), self._log(job)))
         return (
-            f"cd {shlex.quote(str(self.store.folder))} && exec >> {log} 2>&1 && echo {id_} on $(hostname) && "
+            f'cd {folder} && test "$(cat {turn})" = {id_} && exec >> {log} 2>&1 && echo {id_} on $(hostname) && '
             f"exec {shlex.join([*words, *command])}"
         )
 
