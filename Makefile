@@ -7,6 +7,7 @@
 # make test-engines   the tests that need vLLM, which is installed apart, for the CPU
 # make test-peers   exports opened by LLaMA-Factory, llama.cpp and Go, which are installed apart (10 minutes)
 # make test-studio   the studio's pages in a browser: Debian's chromium, driven by Playwright, which is installed apart
+# make test-ray   trainings on a Ray cluster whose nodes, head and server are lost; Ray is installed apart (10 minutes)
 # make test-clients   the programs that people use with OpenAI's API, installed apart, against both servers (20 minutes)
 # make test-real   the whole way of both open models, through every engine and tool that is installed (40 minutes)
 # make test-gpu-rehearsal   scripts/gpu_check, which measures on a CUDA card, on the CPU with tiny shapes (4 minutes)
@@ -17,7 +18,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo real-bases demo-real test test-long test-fast test-engines test-peers test-studio test-clients test-real test-gpu-rehearsal test-gpu cuda-card test-all
+.PHONY: demo real-bases demo-real test test-long test-fast test-engines test-peers test-studio test-ray test-clients test-real test-gpu-rehearsal test-gpu cuda-card test-all
 .NOTPARALLEL:
 
 # make stamps the environment when it is whole, so that an interrupted installation is taken up again
@@ -99,6 +100,15 @@ test-peers: .venv/installed .peers/installed
 
 test-studio: .venv/installed .browser/installed
 	PYTHONPATH=$(CURDIR)/.browser $(BIN)/pytest -m browser tests/studio
+
+# Beside govor and not in its environment: the server asks Ray over HTTP
+.ray/installed:
+	$(PYTHON) -m venv .ray
+	.ray/bin/pip install --quiet --disable-pip-version-check 'ray[default]==2.60.0'
+	touch $@
+
+test-ray: .venv/installed .ray/installed
+	GOVOR_RAY=$(CURDIR)/.ray/bin/ray $(BIN)/pytest -s -m ray tests/jobs/test_ray.py
 
 # With Node, npm and Chromium; the table goes to train/jobs/README.md
 test-clients: .venv/installed

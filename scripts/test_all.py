@@ -24,6 +24,7 @@ TARGETS: dict[str, str | None] = {
     "test-engines": ".engines/installed",
     "test-peers": ".peers/installed",
     "test-studio": ".browser/installed",
+    "test-ray": ".ray/installed",
     "test-clients": None,
     "test-real": ".bases/installed",
     "test-gpu-rehearsal": None,

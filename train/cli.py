@@ -804,7 +804,10 @@ def jobs() -> None:
 @_server
 @click.option("--data-dir", type=PATH, default=Path("runs/jobs"), show_default=True, help="Files, jobs, models.")
 @click.option("--catalogue", type=PATH, help="YAML of the bases that clients may name.  [default: govor's]")
-@click.option("--slots", default=1, show_default=True, type=click.IntRange(1), help="Jobs at once, one a GPU.")
+@click.option("--slots", type=click.IntRange(1), help="Jobs at once, one a GPU.  [default: 1; on a cluster 100]")
+@click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]), help="Who trains.")
+@click.option("--ray-address", metavar="URL", help="Ray's dashboard, such as http://HEAD:8265.")
+@click.option("--database-dir", type=PATH, help="Databases, on a disk of the server's own.  [default: --data-dir]")
 def jobs_serve(
     host: str,
     port: int,
@@ -814,7 +817,10 @@ def jobs_serve(
     system: str,
     data_dir: Path,
     catalogue: Path | None,
-    slots: int,
+    slots: int | None,
+    executor: str,
+    ray_address: str | None,
+    database_dir: Path | None,
 ) -> None:
     """Take files and fine-tuning jobs from the openai SDK, train them in turn, answer chats with the result."""
     from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
@@ -822,10 +828,22 @@ def jobs_serve(
     from train.serving.guard import Access
     from train.studio.app import Studio, add_studio
 
+    if (executor == "ray") != bool(ray_address) or (executor == "ray" and not database_dir):
+        raise click.UsageError("--executor ray, --ray-address and --database-dir go together: see train/jobs/README.md")
     bases = load_catalogue(catalogue or DEFAULT_CATALOGUE)
     access = Access(key, (*allow_host, host.partition("%")[0]), allow_origin)
-    pages = partial(add_studio, studio=Studio([data_dir], jobs=True))
-    serve(data_dir, bases, host=host, port=port, access=access, slots=slots, system=system == "run", pages=pages)
+    serve(
+        data_dir,
+        bases,
+        host=host,
+        port=port,
+        access=access,
+        slots=slots or (100 if ray_address else 1),
+        system=system == "run",
+        pages=partial(add_studio, studio=Studio([data_dir], jobs=True)),
+        ray_address=ray_address,
+        database_folder=database_dir,
+    )
 
 
 def _to_server(command: Any) -> Any:
@@ -865,6 +883,16 @@ def jobs_cancel(job: str, url: str, key: str | None) -> None:
     from train.jobs.client import Client, job_line
 
     print(job_line(Client(url, key).cancel(job)))
+
+
+@jobs.command(name="nodes")
+@_to_server
+@click.option("--json", "as_json", is_flag=True, help="The nodes as JSON.")
+def jobs_nodes(url: str, key: str | None, as_json: bool) -> None:
+    """The machines that train: name, cards, jobs."""
+    from train.jobs.client import Client, list_nodes
+
+    list_nodes(Client(url, key), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,9 @@ class Server:
         key: str | None = None,
         training: dict | None = None,
         wants_gpu: str | None = None,
+        resources: dict | None = None,
     ):
-        """`wants_gpu`: an alias of a second base, which no machine without a GPU tunes."""
+        """`wants_gpu`: an alias of a second base, which no machine without a GPU tunes; `resources`: of a cluster."""
         self.folder = folder
         self.data = folder / "data"
         self.key = key
@@ -97,7 +98,7 @@ class Server:
                     "activation_checkpointing": False, "max_length": 512, **(training or {})}  # fmt: skip
         overrides = {"model": {"dtype": "float32"}, "lora": {"r": 4, "lora_alpha": 8}, "training": settings,
                      "generation": {"max_new_tokens": 8}}  # fmt: skip
-        entry = {"base": str(base), "overrides": overrides, "aliases": ALIASES}
+        entry = {"base": str(base), "overrides": overrides, "aliases": ALIASES, "resources": resources or {}}
         bases = {"acme/tiny": entry}
         if wants_gpu:
             bases["acme/large"] = {"base": str(base), "aliases": [wants_gpu]}

@@ -102,6 +102,22 @@ class TestWhoseFolder:
         assert foreign == [] and (store.folder / DATA_MARKER).is_file()
         assert store.folder.stat().st_mode & 0o077 == 0
 
+    def test_its_databases_may_lie_elsewhere(self, tmp_path):
+        """As where other machines share the folder; each of both has one server."""
+        folder, databases = tmp_path / "shared", tmp_path / "own"
+        with claim_data_folder(folder, databases) as foreign:
+            store = Store(folder, databases)
+            id_ = add_file(store)
+            assert foreign == [] and databases.stat().st_mode & 0o077 == 0
+            assert (databases / DATABASE).exists() and not (folder / DATABASE).exists()
+            for other in ((folder, tmp_path / "new"), (tmp_path / "new", databases)):
+                with pytest.raises(GovorError, match="another server works on this folder"), claim_data_folder(*other):
+                    pass
+        with claim_data_folder(folder, databases):
+            assert Store(folder, databases).object_json("files", id_)
+        with pytest.raises(GovorError, match="nothing was changed"), claim_data_folder(folder):
+            pass
+
     def test_an_empty_one_is_taken_with_the_mode_it_has(self, tmp_path):
         folder = tmp_path / "data"
         folder.mkdir(mode=0o750)

@@ -6,14 +6,19 @@ GOVOR_LOAD_ROUNDS=20 pytest -s tests/test_jobs_load.py -k clients   the full mea
 import asyncio
 import os
 import signal
+import sqlite3
 import statistics
 import time
+from contextlib import ExitStack, closing
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from tests.jobs.jobs_server import Server, rows
 from train.jobs import training_process
+from train.jobs.data_folder import DATABASE
+from train.jobs.wire import Event
 
 CLIENTS = 200
 PAUSE = 1.0
@@ -119,6 +124,54 @@ def test_two_hundred_clients(server, job):
     assert len(took) >= CLIENTS * ROUNDS
     assert p99(took) <= MOST_P99 + p99(late), "slow beyond what this machine's other work can explain"
     assert slower - doubt <= MOST_SLOWER, "slower beyond what this machine's other work can explain"
+
+
+@pytest.mark.alone
+def test_ten_thousand_jobs(tmp_path, base):
+    """Lists and events of a store with many jobs and of an empty one, at the same time: what else the machine does
+    hits both."""
+    took: dict[str, tuple[list[float], list[float]]] = {"list": ([], []), "events": ([], [])}
+    with ExitStack() as held:
+        servers = [held.enter_context(filled(tmp_path / str(count), base, count)) for count in (1, 10_000)]
+        jobs = [server.get("/fine_tuning/jobs?limit=1")["data"][0]["id"] for server in servers]
+
+        async def ask_both(name: str) -> None:
+            paths = ["/fine_tuning/jobs" if name == "list" else f"/fine_tuning/jobs/{job}/events" for job in jobs]
+            asked = [ask_often(server.port, [path], WINDOW) for server, path in zip(servers, paths, strict=True)]
+            for all_, (new, _) in zip(took[name], await asyncio.gather(*asked), strict=True):
+                all_.extend(new)
+
+        for _ in range(ROUNDS):
+            for name in took:
+                asyncio.run(ask_both(name))
+    for name, (few, many) in took.items():
+        print(f"2 × {CLIENTS} clients, {name}: {len(few)} requests with 1 job, {len(many)} with 10,000")
+        print(*(f"median {statistics.median(one) * 1000:.1f} ms, p99 {p99(one) * 1000:.0f} ms" for one in (few, many)))
+        assert p99(many) <= 3 * p99(few)
+
+
+def filled(folder: Path, base: Path, count: int) -> Server:
+    """A server with so many jobs that have ended, each with twenty events."""
+    server = Server(folder, base)
+    client = server.client()
+    file = client.files.create(file=rows(12), purpose="fine-tune").id
+    first = client.fine_tuning.jobs.create(model="acme/tiny", training_file=file).id
+    server.ask("POST", f"/fine_tuning/jobs/{first}/cancel")
+    server.stop()
+    with closing(sqlite3.connect(server.data / DATABASE)) as database, database:
+        [(job, plan)] = database.execute("SELECT object, plan FROM jobs").fetchall()
+        ids = [first, *(f"ftjob-{number:024}" for number in range(1, count))]
+        copies = ((id_, job.replace(first, id_), plan) for id_ in ids[1:])
+        database.executemany("INSERT INTO jobs (id, object, plan, body) VALUES (?, ?, ?, '')", copies)
+        event = Event(id="EVENT", created_at=int(time.time()), message="Step 1/20: training loss=1.00", type="metrics")
+        text = event.model_dump_json()
+        events = ((f"ftevent-{number:024}", id_, f"step {number}") for number, id_ in enumerate(ids * 20))
+        database.executemany(
+            "INSERT INTO events (id, object, job, key) VALUES (?, ?, ?, ?)",
+            ((id_, text.replace("EVENT", id_), job_id, key) for id_, job_id, key in events),
+        )
+    server.start()
+    return server
 
 
 @pytest.mark.long

@@ -10,9 +10,12 @@ from typing import IO, NamedTuple
 
 from train.core.errors import RunError
 from train.core.files import lock_file, remove_if_empty
+from train.core.lease import LEASE, LeaseHeldError, hold_lease
 
 LOCK = ".lock"
 """Name of the lock in a run folder; it lies there while somebody writes in the folder, and after a kill."""
+LEASE_VARIABLE = "GOVOR_LEASE"
+"""Set where other machines may want to write in the run folder too: the name under which this one holds its lease."""
 
 
 class Holder(NamedTuple):
@@ -85,7 +88,8 @@ def hold_folder(folder: Path, what: str) -> Iterator[None]:
     """Let nobody else write in a run folder while the block runs; RunError where somebody does.
 
     The folder is made if need be, and then goes after the block if it is empty. Of several processes of a training the
-    first holds it. A folder in which nothing can be written needs no lock.
+    first holds it. A folder in which nothing can be written needs no lock; one that other machines may write in has a
+    lease as well.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
@@ -98,9 +102,24 @@ def hold_folder(folder: Path, what: str) -> Iterator[None]:
         yield
         return
     try:
-        yield
+        with _lease(folder, what):
+            yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)
         file.close()
         if made:
             remove_if_empty(folder)
+
+
+@contextmanager
+def _lease(folder: Path, what: str) -> Iterator[None]:
+    """Hold the folder's lease, where it has or is to have one, while the block runs; RunError where somebody does."""
+    name = os.environ.get(LEASE_VARIABLE)
+    if name is None and not (folder / LEASE).exists():
+        yield
+        return
+    try:
+        with hold_lease(folder, name or what):
+            yield
+    except LeaseHeldError as error:
+        raise RunError(f"{folder}: another training works on this folder: {error}: wait for it, or stop it") from None

@@ -40,6 +40,7 @@ from train.core.files import (
     sha256,
     write_atomically,
 )
+from train.core.lease import LEASE
 from train.core.locks import LOCK
 from train.core.manifest import MANIFEST
 
@@ -188,7 +189,8 @@ def require_free(name: str, *, trust_remote_code: bool = False) -> Run:
     """The folder that a new run would get, or a RunError where it holds another run."""
     run = Run(RUNS / name, trust_remote_code)
     logs = run.checkpoints / "runs"  # TensorBoard's, of a run that never came to a checkpoint
-    others = (path for path in run.path.rglob("*") if logs not in path.parents and path != run.path / LOCK)
+    ours = (run.path / LOCK, run.path / LEASE)
+    others = (path for path in run.path.rglob("*") if logs not in path.parents and path not in ours)
     if run.path.is_file() or any(path.is_symlink() or not path.is_dir() for path in others):
         state = "a finished run" if run.adapter.exists() or run.merged.exists() else "an unfinished run"
         if not run.manifest_file.exists():
@@ -263,7 +265,7 @@ def discard_run(run: Run) -> list[Path]:
     if run.path.is_symlink() or not run.path.is_dir():
         return [run.path] if os.path.lexists(run.path) else []
     files = [run.config_file, run.manifest_file, run.metrics_file, run.held_out_file, run.samples_file, run.report_file]
-    files.append(run.path / LOCK)
+    files += [run.path / LOCK, run.path / LEASE]
     for path in run.path.iterdir():
         if path.is_file() and any(path == file or is_aside_name(path.name, file) for file in files):
             path.unlink()

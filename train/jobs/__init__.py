@@ -19,6 +19,9 @@
     model_loader.py       a model, a checkpoint or a base → the engine that answers for it
 
     worker.py             makes the processes follow the store
+    executors.py          where trainings run: what the worker asks of this machine, or of a cluster
+    ray_executor.py       trainings on the nodes of a Ray cluster
+    ray_api.py            what is asked of the cluster, over HTTP
     validate_files.py     checks the files of new jobs
     training_process.py   the training processes: start, find again, stop
     metrics_to_events.py  a training's new steps and checkpoints become events
@@ -26,7 +29,7 @@
     finish.py             what the end of a process means for its job
     job_errors.py         the server's log, and a job's errors in OpenAI's words
 
-    client.py             govor jobs list | show | cancel
+    client.py             govor jobs list | show | cancel | nodes
 
 The store says what ought to be, the worker makes it so. A request only changes the store, in one transaction; the
 worker compares it with the processes that really run, four times a second, and starts, stops or settles them. So it

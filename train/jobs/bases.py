@@ -29,6 +29,7 @@ class BaseEntry(BaseModel):
     recipe: Path | None = None
     overrides: dict[str, dict[str, Any] | None] = {}
     aliases: tuple[str, ...] = ()
+    resources: dict[str, float] = {}
 
 
 class Base(BaseModel):
@@ -42,6 +43,8 @@ class Base(BaseModel):
     """Absolute path of the folder, or the Hub id."""
     tree: dict[str, Any]
     """Sections of the config that its jobs begin with."""
+    resources: dict[str, float] = {}
+    """What each of its jobs takes of a node of a Ray cluster, by Ray's names; empty: as its recipe needs."""
 
     @cached_property
     def config(self) -> Config:
@@ -78,6 +81,8 @@ class Catalogue:
         self.bases = bases
         self.missing = missing
         """Bases whose folder is not there: public name → folder."""
+        self.trains_elsewhere = False
+        """Whether jobs run on other machines, so that what this one has says nothing about them."""
         self._aliases = aliases
         self._here: list[str] = []
         self._looked_at = -math.inf
@@ -97,7 +102,7 @@ class Catalogue:
         """Why jobs of the base of that name or alias cannot run on this machine, in a sentence that says what can."""
         base = self.find(name)
         why = base and base.why_not_here()
-        if base is None or why is None:
+        if base is None or why is None or self.trains_elsewhere:
             return None
         what = name if name == base.name else f"{name} stands for {base.name} on this server and"
         others = ", ".join(other.name for other in self.bases.values() if other.why_not_here() is None) or "none"
@@ -131,7 +136,8 @@ def load_catalogue(file: Path = DEFAULT_CATALOGUE) -> Catalogue:
         if path is None:
             missing[name] = reference
             continue
-        bases[name] = Base(name=name, reference=reference, path=path, tree=_config_tree(file, name, entry, path))
+        tree_of_base = _config_tree(file, name, entry, path)
+        bases[name] = Base(name=name, reference=reference, path=path, tree=tree_of_base, resources=entry.resources)
     return Catalogue(bases, aliases, missing)
 
 

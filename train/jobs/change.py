@@ -1,5 +1,6 @@
 """One change of the store: the statements of a transaction, and what the store knows of a job."""
 
+import operator
 import secrets
 import sqlite3
 import string
@@ -29,6 +30,10 @@ class JobState(BaseModel):
     """The last step that has an event."""
     total: int = 0
     """Number of steps of the whole training; 0 before the files are checked."""
+    attempts: int = Field(default=0, exclude_if=operator.not_)
+    """How often its training was handed to a cluster."""
+    submitted: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether the cluster may still have the last of these."""
 
 
 class JobEntry(NamedTuple):

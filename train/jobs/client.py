@@ -1,4 +1,4 @@
-"""govor jobs list | show | cancel: requests to a running server over HTTP."""
+"""govor jobs list | show | cancel | nodes: requests to a running server over HTTP."""
 
 import json
 import urllib.error
@@ -34,6 +34,11 @@ class Client:
     def cancel(self, id_: str) -> dict[str, Any]:
         """Cancel a job; the job as it is then."""
         return self._request("POST", f"/fine_tuning/jobs/{quote(id_, safe='')}/cancel")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The machines that train."""
+        nodes: list[dict[str, Any]] = self._request("GET", "/nodes")["data"]
+        return nodes
 
     def _request(self, method: str, path: str) -> dict[str, Any]:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
@@ -73,6 +78,13 @@ def show_job(client: Client, id_: str, events: int, *, as_json: bool) -> None:
     for event in client.events(id_, events):
         at = datetime.fromtimestamp(event["created_at"]).astimezone()
         print(f"{at:%Y-%m-%d %H:%M:%S %z}  {event['level']:<5}  {event['message']}")
+
+
+def list_nodes(client: Client, *, as_json: bool) -> None:
+    """Print the machines that train, with their cards and jobs: a line each, or as JSON."""
+    nodes = client.nodes()
+    lines = (f"{n['name']}  {n['state']}  {n['gpus']:g} GPU  {' '.join(n['jobs'])}".rstrip() for n in nodes)
+    print(json.dumps(nodes, ensure_ascii=False) if as_json else "\n".join(lines) or "no nodes")
 
 
 def job_line(job: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, NamedTuple
@@ -26,6 +26,8 @@ DATABASE = "jobs.sqlite3"
 RESPONSES = "responses.sqlite3"
 """Answers of /v1/responses that clients may come back to."""
 LOCK = "server.lock"
+PROBE = ".probe"
+"""What the server writes for the nodes of a cluster to copy, each to a file with its id behind the name."""
 FOLDERS = ("files", "jobs", "runs")
 VERSION = 2
 """The version of the database that this govor writes."""
@@ -61,16 +63,22 @@ class DatabaseReport(NamedTuple):
 
 
 @contextmanager
-def claim_data_folder(folder: Path) -> Iterator[list[str]]:
+def claim_data_folder(folder: Path, database_folder: Path | None = None) -> Iterator[list[str]]:
     """Hold the data folder while the block runs; yields the names of what lies in it and is not the server's.
 
     GovorError, with nothing changed, where the folder is somebody's, another server has it, or its database is not the
-    one that knows what lies there.
+    one that knows what lies there. `database_folder`: where the databases are, if not in it: the folder may be shared
+    with other machines, and SQLite's locks are one machine's.
     """
     _make_or_recognise(folder)
-    with lock_folder(folder):
-        database = read_database(folder / DATABASE)
-        _require_sound(folder, database)
+    with ExitStack() as held:
+        held.enter_context(lock_folder(folder))
+        if database_folder is not None:
+            database_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held.enter_context(lock_folder(database_folder))
+        path = (database_folder or folder) / DATABASE
+        database = read_database(path)
+        _require_sound(folder, path, database)
         yield _foreign(folder, database)
 
 
@@ -106,7 +114,7 @@ def _make_or_recognise(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _require_sound(folder: Path, database: DatabaseReport) -> None:
+def _require_sound(folder: Path, path: Path, database: DatabaseReport) -> None:
     """GovorError where the database is damaged, or does not know what is stored beside it."""
     for name in FOLDERS:
         if os.path.lexists(folder / name) and not (folder / name).is_dir():
@@ -118,9 +126,9 @@ def _require_sound(folder: Path, database: DatabaseReport) -> None:
         return
     if database.problem in (MISSING, EMPTY) and not stored:
         return  # nothing was ever stored
-    here = f", and beside it lie {listed(stored, 3)}" if stored else ""
+    here = f", and {'beside it' if path.parent == folder else f'in {folder}'} lie {listed(stored, 3)}" if stored else ""
     raise GovorError(
-        f"{folder / DATABASE} {database.problem or 'knows no file and no job'}{here}; nothing was changed. Restore it "
+        f"{path} {database.problem or 'knows no file and no job'}{here}; nothing was changed. Restore it "
         f"from a backup (with its -wal file), or move {', '.join(FOLDERS)} and {DATABASE} away to begin anew"
     )
 
@@ -189,7 +197,8 @@ def _foreign(folder: Path, database: DatabaseReport) -> list[str]:
         return match is not None and (match[1] in database.ids or is_removable(name, database.unreferenced))
 
     beside = [name for name in _stored(folder) if not is_own(Path(name).name)]
-    return [*sorted(path.name for path in folder.iterdir() if path.name not in own), *beside]
+    names = (path.name for path in folder.iterdir() if not path.name.startswith(PROBE))
+    return [*sorted(name for name in names if name not in own), *beside]
 
 
 def is_removable(name: str, unreferenced: Mapping[str, bool]) -> bool:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from train.core.config import Config, load_config
 from train.core.runs import Run
-from train.jobs import run_config, training_process
+from train.jobs import run_config
 from train.jobs.change import Change, JobEntry, new_id
+from train.jobs.executors import Training
 from train.jobs.step_metrics import StepCollector, Tail, full_validation_metrics, lines_by_step, wire_metrics
 from train.jobs.store import Store
 from train.jobs.wire import Checkpoint
@@ -37,9 +38,11 @@ class MetricsFollower:
 class WatchedTraining:
     """The training of a job while it runs."""
 
-    training: training_process.TrainingProcesses
+    training: Training
     slot: int
     follower: MetricsFollower
+    said: str = ""
+    """What was last said about why it has not begun."""
 
 
 def follow(store: Store, entry: JobEntry, follower: MetricsFollower, *, ended: bool) -> None:

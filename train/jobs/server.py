@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from train.core.files import listed
 from train.jobs.bases import Catalogue
 from train.jobs.data_folder import DATABASE, RESPONSES, claim_data_folder
 from train.jobs.engine_gate import EngineGate
+from train.jobs.executors import Executor, LocalExecutor
 from train.jobs.file_routes import add_file_routes
 from train.jobs.job_errors import log_line
 from train.jobs.job_routes import add_job_routes, add_model_routes
@@ -22,7 +23,7 @@ from train.jobs.model_loader import ModelLoader
 from train.jobs.route_helpers import ERRORS
 from train.jobs.store import Store
 from train.jobs.upload_routes import add_upload_routes
-from train.jobs.worker import Worker, cards_of_slots
+from train.jobs.worker import GpuLease, Worker, cards_of_slots
 from train.serving.api_errors import ApiError, install_error_handlers
 from train.serving.guard import Access, guard
 from train.serving.response_store import ResponseStore
@@ -40,34 +41,38 @@ def serve(
     slots: int,
     system: bool = True,
     pages: Callable[[FastAPI], None] | None = None,
+    ray_address: str | None = None,
+    database_folder: Path | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; GovorError where that would not be safe, or the folder is in use or somebody's.
 
     MachineError where there are fewer cards than slots. `system`: a conversation without a system message gets that of
-    the model's rows, where they share one. `pages` gives the app pages for people.
+    the model's rows, where they share one. `pages` gives the app pages for people. `ray_address`: of the cluster that
+    trains, the machine itself where it is None; `database_folder`: see `claim_data_folder`.
     """
     import uvicorn
 
-    cards = cards_of_slots(slots)
+    cards = [] if ray_address else cards_of_slots(slots)
     listener = listen(host, port, access.key)
-    with listener, claim_data_folder(folder) as foreign:
+    with listener, claim_data_folder(folder, database_folder) as foreign:
         if foreign:
             log_line(f"{folder}: not the server's, left as they are: {listed(foreign)}")
         opening = DATABASE
         try:
-            store = Store(folder)
+            store = Store(folder, database_folder)
             store.sweep()
             opening = RESPONSES
-            responses = ResponseStore(folder / RESPONSES)
+            responses = ResponseStore((database_folder or folder) / RESPONSES)
         except sqlite3.Error as error:
             raise MachineError(
-                f"{folder / opening}: {error}: another program may hold it, or it is read-only"
+                f"{(database_folder or folder) / opening}: {error}: another program may hold it, or it is read-only"
             ) from None
         for name, base in catalogue.missing.items():
             log_line(f"{name}: {base} is not there, so no job can name it")
+        executor = _ray_executor(ray_address, store, catalogue) if ray_address else LocalExecutor(store, cards)
         address = listener.getsockname()
         config = uvicorn.Config(
-            make_app(store, responses, catalogue, access, slots, cards, system=system, pages=pages),
+            make_app(store, responses, catalogue, access, slots, executor, system=system, pages=pages),
             log_level="error",
             access_log=False,  # paths may hold what clients have made up
             server_header=False,
@@ -89,15 +94,16 @@ def make_app(
     catalogue: Catalogue,
     access: Access,
     slots: int,
-    cards: Sequence[str] = (),
+    executor: Executor | None = None,
     *,
     system: bool = True,
     pages: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
-    """The app; its worker runs as long as it does. `cards`: one for each slot, see `cards_of_slots`."""
+    """The app; its worker runs as long as it does. `executor`: who trains, this machine where none is given."""
+    executor = executor or LocalExecutor(store)
     loader = ModelLoader(store, catalogue, system=system)
     gate = EngineGate(store, loader)
-    worker = Worker(store, slots, gate, cards)
+    worker = Worker(store, slots, GpuLease() if executor.elsewhere else gate, executor=executor)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,6 +122,15 @@ def make_app(
     add_upload_routes(routes, store)
     add_job_routes(routes, store, catalogue, worker.wake.set)
     add_model_routes(routes, store, catalogue, loader.system_message)
+
+    @routes.get("/nodes", include_in_schema=False)
+    async def nodes() -> JSONResponse:
+        try:
+            found = await asyncio.to_thread(executor.nodes)
+        except MachineError as error:
+            raise ApiError(503, str(error)) from None
+        return JSONResponse({"object": "list", "data": [node._asdict() for node in found]})
+
     app.include_router(routes)
     app.include_router(chat_routes(gate.resolve, responses))
     app.add_middleware(gate.hold_engine)
@@ -133,6 +148,23 @@ def make_app(
         return JSONResponse(content, 200 if alive else 503)
 
     return app
+
+
+def _ray_executor(address: str, store: Store, catalogue: Catalogue) -> Executor:
+    """The executor for a Ray cluster, whose nodes have proved that they share the data folder.
+
+    Where Ray does not answer, as after the loss of its head, they prove it before the next job.
+    """
+    from train.jobs.ray_api import UnreachableError
+    from train.jobs.ray_executor import RayExecutor
+
+    catalogue.trains_elsewhere = True
+    executor = RayExecutor(address, store, catalogue)
+    try:
+        executor.prove()
+    except UnreachableError as error:
+        log_line(f"{error}: jobs wait until it does")
+    return executor
 
 
 async def storage_failed(_: Request, error: Exception) -> Response:

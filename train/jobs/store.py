@@ -103,12 +103,14 @@ class NoSuchCursorError(Exception):
 class Store:
     """The data folder. Each thread has its own connection; a change is one transaction."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_folder: Path | None = None) -> None:
+        """`database_folder`: where the databases are, if not in the data folder."""
         self.folder = folder.absolute()
+        self._database = (database_folder or folder).absolute() / DATABASE
         self._local = threading.local()
         for name in FOLDERS:
             (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self.folder / DATABASE).touch(mode=0o600)
+        self._database.touch(mode=0o600)
         self._migrate()
 
     def _migrate(self) -> None:
@@ -122,7 +124,7 @@ class Store:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self.folder / DATABASE, timeout=LOCK_WAIT, isolation_level=None)
+            connection = sqlite3.connect(self._database, timeout=LOCK_WAIT, isolation_level=None)
             connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             self._local.connection = connection
         return connection
@@ -158,6 +160,11 @@ class Store:
         """Jobs with this status, oldest first, at most `limit` of them (-1: all)."""
         query = "SELECT object, plan FROM jobs WHERE status = ? ORDER BY seq LIMIT ?"
         return [read_entry(row) for row in self._connection.execute(query, (status, limit))]
+
+    def submitted_jobs(self) -> list[JobEntry]:
+        """Jobs whose training a cluster may have."""
+        query = "SELECT object, plan FROM jobs WHERE json_extract(plan, '$.submitted') ORDER BY seq"
+        return [read_entry(row) for row in self._connection.execute(query)]
 
     def page(
         self,

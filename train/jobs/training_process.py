@@ -49,6 +49,9 @@ class TrainingProcesses:
         self._processes = [process for process in self._processes if _alive(process)] or find(self._mark)
         return bool(self._processes)
 
+    def unbegun(self) -> None:
+        """Nothing keeps it from beginning at once, see executors.py."""
+
     def slot(self) -> int | None:
         """The slot that it was started in, which decides the GPU that it uses; None where no process says so."""
         for process in find(self._mark):

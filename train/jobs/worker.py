@@ -18,7 +18,8 @@ from train.core.launch import SCRIPTS, launch_command
 from train.core.runs import last_checkpoint
 from train.jobs import training_process
 from train.jobs.change import JobEntry
-from train.jobs.finish import Attempt, Deaths, fail_job, finish_attempt, has_result
+from train.jobs.executors import Executor, LocalExecutor, Training
+from train.jobs.finish import Attempt, Deaths, fail_job, finish_attempt, has_result, wait_for
 from train.jobs.job_errors import log_line
 from train.jobs.metrics_to_events import MetricsFollower, WatchedTraining, follow
 from train.jobs.step_metrics import Tail
@@ -71,13 +72,15 @@ def cards_of_slots(slots: int) -> list[str]:
 class Worker(threading.Thread):
     """The thread that runs the jobs, in the order in which they were created."""
 
-    def __init__(self, store: Store, slots: int, lease: GpuLease, cards: Sequence[str] = ()) -> None:
-        """`cards`: of each slot, as CUDA_VISIBLE_DEVICES names it; none where trainings see what the server sees."""
+    def __init__(
+        self, store: Store, slots: int, lease: GpuLease, cards: Sequence[str] = (), executor: Executor | None = None
+    ) -> None:
+        """`cards`: see `LocalExecutor`, which runs the trainings where no other executor is given."""
         super().__init__(name="worker", daemon=True)
         self.store = store
         self.slots = slots
         self.lease = lease
-        self.cards = cards
+        self.executor = executor or LocalExecutor(store, cards)
         self.wake = threading.Event()
         self.deaths = Deaths(store)
         self.checker = FileChecker(store, self.deaths)
@@ -108,11 +111,9 @@ class Worker(threading.Thread):
 
     def _adopt(self) -> None:
         """Take over the trainings that an earlier server has started."""
-        start = self._mark("")
-        for mark in sorted(training_process.live_marks(start)):
-            job = mark.removeprefix(start)
+        for job, training in self.executor.running().items():
             if self.store.entry(job) is not None:
-                self._watch(job, training_process.TrainingProcesses(mark))
+                self._watch(job, training)
                 log_line(f"{job}: its training still runs, taken over")
 
     def _look(self) -> None:
@@ -149,24 +150,29 @@ class Worker(threading.Thread):
         entry = self.store.entry(job)
         assert entry is not None
         running = watched.training.runs()
-        if entry.job.status == "queued" and running and watched.training.stop_requested_at is None:
-            entry = self._set_running(job)  # started by a server that died before it could note it
+        unbegun = watched.training.unbegun()
+        wanted = entry.job.status in ("queued", "running") and watched.training.stop_requested_at is None
+        if unbegun and wanted and unbegun != watched.said:
+            watched.said = unbegun
+            wait_for(self.store, job, unbegun)
+        if entry.job.status == "queued" and running and wanted and unbegun is None:
+            entry = self._set_running(job)
         if entry.job.status == "running":
             follow(self.store, entry, watched.follower, ended=not running)
-        elif running:
+        elif running and not wanted:
             saved = last_checkpoint(self.store.run(job))
             since = watched.training.stop_requested_at
             watched.training.request_stop(bool(saved and since and saved.stat().st_mtime > since))
         if not running:
             del self._watched[job]
-            if finish_attempt(self.store, job, self.deaths) is Attempt.LATER:
+            if unbegun is not None or finish_attempt(self.store, job, self.deaths) is Attempt.LATER:
                 self._not_before[job] = time.monotonic() + TRY_AGAIN
 
     def _start(self, job: str) -> None:
         """Start or resume the training of a job, unless it has ended or runs already."""
         if self._stopping.is_set():
             return
-        run, mark = self.store.run(job), self._mark(job)
+        run = self.store.run(job)
         if has_result(run):  # it ended while nobody looked
             self._set_running(job)
             finish_attempt(self.store, job, self.deaths)
@@ -174,22 +180,24 @@ class Worker(threading.Thread):
         if not self.lease.acquire():
             self._waits_for_memory = True
             return
-        if training_process.find(mark):
-            self._watch(job, training_process.TrainingProcesses(mark))
+        if training := self.executor.find(job):
+            self._watch(job, training)
+            return
+        if why := self.executor.hindrance():
+            wait_for(self.store, job, why)
+            self._not_before[job] = time.monotonic() + TRY_AGAIN
             return
         resume = last_checkpoint(run) is not None and run.manifest_file.exists()
         if not resume:
             self.store.discard(run)  # without a checkpoint and a manifest nothing can go on
-        if self._set_running(job).job.status != "running":
+        if not self.executor.elsewhere and self._set_running(job).job.status != "running":
             return
         config = self.store.job_folder(job) / "config.yaml"
         command = launch_command(config, load_config(config), ["--resume"] if resume else [], ())
         paths = (command[0], next(part for part in command if Path(part).name in SCRIPTS))
         command = [str(Path(part).absolute()) if part in paths else part for part in command]
         slot = self._free_slot()
-        log = self.store.job_folder(job) / "output.log"
-        training = training_process.start(command, mark, self.store.folder, log, slot, self._gpu_environment(slot))
-        self._watch(job, training, slot)
+        self._watch(job, self.executor.submit(job, command, slot), slot)
         log_line(f"{job}: training {'goes on' if resume else 'begins'} in slot {slot}")
 
     def _set_running(self, job: str) -> JobEntry:
@@ -203,11 +211,7 @@ class Worker(threading.Thread):
                 change.add_event(job, "started", "Fine-tuning job started")
         return entry
 
-    def _gpu_environment(self, slot: int) -> dict[str, str]:
-        """The variable by which a slot's training sees its own card alone."""
-        return {"CUDA_VISIBLE_DEVICES": self.cards[slot]} if self.cards else {}
-
-    def _watch(self, job: str, training: training_process.TrainingProcesses, slot: int | None = None) -> None:
+    def _watch(self, job: str, training: Training, slot: int | None = None) -> None:
         slot = training.slot() if slot is None else slot
         slot = self._free_slot() if slot is None else slot
         self._watched[job] = WatchedTraining(training, slot, MetricsFollower(Tail(self.store.run(job).metrics_file)))
@@ -217,8 +221,10 @@ class Worker(threading.Thread):
         return next(n for n in range(len(used) + 1) if n not in used)
 
     def _stop_trainings(self) -> None:
-        """Ask every training to save and end, and wait for them."""
+        """Ask every training to save and end, and wait for them; not those that go on without us."""
         self.checker.close()
+        if self.executor.elsewhere:
+            return
         if self._watched:
             log_line(f"waiting for {len(self._watched)} training(s) to save and end")
         deadline = time.monotonic() + training_process.STEP_GRACE + 5
@@ -229,7 +235,3 @@ class Worker(threading.Thread):
                 else:
                     del self._watched[job]
             time.sleep(0.1)
-
-    def _mark(self, job: str) -> str:
-        """The mark by which the job's processes are found."""
-        return training_process.mark_of(self.store.folder, job)

@@ -80,6 +80,8 @@ def hold_run(config: Config, *, resume: bool) -> Iterator[tuple[Config, Run]]:
         resumable_run(config) if resume else require_free(config.name, trust_remote_code=config.model.trust_remote_code)
     )
     with hold_folder(run.path, "training"):
+        if resume:
+            run = resumable_run(config)  # it may have ended while we waited to hold it
         quiet_libraries()
         require_device(config)
         forget_tokens()
