@@ -57,11 +57,11 @@ def serve(cluster: Cluster, folder: Path, base: Path, **resources: float) -> Ser
     return Server(folder, base, *flags, resources={"CPU": 1, "GPU": 1, **resources})
 
 
-def create(server: Server, count: int, epochs: int = EPOCHS) -> list[str]:
+def create(server: Server, count: int, epochs: int = EPOCHS, size: int = ROWS) -> list[str]:
     """Jobs, each with rows and a seed of its own."""
     client, jobs = server.client(), []
     for number in range(count):
-        file = client.files.create(file=rows(ROWS, start=1000 * number), purpose="fine-tune")
+        file = client.files.create(file=rows(size, start=1000 * number), purpose="fine-tune")
         job = client.fine_tuning.jobs.create(
             model="acme/tiny", training_file=file.id, seed=number, hyperparameters={"n_epochs": epochs}
         )
@@ -190,7 +190,7 @@ def test_a_job_that_no_node_can_take_waits_and_says_why(cluster, base, tmp_path)
 def test_a_training_that_ray_has_lost_is_followed_and_stopped_by_its_lease(cluster, base, tmp_path):
     """All of Ray's processes for it are killed at once, and nobody is left to kill it: its lease still beats."""
     with serve(cluster, tmp_path, base) as server:
-        [job] = create(server, 1, epochs=60)
+        [job] = create(server, 1, epochs=50, size=4 * ROWS)
         [trainer] = wait_for(lambda: trainers().get(job), 300, "no training")
         server.wait_steps(job, 2)
         shown = govor("jobs", "nodes", "--url", server.url).output
