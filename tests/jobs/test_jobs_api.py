@@ -14,6 +14,8 @@ import pytest
 
 from tests.jobs.jobs_server import Server, check_events, envelope, rows, strict
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, base):

@@ -23,6 +23,8 @@ from tests.jobs.jobs_server import Server, rows
 from tests.scripts.stand_in import Request, StandIn
 from train.remote.services import read_env
 
+pytestmark = pytest.mark.long
+
 KEYS = ("OPENAI_API_KEY", "KIMI_API_KEY", "MOONSHOT_API_KEY", "GOVOR_API_KEY", "GOVOR_BASE_URL")
 KEY = "sk-secret-1234567890"
 MODEL = "ft:gpt-4o-mini-2024-07-18:org::abc"
@@ -560,7 +562,6 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(openai_stand_in, me
 # Request bodies for those who send them by hand
 
 
-@pytest.mark.long
 def test_written_configs(no_network):
     Path("rows.jsonl").write_bytes(rows(12))
     words = ("--write-config", "--file", "rows.jsonl", "--epochs", "4", "--suffix", "natasha", "--bucket", "my-bucket")

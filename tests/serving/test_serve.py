@@ -28,6 +28,8 @@ from train.models.load import load_merged, load_tuned
 from train.serving.chat import chat
 from train.serving.choose_engine import served_models
 
+pytestmark = pytest.mark.long
+
 TALK = [
     ("Кто я?", "Ты Пётр, мой старый друг."),
     ("Что ты любишь?", "Тишину, чай и долгие письма."),
@@ -160,7 +162,6 @@ def server(runs):
     started.close()
 
 
-@pytest.mark.long
 def test_a_run_that_held_out_nothing_is_served(tmp_path):
     """Its prompts are checked by the config's own, or by a greeting."""
     run = make_run(tmp_path, "all", hidden_size=64, steps=1, eval_fraction=0)
@@ -517,7 +518,6 @@ class TestRefusals:
 
 
 class TestEnds:
-    @pytest.mark.long
     def test_sigterm_lets_streams_end(self, server):
         """The last that happens to the shared server."""
         below = server.descendants()
@@ -530,7 +530,6 @@ class TestEnds:
         assert server.process.wait(30) == 0
         assert gone(below, 1)
 
-    @pytest.mark.long
     def test_sigkill_leaves_no_engine(self, runs):
         server = Server(str(runs[0].path), "--engine", "transformers")
         below = server.descendants()
