@@ -91,11 +91,50 @@ def test_the_third_set_is_found():
 
 
 def test_the_fourth_set_is_found():
-    """Lines of a fourth author, messier than the others and measured once; no rule has been made with them in view."""
+    """Messy lines of a fourth author, which the last rules were made with in view; LOG.md has the first measurement."""
     figures, wrong = measured(FILE.with_name("privacy_kinds_fourth.jsonl"))
     report = "\n".join(["", table(figures), *wrong])
     _, precision, recall = figures["all"]
-    assert precision >= 0.99 and recall >= 0.86, report
+    assert precision >= 0.99 and recall >= 0.98, report
+    assert all(recall >= 0.9 for kind, (_, _, recall) in figures.items() if kind != "look_alike"), report
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("такси на парковая 8, выхожу", "парковая 8"),
+        ("заберите от карла маркса 18-44", "карла маркса 18-44"),
+        ("мой теперь восем девятсот пять двести шестнадцать сорок четыре двацать", "восем девятсот пять"),
+        ("Валера шиномонтаж 9871234455", "9871234455"),
+        ("решётка 4021 и тяни калитку", "решётка 4021"),
+        ("пароль: зелёный кот в шляпе слитно", "зелёный кот в шляпе"),
+        ("муж родился в мае 84го", "в мае 84го"),
+        ("подъехал, м228ас", "м228ас"),
+    ],
+)  # fmt: skip
+def test_what_is_typed_in_haste_is_found(text, value):
+    found = find_personal_data(text)
+    assert len(found) == 1 and value in text[found[0].start : found[0].end], found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "по ленина 2 аварии, стоим",
+        "до победы 10 очков осталось",
+        "полёт гагарина длился 108 минут",
+        "калитка 4500 с установкой",
+        "у подъезда 120 квартир ждут",
+        "введи 3000 в поле сумма",
+        "пришла зп 45000",
+        "дай пароль плиз",
+        "на канале 9031234567 подписчиков",
+        "код урока 4512",
+        "Il ne faut pas faire du bruit",
+    ],
+)
+def test_what_is_counted_stays(text):
+    assert find_personal_data(text) == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ A number counts by its form and, where it has one, its check digit; the words be
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 SPACE = "[ \u00a0\u2009\u202f\t]"
@@ -21,7 +22,7 @@ LABELS = {
     "card": r"карт\w+|card|visa|виз[ауы]\b|мир\b|сбер\w*|тин(?:ьк|[её]к)\w*|альфа\w*|мастеркард\w*|"
     r"mastercard|кредитк\w*|"
     r"втб\b|райф\w*|cvv|cvc|цвв|exp\b",
-    "passport": r"пас?сп(?:орт\w*|\.)|загран\w*|сери[яию]\b|сер\.",
+    "passport": r"пас?сп(?:орт\w*|\.|\b)|загран\w*|сери[яию]\b|сер\.",
     "inn": r"инн(?:ка|а|у|ом|ку)?(?![а-яё])|inn\b",
     "snils": r"снилс\w*|страхов\w+ (?:свид|номер)\w*|пенсионн\w+ (?:свид|страх|фонд)\w*|зел[её]н\w+ карточ\w+",
     "ogrn": r"огрн\w*|ogrn\w*",
@@ -45,7 +46,7 @@ ISLAND = re.compile(r"[+(]?[0-9](?:[^0-9\n]{0,12}[0-9]){5,}")
 
 
 class Number:
-    """A number in its text, and what stands beside it (computed at each access)."""
+    """A number in its text, and what stands beside it."""
 
     def __init__(self, text: str, match: re.Match[str]) -> None:
         self.text, self.match = text, match
@@ -53,7 +54,7 @@ class Number:
         self.groups = re.findall("[0-9]+", self.raw)
         self.digits = "".join(self.groups)
 
-    @property
+    @cached_property
     def before(self) -> str:
         """Up to 48 characters before it, in lower case; of the line before only where the number begins its own."""
         start = self.match.start()
@@ -61,12 +62,12 @@ class Number:
         line = window[window.rfind("\n") + 1 :]
         return line if line.strip() else window
 
-    @property
+    @cached_property
     def after(self) -> str:
         """Up to 32 characters after the number, in lower case."""
         return self.text[self.match.end() : self.match.end() + 32].lower()
 
-    @property
+    @cached_property
     def label(self) -> str | None:
         """The kind that the nearest word before it names, or one right after it; `other` for an order, an article, …"""
         if NEAR_OTHER.search(self.before):
@@ -76,6 +77,11 @@ class Number:
             return labels[-1]
         after = LABEL_AFTER.match(self.after)
         return after.lastgroup if after else None
+
+    @property
+    def named(self) -> set[str | None]:
+        """Every kind that words before it name, and the one right after it."""
+        return {self.label, *(match.lastgroup for match in LABEL.finditer(self.before))}
 
     @property
     def has_unit(self) -> bool:
@@ -231,15 +237,17 @@ def _is_local_phone(number: Number) -> bool:
 
 def _is_named(*kinds: str) -> Callable[[Number], bool]:
     """Tells numbers that a word names as one of the kinds; their check digits are wrong, or such a rule had them."""
-    return lambda number: number.label in kinds and not number.has_unit
+    return lambda number: number.label != "other" and not number.has_unit and not number.named.isdisjoint(kinds)
 
 
 CARD_PARTS = re.compile(
     r"[\s,;]{1,3}(?:(?:срок|до|годн\w+|действ\w+)\W{1,2}(?:до\s)?)?(?:0[1-9]|1[0-2])[/.][23][0-9](?!\w)"
 )
-
-
 CARD_NEAR = re.compile(r"срок|действует до|годна до|cvv|cvc|цвв|свв|exp\b|valid")
+RUSSIAN_BANKS = re.compile(
+    "220[0-4]|427[0-9]|546[09]|5479|5484|5536|5213|4377|4154|4779|5486|4790|5211|5559|4272|4622|5278|5543|4890|4893"
+)
+"""How cards of the greatest banks begin."""
 
 
 def _is_unchecked_card(number: Number) -> bool:
@@ -248,7 +256,8 @@ def _is_unchecked_card(number: Number) -> bool:
         return True
     russian = re.match("220[0-4]|4|5[1-5]", number.digits) is not None
     fours = [len(group) for group in number.groups] == [4] * 4
-    return russian and number.label is None and (fours or bool(CARD_NEAR.search(number.before + number.after)))
+    sure = fours or RUSSIAN_BANKS.match(number.digits) or CARD_NEAR.search(number.before + number.after)
+    return russian and number.label is None and bool(sure)
 
 
 def _rule(kind: str, pattern: str, accept: Callable[[Number], bool]) -> Rule:
@@ -276,10 +285,11 @@ RULES = [
     _rule("passport", rf"[0-9]{{2}}{GAP}?[0-9]{{2}}(?:{GAP}{{0,2}}|{SIGN})[0-9]{{6}}", _is_passport),
     _rule("passport", rf"[0-9]{{2}}(?:{SPACE}?|{SIGN})[0-9]{{7}}", _is_foreign_passport),
     _rule("passport", f"[0-9]{{3}}{DASH}[0-9]{{3}}", _is_issuer),
-    _rule("number", rf"[0-9]{{4}}(?:{GAP}{{0,2}}[0-9]{{4}}){{3}}", _is_unchecked_card),
+    _rule("number", rf"[1-9][0-9]{{2}}(?:{GAP}{{0,2}}[0-9]){{13}}", _is_unchecked_card),
     _rule("number", rf"[0-9]{{3}}(?:{GAP}?[0-9]{{3}}){{2}}{GAP}{{0,2}}[0-9]{{2}}", _is_named("snils")),
     _rule("number", "(?:[0-9]{13}|[0-9]{15})", _is_named("ogrn")),
-    _rule("number", "(?:[0-9]{10}|[0-9]{12})", _is_named("inn")),
+    _rule("number", rf"[0-9]{{2}}(?:{GAP}?[0-9]){{10}}", _is_named("inn")),
+    _rule("number", rf"[0-9]{{2}}(?:{GAP}?[0-9]){{8}}", _is_named("inn")),
 ]
 """Where several fit, the first in this list wins; but before it any whose kind the text names."""
 

@@ -10,7 +10,7 @@ EMAIL = re.compile(
 )
 NICK = re.compile(r"(?<![\w@/])@([A-Za-z0-9_]{1,32}(?:\.[A-Za-z0-9_]{1,32}){0,4})(?![A-Za-z0-9_@]|/\w)")
 NOT_A_NICK = re.compile(
-    r"(?:all|everyone|here|channel|online|admins?|media|import|charset|font-face|keyframes|property|staticmethod|classmethod|"
+    r"(?:g?mail|yandex|inbox|list|bk|rambler|icloud|outlook|all|everyone|here|channel|online|admins?|media|import|charset|font-face|keyframes|property|staticmethod|classmethod|"
     r"dataclass|override|deprecated|param|return|[0-9_.]+|.{1,2}|.*\.(?:ru|com|net|org|рф|su|by|kz|ua|io|dev|me))$",
     re.IGNORECASE,
 )
@@ -43,7 +43,23 @@ DOCUMENTS = {
     r"docs\.google\.com": "(?:document|spreadsheets|presentation|forms)/",
     r"drive\.google\.com": "(?:file|drive|open)",
     r"forms\.gle|forms\.yandex\.(?:ru|com)|docs\.yandex\.(?:ru|com)|notion\.so|miro\.com": r"\w",
-    r"disk\.yandex\.(?:ru|com)|yadi\.sk|cloud\.mail\.ru|1drv\.ms|(?:www\.)?dropbox\.com|mega\.nz": r"\w",
+    r"disk(?:\.360)?\.yandex\.(?:ru|com)|yadi\.sk|cloud\.mail\.ru|1drv\.ms|(?:www\.)?dropbox\.com|mega\.nz": r"\w",
+    r"we\.tl|photos\.app\.goo\.gl|onedrive\.live\.com|[a-z0-9-]+\.sharepoint\.com|fex\.net|dropmefiles\.com|files\.fm|forms\.office\.com|"
+    r"coda\.io|padlet\.com|jamboard\.google\.com|lucid\.app|gist\.github\.com|[a-z0-9-]+\.notion\.site|"
+    r"gofile\.io|terabox\.com": r"(?!(?:pricing|about|login)(?:[/?]|$))[\w~:?]",
+    r"figma\.com": r"(?:file|design|proto|board|slides)/",
+    r"airtable\.com": r"(?:shr|app|tbl|inv)\w",
+    r"trello\.com": r"[bc]/",
+    r"wetransfer\.com": r"downloads/",
+    r"canva\.com": r"design/",
+    r"icloud\.com": r"(?:iclouddrive|pages|numbers|keynote|notes|sharedalbum|photos)/",
+    r"photos\.google\.com": r"(?:share|album)/",
+    r"pastebin\.com": r"(?!(?:tools|faq|login|signup|archive|doc_\w+)(?:[/?]|$))\w{6}",
+    r"[a-z0-9-]+\.bitrix24\.(?:ru|com|by|kz)": r"(?:~|docs/|disk/|video/|company/)",
+    r"overleaf\.com": r"(?:project|read)/",
+    r"colab\.research\.google\.com": r"drive/",
+    r"[a-z0-9-]+\.atlassian\.net": r"\w",
+    r"app\.asana\.com": r"0/",
 }
 """By site: how a path begins that leads to a document."""
 CALLS = {
@@ -71,6 +87,12 @@ CALLS = {
     r"call\.whatsapp\.com": "(?:voice|video)/",
     r"signal\.link": "call",
     r"app\.slack\.com": "huddle/",
+    r"pruffme\.com|contour\.talk|talky\.io|stream\.wb\.ru|[a-z0-9-]+\.clickmeeting\.com|gather\.town|"
+    r"app\.gather\.town|[a-z0-9-]+\.etutorium\.com": r"\w",
+    r"(?:app\.)?chime\.aws": r"(?:meetings/|[0-9])",
+    r"yandex\.ru/telemost": r"\w",
+    r"calendly\.com|cal\.com": r"(?!(?:pricing|about|login|features|signup|blog|help|integrations)(?:[/?]|$))[\w-]+/\w",
+    r"max\.ru|maxcalls\.ru|calls\.okcdn\.ru": r"(?:join|call|c|u)/",
 }
 """By site: how a path begins that leads to a call, as the invitations of these services have it."""
 SITES = {

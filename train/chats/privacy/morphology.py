@@ -48,6 +48,16 @@ def is_part_of_speech(word: str, parts: set[str]) -> bool:
     return str(analyse(word)[0].tag.POS) in parts
 
 
+def is_counted(after: str) -> bool:
+    """Whether what follows a number is what it counts: a noun in the genitive, `120 квартир`, `2 аварии`."""
+    noun = re.match(r"\s?([а-яё]{3,})(?![\w-])", after.lower())
+    return (
+        noun is not None
+        and "NOUN" in (best := analyse(noun[1])[0].tag)
+        and (str(best.case) == "gent" or "Fixd" in best)
+    )
+
+
 def normalize_word(word: str) -> str:
     """The word as words are compared: in lower case, with е for ё."""
     return word.lower().replace("ё", "е")

@@ -52,8 +52,9 @@ LABELLED_KINDS = {
 PLACEHOLDER_WORDS = {**KINDS, **LABELLED_KINDS}
 MAY_BE_DATA = re.compile("[0-9A-Za-z_@]")
 MAY_BE_DATA_WORDS = (
-    "собак", "собач", "пят", "вос", "сем", "девят", "нол", "парол", "вифи", "вайф", "вай-ф", "вай ф", "вафл",
-    "рожд", "родил", " др ", "днюх", "г.р", "кодов", "секретн", "контрольн",
+    "собак", "собач", "сабак", "сабач", "пят", "вос", "сем", "девят", "нол", "парол", "вифи", "вайф", "вай-ф",
+    "вай ф", "вафл",
+    "рожд", "родил", " др ", "днюх", "г.р", "кодов", "секретн", "контрольн", "кварт",
 )  # fmt: skip
 """Such a character or, of an address or number told in words, one of the words is what no data but a name lacks."""
 PLACEHOLDER = re.compile(f"<(?:{'|'.join(PLACEHOLDER_WORDS.values())})_[0-9]+>")
@@ -149,8 +150,7 @@ class Scrubber:
                 *((0, *candidate) for candidate in find_contacts(text)),
                 *((1, *candidate) for candidate in find_labelled(text)),
                 *((2, *candidate) for candidate in find_numbers(text)),
-                *((3, 0, start, end, "address") for start, end in find_addresses(text)),
-                *((3, 1, start, end, "address") for start, end in find_short_addresses(text)),
+                *((3, 0, *span, "address") for span in _merged([*find_addresses(text), *find_short_addresses(text)])),
                 *((4, 0, start, end, "name") for start, end in persons),
             ],
         )
@@ -181,6 +181,17 @@ class Scrubber:
             self._originals[placeholder] = (kind, value)
         self._counts[placeholder] += 1
         return placeholder
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans that overlap as one: two finders may have seen two ends of an address."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def _without_overlaps(length: int, candidates: list[tuple[int, int, int, int, str]]) -> list[PersonalSpan]:
