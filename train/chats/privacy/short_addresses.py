@@ -152,7 +152,9 @@ def _is_reached(text: str, match: re.Match[str]) -> bool:
         return False
     if lower in ("мая", "октября", "розы", "армии", "славы") or (is_counted(after) and not PART_AFTER.match(after)):
         return False
-    line = text[text.rfind("\n", 0, match.start()) + 1 :].split("\n", 1)[0].strip(" .,!?)")
+    near_by = max(0, match.start() - 60)  # the whole line again for each address would take the square of its length
+    line_start = text.rfind("\n", near_by, match.start()) + 1 or near_by
+    line = text[line_start : match.end() + 60].split("\n", 1)[0].strip(" .,!?)")
     known = lower in FAMOUS or lower in STREETS or re.search("[сц]к(?:ая|ой|ую)$", lower) is not None
     sure = known or (street[0].isupper() and not before.strip().endswith((".", "!", "?")) and before.strip() != "")
     named = any({"ADJF", "femn", "nomn"} <= parse.tag.grammemes for parse in analyse(street))  # `от вокзальная 3`
