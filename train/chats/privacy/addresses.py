@@ -60,7 +60,8 @@ TWO_WORDS = r"(?:(?:мал|больш|стар|нов|верхн|нижн|сре
 """What a street's name of two words begins with: `Малая Посадская`."""
 BEFORE_FLAT = re.compile(
     rf"(?:(?<![\w-])(?:{TWO_WORDS}\s)?(?P<name>(?!(?:дом|корпус|участ|влад)){LETTER}[\w-]{{2,30}})\s?,?\s)?"
-    rf"(?P<marker>(?<!\w){HOUSE_WORD})?(?<![\w.,-]){HOUSE_NUMBER}[\s,]{{1,3}}$",
+    rf"(?P<marker>(?<!\w){HOUSE_WORD})?(?<![\w.,-]){HOUSE_NUMBER}"
+    r"(?:[\s,]{1,3}(?:к|корп(?:ус)?|стр(?:оение)?|лит(?:ера?)?|под(?:ъезд|ъ)?|эт(?:аж)?)\.?\s?[0-9]{1,3}[а-я]?){0,3}[\s,]{1,3}$",
     re.IGNORECASE,
 )
 PLACE_WORD = (

@@ -227,7 +227,7 @@ def _is_short_phone(number: Number) -> bool:
     if label == "other" or number.has_unit:
         return False
     if len(number.groups) > 1:
-        return number.digits[0] == "9" or "(" in number.raw or number.dashes > 1
+        return number.digits[0] == "9" or label == "phone" or "(" in number.raw or number.dashes > 1
     return number.digits[0] == "9" and label == "phone"
 
 

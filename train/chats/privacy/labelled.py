@@ -21,7 +21,7 @@ from train.chats.privacy.nicks import (
     is_nick,
     is_spoken_email,
 )
-from train.chats.privacy.papers import MEETING_WORDS, MEETINGS, PAPER_WORDS, PAPERS, find_policies
+from train.chats.privacy.papers import MEETING_WORDS, MEETINGS, PAPER_WORDS, PAPERS, PASSPORT_LINES, find_policies
 from train.chats.privacy.passwords import (
     API_KEYS,
     KEYS,
@@ -88,6 +88,7 @@ WITH_DIGITS: list[tuple[tuple[str, ...], list[re.Pattern[str]], str]] = [
     (MEETING_WORDS, MEETINGS, "number"),
     (("live:", "#", "диск", "id", "ид", "айди", "вк", "vk"), NICKS_WITH_NUMBER, "nick"),
     (PAPER_WORDS, PAPERS, "number"),
+    (("сери", "паспорт"), [PASSPORT_LINES], "passport"),
     ((), WALLETS, "wallet"),
     ((), [TOKENS], "secret"),
     (("°", "градус"), ARCS, "place"),

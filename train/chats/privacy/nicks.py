@@ -3,6 +3,7 @@
 import re
 
 from train.chats.privacy.patterns import any_case
+from train.chats.privacy.phones import NUMBER_WORD
 
 NETWORK = (
     r"(?:телег[аеуи]|телеграмм?[аеу]?|телеграмчик\w?|тг|tg|telegram|инст[аеуы]|инстаграмм?[аеу]?|insta(?:gram)?|скайпе?|skype|вк|vk|"
@@ -30,6 +31,9 @@ NICKS = [
     any_case(
         rf"(?<!\w){NETWORK}(?:,?\s(?:{LINKING}|{NETWORK}|(?<=в\s)[а-яё]{{3,9}})(?!\w)){{0,4}}(?:(?P<sign>\s?[:=—–]\s?|\s?-\s|-)|,?\s{{1,2}})"
         rf"(?P<value>{NICK})(?![\w@/]|\.[A-Za-z]|\#[0-9])"
+    ),
+    any_case(
+        rf"(?<!\w){NETWORK}(?!\w)[^\n.!?]{{0,30}}?(?<!\w)с[оа]бак[аи]\s(?P<sign>)(?P<value>{NICK})(?![\w@/]|\.[A-Za-z]|\s(?:точка|тчк|dot))"
     ),
     any_case(
         rf"(?<!\w)(?P<sign>найди\w*|ищи\w*|найдешь|найдёшь|добавь\w*|добавляй\w*|подпи[шс]\w+|стукни\w*|мой\sник|моя|мой)\s(?:меня\s)?(?:в\s|во\s|на\s)?"
@@ -78,9 +82,13 @@ JOINED = r"(?:\s(?:тире|дефис|минус|точка|тчк|dot|dash|(?:
 TOP = r"(?:ru|ру|com|ком|net|нет|org|орг|ua|юа|by|бай|kz|кз|me|рф|su|су|io|pro)(?!\w)"
 SPOKEN_EMAILS = [
     any_case(
-        rf"(?<![\w.-])\w[\w.+-]*(?:{JOINED}\w[\w.-]*){{0,4}}{AT}(?:(?:{PROVIDER}|[a-zа-яё0-9-]{{2,30}}){DOT}|{PROVIDER}\s){TOP}"
+        rf"(?<![\w.-])\w[\w.+-]*(?:{JOINED}\w[\w.-]*){{0,4}}(?:\s{NUMBER_WORD}){{0,2}}{AT}(?:(?:{PROVIDER}|[a-zа-яё0-9-]{{2,30}}){DOT}|{PROVIDER}\s){TOP}"
+    ),
+    any_case(
+        r"(?<![\w.@-])(?<![\w@]\s)[a-z0-9](?:\s[a-z0-9._-]){2,30}\s@(?:\s[a-z0-9.-]){2,30}?\s\.(?:\s[a-z]){2,3}(?!\w|\s[a-z](?!\w))"
     ),
 ]
+"""The last: with a space after each letter."""
 MAIL_WITHOUT_AT = [
     any_case(
         r"(?<!\w)(?:почт\w|мыло|[эе]?-?м[еэ][ий]л\w?|имейл\w?|емайл|e?-?mail|электронк\w)(?!\w)[^\n@]{0,12}?(?<!\w)"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from train.chats.privacy.patterns import Finding, any_case
+from train.chats.privacy.patterns import NO_UNIT, Finding, any_case
 
 POLICY_LABEL = any_case(
     r"(?<!\w)(?:мед)?(?:пол[иею]с\w{0,3}|омс\w{0,2}|дмс|енп|страховк\w|страховой\sномер|медстрах\w*)(?!\w)"
@@ -17,6 +17,7 @@ SERIES = r"[А-ЯЁA-Z]{2,3}\s?-?\s?(?:№|N)?\s?"
 PAPER_WORDS = (
     "ву", "водит", "прав", "стс", "птс", "кпп", "осаго", "каско", "полис", "страхов", "свид", "св-во", "метрик",
     "рожд", "брак",
+    "сери", "лицев", "трек", "посылк", "отправл",
     "воен", "диплом", "аттестат", "вин", "vin", "удостов", "студен", "зач", "трудов", "медкн", "загран",
 )  # fmt: skip
 PAPERS = [
@@ -41,8 +42,24 @@ PAPERS = [
     any_case(
         r"(?<!\w)(?:вин|vin)(?:[\s-]?(?:код|номер))?\W{1,3}(?P<value>(?=[A-Z]{0,16}[0-9])[A-HJ-NPR-Z0-9]{16,17})(?!\w)"
     ),
+    any_case(
+        r"(?<!\w)сери[яию]\W{1,3}(?P<value>[0-9]{6}(?:[\s,;]{1,3}(?:номер|№|N)\W{1,3}|\s?(?:№|N)\s?)[0-9]{6,10})(?![\w-])"
+    ),
+    any_case(
+        r"(?<!\w)лицев(?:ой|ого)\sсч[её]та?(?!\w)[^0-9\n]{0,24}(?<![\w.,-])(?P<value>[0-9](?:[\s-]?[0-9]){5,15})"
+        rf"(?![\w-]|[:.,/][0-9]|\s[0-9]){NO_UNIT}"
+    ),
+    any_case(
+        r"(?<!\w)(?:трек[\s-]?номер\w?|посылк\w|отправлени\w)(?!\w)[^0-9\n]{0,24}?(?<!\w)(?P<value>[A-Z]{2}[0-9]{9}[A-Z]{2})(?!\w)"
+    ),
 ]
-"""Driving licence, papers of a car, the tax code of a company's branch, insurance, certificates, diplomas."""
+"""Driving licence, papers of a car, the tax code of a company's branch, insurance, certificates, diplomas, old health
+policies, what is paid for a flat, parcels."""
+PASSPORT_LINES = any_case(
+    r"(?<!\w)(?:паспорт\w{0,3}|сери[яию])\W{1,3}"
+    r"(?P<value>[0-9]{2}\s?[0-9]{2}[ ,;.]{0,2}\n\s{0,2}(?:(?:номер|№|N)\W{0,3})?[0-9]{6})(?![\w-])"
+)
+"""Series and number on lines of their own."""
 MEETING_WORDS = (
     "зум",
     "zoom",

@@ -30,7 +30,7 @@ PASSWORDS = [
         rf"(?<![\w-])(?P<value>(?=[^\s,;]{{0,60}}(?:[^\W\d]|[0-9]{{4}})){TOKEN}){NO_UNIT}"
     ),
     any_case(
-        r"(?<!\w)(?:п[ао]р[ао]ль?|пасс?\w{0,4}|password|pass|пин|pin|pwd|psw|pw)\s?[:=]\s?"
+        r"(?<!\w)(?:п[ао]р[ао]ль?|запарол\w{2,8}|пасс?\w{0,4}|password|pass|пин|pin|pwd|psw|pw)\s?[:=]\s?"
         r"(?P<value>(?=[^\s]{0,60}[A-Za-z])[A-Za-z0-9_!#$%&*+.@^~-]{5,40})"
     ),
     any_case(rf"(?<!\w){PASSWORD}(?!\w)[^\n.!?;]{{1,60}}?(?<![\w./@-])(?P<value>{STRONG})(?![\w./@])"),

@@ -43,7 +43,7 @@ LITTLE_WORDS = (
 OTHER_PLATES = any_case(
     rf"(?<![\w-])(?P<value>(?:[0-9]{{4}}\s?(?P<series>{PLATE_LETTER}{{2}})\s?[/|]?\s?{REGION}|{PLATE_LETTER}{{2}}\s?[0-9]{{3,4}}\s?[/|]?\s?{REGION}|"
     rf"{PLATE_LETTER}[0-9]{{3}}{PLATE_LETTER}{{2}}|{PLATE_LETTER}\s[0-9]{{3}}\s(?P<last>{PLATE_LETTER}{{2}})|{PLATE_LETTER}-[0-9]{{3}}-{PLATE_LETTER}{{2}}|"
-    rf"[0-9]{{3}}\s?[A-Z]{{2,3}}\s?(?:0[1-9]|1[0-9]|20)|[A-ZАВЕКМНОРСТІХ]{{2}}\s?[0-9]{{4}}\s?[A-ZАВЕКМНОРСТІХ]{{2}}|"
+    rf"[0-9]{{3}}\s?{PLATE_LETTER}{{2}}(?:,?\s?регион|,?\sрег\.?)\s?{REGION}|[0-9]{{3}}\s?[A-Z]{{2,3}}\s?(?:0[1-9]|1[0-9]|20)|[A-ZАВЕКМНОРСТІХ]{{2}}\s?[0-9]{{4}}\s?[A-ZАВЕКМНОРСТІХ]{{2}}|"
     rf"[0-9]{{4}}\s?[A-ZАВЕІКМНОРСТХ]{{2}}\s?-\s?[1-7])(?![\w-]){RUS})"
 )
 """Plates of motorcycles, trailers and taxis, without their region, of neighbours: only in a text about a vehicle."""

@@ -14,7 +14,7 @@ COMMA_DEGREES = r"-?[0-9]{2,3},[0-9]{4,}"
 SIDE = r"\s?°?\s?(?:[NSEWСЮЗВ]|с\.?\s?ш\.?|ю\.?\s?ш\.?|в\.?\s?д\.?|з\.?\s?д\.?)?"
 PLACES = [
     re.compile(
-        rf"(?<![\w.,-])(?:[NS]\s?)?(?P<lat>{DEGREES}){SIDE}\s?[,;/|]?\s{{0,2}}(?:[EW]\s?)?(?P<lon>{DEGREES}){SIDE}(?![\w.]*[0-9])"
+        rf"(?<![\w.,-])(?:[NS]\s?)?(?P<lat>{DEGREES}){SIDE}\s?(?:[,;/|]|%2[Cc])?\s{{0,2}}(?:[EW]\s?)?(?P<lon>{DEGREES}){SIDE}(?![\w.]*[0-9])"
     ),
     re.compile(
         rf"(?<![\w.,-])(?P<lat>{COMMA_DEGREES}){SIDE}(?:\s?[;/|]\s?|,?\s{{1,2}})(?P<lon>{COMMA_DEGREES}){SIDE}(?![\w.]*[0-9])"
@@ -70,6 +70,13 @@ IP6 = any_case(
 SPOKEN_IP = any_case(
     rf"(?<!\w)(?:ip|айпи\w{{0,4}}|адрес)\W{{1,3}}(?:такой\W{{1,2}}|мой\W{{1,2}})?(?P<value>{OCTET}(?:(?:[\s.,]|\sточка\s){OCTET}){{3}})(?![\w-]|[.,][0-9]|\s[0-9])"
 )
+SPACED_IP = re.compile(
+    rf"(?<![\w.,-])(?<![.,]\s)(?P<ip>{OCTET}(?:\s\.\s?{OCTET}(?![0-9])){{3}})(?![\w-]|\s?[.,]\s?[0-9])"
+)
+LOOPBACK = re.compile(r"(?:127|0)\.")
+PRIVATE = re.compile(r"(?:10|192\.168|169\.254|172\.(?:1[6-9]|2[0-9]|3[01]))\.")
+POINTED_AT = any_case(r"(?:(?<!\w)(?:ip|айпи\w{0,4}|адрес\w{0,2}|на|по)\W{1,3}(?:\w{1,20}\W{1,3}){0,2}|@|//)$")
+"""Before an address of a home network that somebody gives: alone it is the same in every home."""
 MAC = any_case(r"(?<![\w:-])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:-])")
 NO_IP = any_case(r"(?:верси|python|питон|пункт|п\.|обнов|гост|раздел|глав|v\.?)\w*[\s№:]*(?:до\s)?$")
 IP_WORD = any_case(
@@ -95,8 +102,14 @@ def find_positions(text: str) -> Iterator[Finding]:
     for match in SPOKEN_IP.finditer(text):
         yield 0, *match.span("value"), "ip"
     yield from ((0, *match.span(), "ip") for match in MAC.finditer(text))
-    for match in IP.finditer(text) if text.count(".") >= 3 else ():
+    if text.count(".") < 3:
+        return
+    for match in (match for pattern in (IP, SPACED_IP) for match in pattern.finditer(text)):
         high = any(int(octet) >= 64 for octet in match["ip"].split("."))
         named = IP_WORD.search(text[max(0, match.start() - 30) : match.end() + 20])
-        if (high or named) and not NO_IP.search(text[max(0, match.start() - 24) : match.start()]):
+        before = text[max(0, match.start() - 40) : match.start()]
+        everywhere = PRIVATE.match(match["ip"]) and not POINTED_AT.search(before)
+        if LOOPBACK.match(match["ip"]) or everywhere or NO_IP.search(before[-24:]):
+            continue
+        if high or named:
             yield 0, *match.span(), "ip"

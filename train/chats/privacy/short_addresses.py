@@ -106,6 +106,9 @@ PERSON_BEFORE = any_case(
 WORD_BEFORE = any_case(rf"(?<![\w-])(?P<word>{TWO_WORDS}|[а-яё]{{4,15}})\s$")
 
 
+ANY_WORD = re.compile("[А-Яа-яЁё]{1,30}+")
+
+
 def find_short_addresses(text: str) -> Iterator[tuple[int, int]]:
     """Spans of addresses as a taxi gets them: street, house and flat in figures, `ленина 15-42`."""
     lower = text.lower()
@@ -136,7 +139,8 @@ def _end_of_address(text: str, start: int) -> int | None:
     if match:
         near = text[max(0, start - 30) : match.end() + 30]
         house = int(re.sub("[^0-9].*", "", match["house"]))
-        holiday = match["street"][0].isdigit() and max(house, int(match["flat"])) < 32
+        reached = house > int(match["flat"]) and NEAR_IT.search(text[max(0, start - 20) : start])  # a range rises
+        holiday = match["street"][0].isdigit() and max(house, int(match["flat"])) < 32 and not reached
         if not holiday and not SPORT.search(near) and _is_street(match["street"]):
             return match.end()
     match = HOUSE_ALONE.match(text, start)
@@ -150,7 +154,9 @@ def _is_reached(text: str, match: re.Match[str]) -> bool:
     street, lower = match["street"], match["street"].lower()
     if (NOT_A_HOUSE.match(after.lower()) and not PART_AFTER.match(after)) or SPORT.search(before[-30:] + after):
         return False
-    if lower in ("мая", "октября", "розы", "армии", "славы") or (is_counted(after) and not PART_AFTER.match(after)):
+    if lower in ("мая", "октября") or (lower in ("розы", "армии", "славы") and start == match.start()):
+        return False
+    if is_counted(after) and not PART_AFTER.match(after):
         return False
     near_by = max(0, match.start() - 60)  # the whole line again for each address would take the square of its length
     line_start = text.rfind("\n", near_by, match.start()) + 1 or near_by
@@ -174,13 +180,16 @@ def _is_reached(text: str, match: re.Match[str]) -> bool:
 
 
 def _with_first_word(text: str, start: int) -> int:
-    """Where a street's name of two words begins: `Малая Посадская`, `карла маркса`, `2-я советская`."""
+    """Where a street's name of two words begins: `Малая Посадская`, `карла маркса`, `красных партизан`."""
     before = WORD_BEFORE.search(text[max(0, start - 24) : start])
     if before is None:
         return start
     word = before["word"]
     named = any({"Name", "gent"} <= parse.tag.grammemes and parse.score > 0.1 for parse in analyse(word))
     two = re.fullmatch(TWO_WORDS, word, re.IGNORECASE) is not None
+    noun = ANY_WORD.match(text, start)
+    if noun and noun[0].lower() in STREETS:  # `красных партизан`, `советской армии`
+        two = two or any({"ADJF", "gent"} <= parse.tag.grammemes for parse in analyse(word)[:2])
     return start - len(before[0]) if two or (named and not word.lower().startswith(("любви", "веры"))) else start
 
 
