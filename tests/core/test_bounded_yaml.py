@@ -35,9 +35,9 @@ BOMBS = {
 def test_a_config(working_folder, name):
     (working_folder / "bomb.yaml").write_text(BOMBS[name], encoding="utf-8")
     for verb in ("plan", "inspect", "train"):
-        began = time.monotonic()
+        began = time.process_time()
         result = govor(verb, "bomb.yaml")
-        took = time.monotonic() - began
+        took = time.process_time() - began
         assert result.exit_code == 2, result.output
         assert result.stderr.startswith("error: ") and "(unexpected" not in result.stderr
         if name != "a date beyond the calendar":  # it is a text for us
@@ -62,21 +62,21 @@ def test_an_override_a_catalogue_topics_and_a_card(working_folder, write_config,
         ["jobs", "serve", "--catalogue", "bomb.yaml", "--data-dir", "data", "--port", "0"],
         ["analyze", "rows.jsonl", "--topics", "bomb.yaml"],
     ):
-        began = time.monotonic()
+        began = time.process_time()
         result = govor(*verb)
         assert result.exit_code == 2 and "(unexpected" not in result.stderr, result.output
-        assert time.monotonic() - began < 3  # with imports
+        assert time.process_time() - began < 3  # with imports
     assert not Path("data").exists()
-    began = time.monotonic()
+    began = time.process_time()
     assert isinstance(front_matter(f"---\n{text}\n---\n"), dict)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_the_attack(shared, working_folder):
-    began = time.monotonic()
+    began = time.process_time()
     result = govor("inspect", str(shared("cases/attack/bomb.yaml")))
     assert result.exit_code == 2 and "aliases stand for more than" in result.stderr
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_aliases_as_people_use_them(write_config):

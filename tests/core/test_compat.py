@@ -43,8 +43,8 @@ DOCUMENTED = {
 IN_TEXT = re.compile(rf"(?:from|import) ((?:{'|'.join(LIBRARIES)})(?:\.\w+)+)|((?:{'|'.join(LIBRARIES)})(?:\.\w+)+)$")
 """A module in a program that stands in a string, or the string itself."""
 OWN = ("train", "scripts", "finetuning", "gpu_check", "tests")
-PUBLIC = {"_replace", "_asdict", "_fields"}
-"""Methods of NamedTuple."""
+PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
+"""Methods of NamedTuple, and the os function that its documentation names."""
 
 
 def parameters(function) -> list[str]:
