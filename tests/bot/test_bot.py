@@ -164,6 +164,7 @@ def test_a_second_bot_in_its_folder(bot, start_bot):
     assert "another bot works on this folder" in start_bot().output
 
 
+@pytest.mark.long
 def test_forget_leaves_no_byte(bot, telegram, model, start_bot, folder):
     """Of what a user has written and been told: in the database, its -wal and free pages, the feedback, the output."""
     for number in range(20):
@@ -278,6 +279,7 @@ class TestBadStarts:
         assert bot._ended() == "error: Telegram refuses the token in TELEGRAM_BOT_TOKEN\n"
 
 
+@pytest.mark.long
 def test_the_short_bot_to_copy():
     """scripts/telegram_bot.py: at most 100 lines, answers in order, remembers, begins anew; no token in its output."""
     script = REPOSITORY / "scripts/telegram_bot.py"
@@ -313,6 +315,7 @@ def test_both_languages_have_the_same_texts():
 
 
 @pytest.mark.parametrize("name", ["govor-serve.service", "govor-bot.service"])
+@pytest.mark.long
 def test_units_start_what_there_is(name):
     """Each names a verb with options that it has, and keeps secrets out of the command line."""
     unit = configparser.ConfigParser(interpolation=None, strict=False)

@@ -152,6 +152,7 @@ def test_json_that_is_broken_otherwise_is_no_matter_of_quotes():
         assert error.kind == "invalid_json" and "quotes" not in error.message
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_rows_of_saiga_are_a_line_a_key(capsys, tmp_path):
     record = {"messages": [PAIR[0], {"role": "bot", "content": A}], "source": "x"}
     path = tmp_path / "saiga.jsonl"

@@ -485,6 +485,7 @@ class TestOneWriterAFolder:
             sft.train(config, resume=True)
 
 
+@pytest.mark.long
 def test_a_run_that_is_alive_is_not_resumed(write_config):
     """Its history stays as it is, and it ends well."""
     steps = {"max_steps": 30, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no", "eval_on_start": False}

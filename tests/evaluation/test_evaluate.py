@@ -125,6 +125,7 @@ def test_the_whole_evaluation(run):
     assert len(lines) == 4 * prompts + 1
 
 
+@pytest.mark.long
 def test_nothing_is_sampled_twice(run, monkeypatch):
     govor("eval", str(run.path), "--samples", "2")
     file, asked = run.evaluation / "answers.jsonl", []
@@ -146,6 +147,7 @@ def test_nothing_is_sampled_twice(run, monkeypatch):
     assert len(asked) == 2 + 2 * len(held_out_prompts(held_out_rows(run)))
 
 
+@pytest.mark.long
 def test_each_saved_state(write_config):
     training = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.02}
     run = train(load_config(write_config(training=training)))

@@ -347,6 +347,7 @@ class TestJobs:
     def test_latin_suffixes(self, suffix, name):
         assert latin(suffix) == name
 
+    @pytest.mark.long
     def test_a_cyrillic_suffix_and_keys_beside_the_messages(self, server, client):
         """Such a job trains; the suffix as it was stands in the metadata, the keys in its events."""
         tagged = [json.loads(line) | {"source": "чат", "id": at} for at, line in enumerate(rows(12).splitlines())]

@@ -187,6 +187,7 @@ def test_a_stopped_server_saves_and_the_next_one_goes_on(server, job):
     assert "going on after step" in server.output(job)
 
 
+@pytest.mark.long
 def test_a_training_outlives_a_killed_server(server, job):
     [mark] = training_process.live_marks(training_process.mark_of(server.data, ""))
     before = {process.pid for process in training_process.find(mark)}

@@ -116,6 +116,7 @@ class TestJournal:
         ):
             pass
 
+    @pytest.mark.long
     def test_kills_change_no_answer(self, serve, tmp_path):
         """20 kills in 200 requests: every answer as without, and no more paid twice than were under way."""
         wanted, killed = 0, threading.Event()

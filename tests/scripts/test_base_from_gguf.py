@@ -60,6 +60,7 @@ def test_it_answers_as_the_model_in_the_file(files):
     assert torch.allclose(found[..., : expected.shape[-1]], expected, atol=2e-2)
 
 
+@pytest.mark.long
 def test_quantisation_is_named(files):
     result = base_from_gguf(files["q8_0"], "-o", "base")
     assert result.exit_code == 0, result.output

@@ -314,6 +314,7 @@ def learned(run: Run) -> list[dict]:
 
 
 @pytest.mark.parametrize("start", [False, True])
+@pytest.mark.long
 def test_resumed_to_the_byte(start, write_dpo, finished_run, monkeypatch):
     lora = {"r": 16, "lora_alpha": 32, **({"start_from": str(finished_run.path)} if start else {})}
     whole = tiny(write_dpo(name="whole", lora=lora, training=STEPS))
@@ -327,6 +328,7 @@ def test_resumed_to_the_byte(start, write_dpo, finished_run, monkeypatch):
     assert learned(cut) == learned(whole)
 
 
+@pytest.mark.long
 def test_qlora(write_dpo, finished_run):
     lora = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
     run = tiny(write_dpo(lora=lora, model={"load_in_4bit": True}, training={"max_steps": 25, "learning_rate": 0.005}))

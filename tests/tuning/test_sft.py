@@ -168,6 +168,7 @@ def test_two_processes_equal_one(write_config):
     require_equal_up_to_rounding(adapter(one), adapter(two))
 
 
+@pytest.mark.long
 def test_under_accelerate_the_package_shadows_no_library(write_config):
     """`accelerate launch train/sft.py` puts train/ first on the path."""
     result = launch(write_config(name="launched"), "training.max_steps=1", "lora.r=2", "training.learning_rate=0.1")
@@ -414,6 +415,7 @@ def test_manifest_is_valid_json_and_holds_no_chat_text_but_the_system_message(fi
             assert message["content"] not in text
 
 
+@pytest.mark.long
 def test_the_compiler_stays_out_of_a_job_that_has_no_use_for_it(finished_run):
     """bitsandbytes would load it as it is imported; what asks for it later gets it. Nor is the collector in the way."""
     script = f"""
