@@ -17,9 +17,13 @@ JOB = "ftjob-cs0FbbM0anolVidVdfQwSbZh"
 
 @pytest.fixture
 def old(working_folder) -> Path:
-    """A copy of what the version before has left, and the working folder in it."""
+    """A copy of what the version before has left, as if it had been made there, and the working folder in it."""
     shutil.copytree(REPOSITORY / "tests/made_by_407b9a9", working_folder, dirs_exist_ok=True)
     (working_folder / "README.md").unlink()
+    names = ("config.yaml", "manifest.json", "adapter_config.json")
+    for file in (file for name in names for file in working_folder.rglob(name)):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace("/home/user/old", str(working_folder)), encoding="utf-8")
     return working_folder
 
 

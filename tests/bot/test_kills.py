@@ -52,11 +52,13 @@ def test_nothing_is_lost_or_out_of_order(stand_in, start_bot):
 
     twice = 0
     for user in range(1, USERS + 1):
-        numbers = [number_of(text) for text in telegram.texts(user)]
+        texts = telegram.texts(user)
+        shown = [text for text in texts if " " in text]  # a kill may leave an answer's first word, and it comes again
+        numbers = [number_of(text) for text in shown]
         assert set(numbers) == set(range(MESSAGES)), "one is lost"
         assert numbers == sorted(numbers), "the order is lost"
-        twice += len(numbers) - MESSAGES
-        last = {number_of(text): text for text in telegram.texts(user)}
+        twice += len(texts) - MESSAGES
+        last = {number_of(text): text for text in shown}
         assert all(last[n] == answer(question(user, n), None).strip() for n in last), "one is not whole"
     print(f"{USERS * MESSAGES} questions, {KILLS} kills, {twice} messages twice")
     assert twice <= KILLS
