@@ -164,7 +164,6 @@ def test_a_second_bot_in_its_folder(bot, start_bot):
     assert "another bot works on this folder" in start_bot().output
 
 
-@pytest.mark.long
 def test_forget_leaves_no_byte(bot, telegram, model, start_bot, folder):
     """Of what a user has written and been told: in the database, its -wal and free pages, the feedback, the output."""
     for number in range(20):
