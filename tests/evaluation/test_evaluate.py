@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import BloomConfig, BloomForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MambaConfig, Qwen3NextConfig
 
 from tests.conftest import govor
 from train.chats.readers import read_rows
@@ -106,6 +106,20 @@ def test_a_model_without_positions_answers(tokenizer):
     model, messages = BloomForCausalLM(config), [{"role": "user", "content": "Кто я?"}]
     said = answer(model, tokenizer, messages, Generation(max_new_tokens=4), stop=[1])
     assert isinstance(said, str)
+
+
+@pytest.mark.parametrize("kind", [BloomConfig, MambaConfig, Qwen3NextConfig])
+def test_models_of_any_memory_answer_together(kind, tokenizer):
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "state_size": 4,
+             "intermediate_size": 64, "layer_types": ["linear_attention", "full_attention"], "num_experts": 0,
+             "linear_num_key_heads": 2, "linear_num_value_heads": 2}  # fmt: skip
+    known = sizes if kind is Qwen3NextConfig else {"num_hidden_layers": 2}
+    model = AutoModelForCausalLM.from_config(kind(vocab_size=len(tokenizer), hidden_size=32, pad_token_id=0, **known))
+    generation = Generation(max_new_tokens=40, do_sample=False)
+    prompts = [render(tokenizer, [{"role": "user", "content": text}]) for text in ("Кто я?", "Где ты?")]
+    prompts = [ids[: min(map(len, prompts))] for ids in prompts]
+    together = answer_batch(model, tokenizer, prompts, generation, stop=[1], seed=0)
+    assert together == [answer_batch(model, tokenizer, [ids], generation, stop=[1], seed=0)[0] for ids in prompts]
 
 
 def test_the_whole_evaluation(run):

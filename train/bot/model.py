@@ -58,11 +58,7 @@ class ServedModel:
 
         TooLongError where the question alone does not fit.
         """
-        least, most, dropped = (
-            0,
-            len(turns) + 1,
-            0,
-        )  # of the oldest to drop; few as a rule, so the first tries are small
+        least, most, dropped = 0, len(turns) + 1, 0  # of the oldest; few as a rule, so the first tries are small
         while least < most:
             if await self._fits(turns[dropped:], question):
                 most = dropped

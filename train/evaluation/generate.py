@@ -1,5 +1,6 @@
 """Answers from a model: one token by token, or many at once."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,10 +68,11 @@ def answer_batch(
 
     Shorter prompts are padded on the left and masked, so that greedy answers are those of `answer`. Each prompt must
     leave room in the model's context. An answer that has ended leaves the batch after STAGE tokens at most, since a
-    step costs what its rows cost, and the longest answer is some times as long as the average one.
+    step costs what its rows cost, and the longest answer is some times as long as the average one. A model that keeps
+    more than keys and values, such as a recurrent one, goes on with the whole batch.
     """
     import torch
-    from transformers import DynamicCache, set_seed
+    from transformers import set_seed
 
     width = max(map(len, prompts))
     settings = _settings(model, tokenizer, generation, stop, context_of(model) - width)
@@ -79,22 +81,35 @@ def answer_batch(
     # Padded with a token of the prompt's own: a penalty for repetition counts what stands in the padding, too
     ids = torch.tensor([[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    cache = DynamicCache(config=model.config)
+    cache = _cache(model)
+    stage, kept = (STAGE, {"past_key_values": cache}) if cache is not None else (settings.max_new_tokens, {})
     live = list(range(len(prompts)))
     answers = [""] * len(prompts)
     set_seed(seed)
     while live:
-        settings.max_new_tokens = min(STAGE, last - ids.shape[1])
+        settings.max_new_tokens = min(stage, last - ids.shape[1])
         with torch.inference_mode():
-            ids = model.generate(ids, attention_mask=mask, generation_config=settings, past_key_values=cache)
+            ids = model.generate(ids, attention_mask=mask, generation_config=settings, **kept)
         ended = torch.isin(ids[:, width:], ends).any(dim=1) | (ids.shape[1] >= last)
         for row in ended.nonzero().flatten().tolist():
             answers[live[row]] = tokenizer.decode(ids[row, width:], skip_special_tokens=True).strip()
         going = (~ended).nonzero().flatten()
         live = [live[row] for row in going.tolist()]
         ids, mask = ids[going], torch.nn.functional.pad(mask[going], (0, ids.shape[1] - mask.shape[1]), value=1)
-        cache.batch_select_indices(going)
+        if cache is not None:
+            cache.batch_select_indices(going)
     return answers
+
+
+def _cache(model: Any) -> Any:
+    """An empty cache that rows can be taken from; None where the model's is another kind."""
+    from transformers import DynamicCache
+
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    cache = DynamicCache(config=model.config)
+    kinds = {type(layer).__name__ for layer in cache.layers}
+    takes = "past_key_values" in inspect.signature(plain.forward).parameters
+    return cache if takes and kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"} else None
 
 
 def context_of(model: Any) -> int:
