@@ -9,7 +9,14 @@ from threading import Thread
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MambaConfig, Qwen3NextConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma3TextConfig,
+    MambaConfig,
+    Qwen3NextConfig,
+)
 
 from tests.conftest import govor
 from train.chats.readers import read_rows
@@ -120,6 +127,26 @@ def test_models_of_any_memory_answer_together(kind, tokenizer):
     prompts = [ids[: min(map(len, prompts))] for ids in prompts]
     together = answer_batch(model, tokenizer, prompts, generation, stop=[1], seed=0)
     assert together == [answer_batch(model, tokenizer, [ids], generation, stop=[1], seed=0)[0] for ids in prompts]
+
+
+def test_answers_leave_their_batch_beyond_a_sliding_window(tokenizer, monkeypatch):
+    """Each is what transformers' own cache gives, while buffers are made anew and others have ended."""
+    monkeypatch.setattr("train.evaluation.cache.ROOM", 6)
+    monkeypatch.setattr("train.evaluation.generate.STAGE", 10)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, sliding_window=16, layer_types=["sliding_attention", "full_attention"],
+        tie_word_embeddings=False, max_position_embeddings=512,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, generation = AutoModelForCausalLM.from_config(config).eval(), Generation(do_sample=False, max_new_tokens=90)
+    asked = [[{"role": "user", "content": text}] for text in ("Кто я?", "Где ты теперь живёшь?", "Да", "Зачем море?")]
+    prompts = [render(tokenizer, messages) for messages in asked]
+    ids = torch.tensor([prompts[0]])
+    stop = [1, model.generate(ids, do_sample=False, max_new_tokens=90)[0, ids.shape[1] + 40].item()]
+    alone = [answer(model, tokenizer, messages, generation, stop=stop) for messages in asked]
+    assert len({len(tokenizer(text)["input_ids"]) // 10 for text in alone}) > 1, "they end at different stages"
+    assert answer_batch(model, tokenizer, prompts, generation, stop=stop, seed=0) == alone
 
 
 def test_the_whole_evaluation(run):

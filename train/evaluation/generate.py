@@ -103,13 +103,11 @@ def answer_batch(
 
 def _cache(model: Any) -> Any:
     """An empty cache that rows can be taken from; None where the model's is another kind."""
-    from transformers import DynamicCache
+    from train.evaluation.cache import roomy_cache
 
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    cache = DynamicCache(config=model.config)
-    kinds = {type(layer).__name__ for layer in cache.layers}
     takes = "past_key_values" in inspect.signature(plain.forward).parameters
-    return cache if takes and kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"} else None
+    return roomy_cache(model.config) if takes else None
 
 
 def context_of(model: Any) -> int:
