@@ -44,7 +44,7 @@ pytestmark = [
 ]
 ROWS = REPOSITORY / "data/natasha.jsonl"
 BASES = {
-    "gemma-3-270m": [],
+    "gemma-3-270m": [f"model.chat_template={REPOSITORY / 'configs/gemma-base.jinja'}"],
     "smollm2-135m": ["model.chat_template=null", "training.max_length=1536", "training.max_steps=12"],
 }
 """Base → what differs from configs/gemma-270m.yaml. SmolLM2 knows hardly any Russian: three tokens a word."""

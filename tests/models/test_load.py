@@ -9,9 +9,11 @@ import torch
 from transformers import AutoTokenizer
 
 from train.core.config import Lora, load_config
-from train.core.errors import ConfigError, MachineError
+from train.core.errors import BaseError, ConfigError, MachineError, RunError
 from train.models.load import (
     Precision,
+    load_model_config,
+    load_run_tokenizer,
     load_tokenizer,
     lora_config,
     precision_warning,
@@ -132,3 +134,19 @@ def test_named_templates_become_one_that_chooses_as_transformers_does(written, b
         assert ours.apply_chat_template(messages, tools=given, tokenize=False, add_generation_prompt=True) == expected
     run = train(load_config(write_config(model={"name_or_path": str(folder)}, training={"max_steps": 1})))
     assert load_tokenizer(run.adapter).chat_template == ours.chat_template
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_run_without_the_template_that_training_left(damage, run):
+    template = run.adapter / "chat_template.jinja"
+    template.unlink()
+    if damage == "empty":
+        template.touch()
+    with pytest.raises(RunError, match=r"adapter/chat_template.jinja: training left a template there"):
+        load_run_tokenizer(run)
+
+
+def test_a_config_of_no_known_model(run):
+    (run.adapter / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BaseError, match=r"adapter/config.json cannot be loaded: Unrecognized model"):
+        load_model_config(run.adapter)

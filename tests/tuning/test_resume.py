@@ -153,6 +153,25 @@ def test_what_cannot_be_resumed_is_said(write_config, finished_run, rows_file):
         train(load_config(config), resume=True)
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(write_config):
+    config = load_config(write_config(name="torn", training=SETTINGS))
+    killed(write_config(name="torn", training=SETTINGS), "step", 7)
+    run = Run(Path("runs/torn"))
+    last = last_checkpoint(run)
+    before = run.metrics_file.read_bytes()
+    for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        whole = (last / name).read_bytes()
+        for torn in (whole[: len(whole) // 2], b"", whole[:-40]):
+            (last / name).write_bytes(torn)
+            with pytest.raises(RunError, match=rf"{last / name} is damaged .*: move {last} away"):
+                train(config, resume=True)
+        (last / name).write_bytes(whole)
+    assert run.metrics_file.read_bytes() == before
+    last.rename("elsewhere")
+    assert last_checkpoint(run).name == "checkpoint-3"
+    assert train(config, resume=True).adapter.exists()
+
+
 def test_a_full_disk_loses_no_earlier_checkpoint(write_config, monkeypatch):
     from train.tuning.trainer import Trainer
 

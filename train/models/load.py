@@ -120,6 +120,17 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """transformers' configuration of the model in a folder. `trust_remote_code`: as of `load_tokenizer`."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        reason = _needs_code(error) or _first_line(error)
+        raise BaseError(f"{folder / 'config.json'} cannot be loaded: {reason}") from None
+
+
 def _needs_code(error: Exception) -> str | None:
     """What to do where transformers does not load what it would have to run code for; None for other errors."""
     if "trust_remote_code" not in str(error):
@@ -286,9 +297,15 @@ def unwrap(model: Any) -> Any:
 
 
 def load_run_tokenizer(run: Run, folder: Path | None = None) -> Any:
-    """The tokenizer of a finished run. `folder`: where it lies, if not beside what training left."""
+    """The tokenizer of a finished run. `folder`: where it lies, if not beside what training left.
+
+    RunError where the chat template that training froze there is gone.
+    """
     folder = folder or (run.adapter if run.adapter.exists() else run.merged)
-    return load_tokenizer(folder, trust_remote_code=run.trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=run.trust_remote_code)
+    if not tokenizer.chat_template:
+        raise RunError(f"{folder / 'chat_template.jinja'}: training left a template there, and it is gone or empty")
+    return tokenizer
 
 
 def load_tuned(run: Run, *, use_cpu: bool = False, in_4bit: bool = True, offload: bool = False) -> tuple[Any, Any]:

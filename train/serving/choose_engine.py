@@ -15,6 +15,7 @@ from train.encoding.loss_mask import template_hash
 from train.models.base import chosen_template, context_length, run_base, stop_ids
 from train.models.load import (
     free_memory,
+    load_model_config,
     load_run_tokenizer,
     load_tokenizer,
     model_device,
@@ -376,10 +377,8 @@ def _served(
     created: int,
     system: str | None = None,
 ) -> Served:
-    from transformers import AutoConfig
-
     trust_code = config.model.trust_remote_code
-    model_config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_code)
+    model_config = load_model_config(folder, trust_remote_code=trust_code)
     if isinstance(engine_api, transformers_serve.TransformersServeApi):
         splits_thoughts = transformers_serve.splits_thoughts(tokenizer, model_config)
     return Served(

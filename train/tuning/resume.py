@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 from train.core.config import Lora
 from train.core.errors import RunError
@@ -28,6 +29,8 @@ def restore_counters(trainer: Any, run: Run, checkpoint: Path | None, base: Path
     start = lora.start_from if lora else None
     if start and known is not None and known != weights_fingerprint(start / "adapter"):
         raise RunError(f"lora.start_from={start}: its adapter has changed since {run.path} was begun")
+    if checkpoint:
+        require_whole(checkpoint)
     if checkpoint and trainer.args.save_only_model and not is_last(checkpoint):
         raise RunError(
             f"{checkpoint} holds weights alone (training.save_only_model): optimizer and schedule would begin anew; "
@@ -75,6 +78,27 @@ def load_start(model: Any, lora: Lora, adapter: str) -> None:
     left = set_peft_model_state_dict(model, weights, adapter_name=adapter).unexpected_keys
     if left:
         raise RunError(f"lora.start_from={lora.start_from}: its adapter has other layers: {left[0]}")
+
+
+def require_whole(checkpoint: Path) -> None:
+    """RunError where a file of the checkpoint is damaged; changed weights in a file of the right form are not seen."""
+    from safetensors import safe_open
+
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+            elif file.suffix in (".pt", ".pth"):  # torch's are archives with a checksum of every member
+                with ZipFile(file) as archive:
+                    if member := archive.testzip():
+                        raise ValueError(f"wrong checksum of {member}")
+            elif file.name == "trainer_state.json":
+                is_last(checkpoint)
+        except Exception as error:
+            what = f"{type(error).__name__} {error}".splitlines()[0]
+            instead = f"move {checkpoint} away, and --resume goes on from the checkpoint before it"
+            raise RunError(f"{file} is damaged ({what}): {instead}") from None
 
 
 def is_last(checkpoint: Path) -> bool:
