@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from train.chats.readers import read_rows
 from train.chats.sources import DEEPEST, ShallowJson
 from train.cli import main
+from train.core.errors import DataError
 
 TELEGRAM = '{"name": "Аня", "type": "personal_chat", "id": 1, "messages": '
 
@@ -61,3 +63,12 @@ def test_no_verb_needs_memory_for_it(verb, start, tmp_path):
     assert result.exit_code in (1, 2) and str(file) in result.output
     assert "Traceback" not in result.output and "unexpected" not in result.output
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "a gigabyte"
+
+
+@pytest.mark.parametrize("inner", ["[" * 1500 + "]" * 1500, '{"a":' * 1500 + "1" + "}" * 1500])
+def test_a_row_nested_deeper_than_python_calls_is_refused_by_its_line(inner, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "more": %s}\n'
+    file.write_text(row % 1 + row % inner, encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: nested too deep: a row is messages with text"):
+        read_rows(file)

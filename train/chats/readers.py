@@ -336,7 +336,9 @@ def _json(path: Path, line: int, text: str) -> Any:
     _require_no_nul(path, line, text)
     try:
         return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except RecursionError:
+        raise DataError(f"{path}:{line}: nested too deep: a row is messages with text") from None
+    except msgspec.MsgspecError as error:
         raise DataError(f"{path}:{line}: not valid JSON{quotes_hint(text) or f': {error}'}") from None
 
 
