@@ -17,6 +17,7 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row
 from train.cli import main
 from train.core.config import Training, config_class, load_config
+from train.core.errors import BaseError
 from train.core.runs import Run
 from train.encoding.rows import encode_rows
 from train.exports.gguf.export import export_gguf
@@ -294,6 +295,12 @@ class TestLlamaFactory:
         manifest["data"]["train"]["sha256"] = "0"
         run.update_manifest(data=manifest["data"])
         assert "has changed since" in problem(export(run.path, "--to", "llamafactory"))
+
+    @pytest.mark.parametrize(("contents", "said"), [("{", "not valid JSON"), ('{"top_k": "x"}', "top_k is 'x'")])
+    def test_damaged_sampling_settings_are_named(self, contents, said, run):
+        (run.adapter / "generation_config.json").write_text(contents, encoding="utf-8")
+        with pytest.raises(BaseError, match=rf"generation_config\.json: {said}"):
+            export_llamafactory(run)
 
     def test_wrong_use(self, finished_run, write_config):
         assert "leave out a=1" in problem(export(finished_run.path, "a=1", "--to", "gguf"))

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from tests.conftest import govor
 from tests.scripts.stand_in import Request, StandIn
 from train.chats.checks import check_file
@@ -166,3 +168,15 @@ class TestTargets:
     def test_neither(self):
         Path("folder").mkdir()
         assert "folder is not a run folder" in govor("chat", "folder").stderr
+
+    @pytest.mark.parametrize(
+        ("contents", "said"), [("{", "not valid JSON"), ('{"temperature": "hot"}', "temperature: Input should be")]
+    )
+    def test_its_damaged_settings_are_named(self, contents, said, run):
+        merge(run)
+        shutil.move(run.merged, "model")
+        Path("model/generation_config.json").write_text(contents, encoding="utf-8")
+        result = govor("chat", "model", "--prompt", "Кто я?")
+        assert result.exit_code == 2 and result.stderr.splitlines()[-1].startswith(
+            f"error: model/generation_config.json: {said}"
+        )

@@ -18,7 +18,7 @@ from train.exports.gguf.check import check_gguf
 from train.exports.gguf.export import GGUF_TYPES, resolve_type, write_gguf
 from train.exports.gguf.prompts import comparison_prompts, prompt_of
 from train.exports.llamafactory.settings import top_k_of
-from train.models.base import context_length, language_config
+from train.models.base import context_length, language_config, read_json
 from train.models.load import load_run_tokenizer
 from train.models.save import GENERATION_FILE
 
@@ -178,7 +178,7 @@ def modelfile(run: Run, tokenizer: Any, pieces: TemplatePieces, file_name: str) 
 
 def parameters(run: Run, tokenizer: Any) -> list[tuple[str, str]]:
     """(name, value) of every PARAMETER: the run's sampling, the stop strings, the context."""
-    config, generation = run.config(), json.loads((run.merged / GENERATION_FILE).read_bytes())
+    config, generation = run.config(), read_json(run.merged / GENERATION_FILE)
     window = context_length(language_config(run.merged))
     sampling = config.generation
     ends = tokenizer.convert_ids_to_tokens(run.end_of_turn())

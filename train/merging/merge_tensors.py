@@ -11,7 +11,7 @@ from typing import Any
 from train.core import compat
 from train.core.config import Model
 from train.core.errors import BaseError, RunError
-from train.models.load import Precision, adapter_settings, nf4_config
+from train.models.load import Precision, adapter_settings, load_model_config, nf4_config
 from train.models.safetensors_files import StoredTensor
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
@@ -162,12 +162,12 @@ def _require_plain(adapter: Path) -> None:
 def _skeleton(base: Path, model: Model) -> Any:
     """The model with placeholders for weights: right shapes, one number of memory."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     trust = model.trust_remote_code
     with torch.device("meta"), compat.meta_creation():
         skeleton = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(base, trust_remote_code=trust), trust_remote_code=trust
+            load_model_config(base, trust_remote_code=trust), trust_remote_code=trust
         )
     nothing = torch.zeros(())
 

@@ -16,6 +16,7 @@ from train.core.progress import track
 from train.core.runs import Run
 from train.merging.drift import Target
 from train.merging.merge_tensors import NeedsWholeModelError, TensorMerger, to_tensor
+from train.models.base import read_json
 from train.models.load import load_base, load_run_tokenizer, require_safe_adapter, resolve_precision
 from train.models.safetensors_files import (
     BYTES,
@@ -37,7 +38,7 @@ COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 def write_merged(run: Run, base: Path, target: Target, device: str, folder: Path) -> str:
     """Write every file of the merged model; returns the type of its weights."""
     config, tokenizer = run.config(), load_run_tokenizer(run, run.adapter)
-    values = json.loads((base / "config.json").read_bytes())
+    values = read_json(base / "config.json")
     if values.get("quantization_config"):
         kind = values["quantization_config"].get("quant_method", "quantised")
         raise BaseError(

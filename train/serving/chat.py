@@ -1,6 +1,5 @@
 """Talk to a model in the terminal: a run, a folder with a merged model, or one that is served somewhere."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -9,14 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from train.chats.checks import check_file
 from train.chats.rows import Message, Row, row_to_json
 from train.core.config import Generation, Model
-from train.core.errors import GovorError
+from train.core.errors import BaseError, GovorError
 from train.core.files import append_line
 from train.core.runs import Run, open_run
 from train.evaluation.generate import answer
-from train.models.base import stop_ids
+from train.models.base import read_json, stop_ids
 from train.models.load import (
     Precision,
     load_base,
@@ -111,10 +112,14 @@ def _folder_reply(folder: Path, trust_remote_code: bool) -> Reply:
     named = Model(name_or_path=str(folder), trust_remote_code=trust_remote_code)
     model = load_base(named, folder, precision, use_cpu=use_cpu, offload=True).eval()
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    file = folder / GENERATION_FILE
-    saved: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+    saved = read_json(folder / GENERATION_FILE)
     settings = {key: value for key, value in saved.items() if key in Generation.model_fields and value is not None}
-    generation, stop = Generation(**settings), stop_ids(folder) or frozenset({tokenizer.eos_token_id})
+    try:
+        generation = Generation(**settings)
+    except ValidationError as error:
+        name, said = error.errors()[0]["loc"][0], error.errors()[0]["msg"]
+        raise BaseError(f"{folder / GENERATION_FILE}: {name}: {said}") from None
+    stop = stop_ids(folder) or frozenset({tokenizer.eos_token_id})
 
     def reply(messages: list[Message]) -> str:
         return answer(model, tokenizer, messages, generation, stop=sorted(stop), on_text=print_text)

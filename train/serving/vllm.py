@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from train.chats.rows import Message
-from train.core.errors import GovorError
+from train.core.errors import GovorError, RunError
+from train.models.base import read_json
 from train.serving.api_errors import ApiError
 from train.serving.chat_request import ChatRequest, Sampling, VllmFields
 from train.serving.engine import request_json
@@ -157,8 +158,11 @@ def has_bitsandbytes(program: str) -> bool:
 
 
 def rank_of(adapter: Path) -> int:
-    """The rank of an adapter."""
-    return int(json.loads((adapter / "adapter_config.json").read_bytes())["r"])
+    """The rank of an adapter; RunError where its adapter_config.json does not say."""
+    rank = read_json(adapter / "adapter_config.json").get("r")
+    if not isinstance(rank, int):
+        raise RunError(f"{adapter / 'adapter_config.json'}: damaged: r is no whole number")
+    return rank
 
 
 def supports_adapter(config: Mapping[str, Any]) -> bool:

@@ -210,8 +210,7 @@ def _targets(source: ExportSource) -> list[str] | None:
 
 def _generation(source: ExportSource) -> dict[str, Any]:
     """The generation_config.json of the adapter or model that answers; empty where it has none."""
-    file = (source.adapter or source.merged or source.base) / GENERATION_FILE
-    return json.loads(file.read_bytes()) if file.is_file() else {}
+    return read_json((source.adapter or source.merged or source.base) / GENERATION_FILE)
 
 
 def _write_rows(folder: Path, name: str, rows: RowsFile, held_out: RowsFile) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from train.core.config import Config, Training
+from train.core.errors import BaseError
 from train.exports.llamafactory.templates import TemplateChoice
 
 ATTENTION = {"sdpa": "sdpa", "eager": "disabled", "flash_attention_2": "fa2", "flash_attention_3": "fa3"}
@@ -121,9 +122,13 @@ def sampling_settings(config: Config, generation_config: dict[str, Any]) -> dict
 
 
 def top_k_of(generation_config: Mapping[str, Any]) -> int:
-    """The number of likeliest tokens to sample from; unset it is 50 in transformers."""
+    """The number of likeliest tokens to sample from; unset it is 50 in transformers. BaseError where it is none."""
     top_k = generation_config.get("top_k")
-    return 50 if top_k is None else int(top_k)
+    if top_k is None:
+        return 50
+    if not isinstance(top_k, int) or top_k < 0:
+        raise BaseError(f"generation_config.json: top_k is {top_k!r}, which is no number of tokens")
+    return int(top_k)
 
 
 def named_targets(pattern: str, tensors: Collection[str]) -> list[str] | None:
