@@ -127,8 +127,8 @@ def test_imports_go_down():
 
 
 def test_heavy_libraries_come_late():
-    """Few in the light rooms; elsewhere inside functions, save in tuning/, which sft.py imports when it needs it, and in
-    LATE, which are imported inside functions themselves.
+    """Few in the light rooms; elsewhere inside functions, save in tuning/, which sft.py imports when it needs it, and
+    in LATE, which are imported inside functions themselves.
     """
     assert not [found for found in imports() if found.runs_at_once and found.module in LATE.values()]
     early = [
