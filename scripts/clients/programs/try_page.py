@@ -16,7 +16,11 @@ PAGE = """<!doctype html><meta charset="utf-8"><script>
 const ask = async (path, body) => {
   const headers = {authorization: 'Bearer KEY', 'content-type': 'application/json'}
   const asked = JSON.stringify({model: MODEL, temperature: 0, ...body})
-  const answer = await fetch('URL' + path, {method: 'POST', headers, body: asked})
+  let answer
+  while (!answer || answer.status === 503) { // the model is being loaded
+    if (answer) await new Promise((done) => setTimeout(done, 1000 * (answer.headers.get('retry-after') ?? 2)))
+    answer = await fetch('URL' + path, {method: 'POST', headers, body: asked})
+  }
   if (!answer.ok) throw new Error(await answer.text())
   return answer
 }

@@ -11,6 +11,7 @@ const program = join(process.env.GOVOR_CLIENT, 'node_modules/.bin/promptfoo')
 const environment = {
   ...process.env, PROMPTFOO_CONFIG_DIR: folder, PROMPTFOO_DISABLE_TELEMETRY: '1', PROMPTFOO_DISABLE_UPDATE: '1',
   PROMPTFOO_DISABLE_REMOTE_GENERATION: '1',
+  PROMPTFOO_RETRY_5XX: 'true', // `transformers serve` holds one model: while the other is loaded the answer is 503
 }
 
 /** The first model's answer in an evaluation of both, each of which has to say something. */
