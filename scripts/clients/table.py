@@ -26,7 +26,7 @@ RESULTS = FOLDER / "results.json"
 REFUSAL = re.compile(
     r"'\w+' is not supported by this server's engine, [^;]+; [^.\"\\{←]+"
     r"|This server [^.\"\\{←]+"
-    r"|[^:\"\\]*leaves out the tools[^\"\\{←]*"
+    r"|[^:\"\\]*leaves out the tools[^\"'\\{←]*"
 )
 """A refusal of the server's that names what it cannot do."""
 

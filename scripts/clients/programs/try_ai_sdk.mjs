@@ -3,7 +3,7 @@ import { createOpenAI } from '@ai-sdk/openai'
 import { Output, generateText, jsonSchema, streamText, tool } from 'ai'
 import { z } from 'zod'
 
-import { KEY, MODEL, QUESTION, URL_, attempt } from './attempt.mjs'
+import { KEY, MODEL, QUESTION, URL_, asPlainCompletion, attempt } from './attempt.mjs'
 
 const openai = createOpenAI({ baseURL: URL_, apiKey: KEY })
 const shared = { prompt: QUESTION, temperature: 0, maxRetries: 8 }
@@ -21,7 +21,7 @@ await attempt({
   stream: () => streamed(openai.chat(MODEL)),
   responses: async () => (await generateText({ ...shared, model: openai(MODEL) })).text,
   responses_stream: () => streamed(openai(MODEL)),
-  completions: async () => (await generateText({ ...shared, model: openai.completion(MODEL) })).text,
+  completions: async () => asPlainCompletion(await generateText({ ...shared, model: openai.completion(MODEL) })),
   async conversation() {
     const first = await generateText({ ...shared, model: openai(MODEL) })
     const messages = [{ role: 'user', content: QUESTION }, ...first.response.messages, { role: 'user', content: 'А теперь?' }]

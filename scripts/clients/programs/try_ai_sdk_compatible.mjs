@@ -3,7 +3,7 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { Output, generateText, jsonSchema, streamText, tool } from 'ai'
 import { z } from 'zod'
 
-import { KEY, MODEL, QUESTION, URL_, attempt } from './attempt.mjs'
+import { KEY, MODEL, QUESTION, URL_, asPlainCompletion, attempt } from './attempt.mjs'
 
 const server = createOpenAICompatible({ name: 'govor', baseURL: URL_, apiKey: KEY, supportsStructuredOutputs: true })
 const shared = { prompt: QUESTION, temperature: 0, maxRetries: 8 }
@@ -19,7 +19,7 @@ async function streamed(model) {
 await attempt({
   chat: async () => (await generateText({ ...shared, model: server(MODEL) })).text,
   stream: () => streamed(server(MODEL)),
-  completions: async () => (await generateText({ ...shared, model: server.completionModel(MODEL) })).text,
+  completions: async () => asPlainCompletion(await generateText({ ...shared, model: server.completionModel(MODEL) })),
   async schema() {
     const output = Output.object({ schema: jsonSchema(z.toJSONSchema(z.object({ friends: z.boolean() }))) })
     return (await generateText({ ...shared, model: server(MODEL), output })).output
