@@ -37,7 +37,7 @@ def models():
 
 
 def files():
-    """Created and listed: `files.retrieve` and `files.delete` of 1.109 want a file to upload, and so fail everywhere."""
+    """Created and listed: `files.retrieve` and `files.delete` of 1.109 want a file to upload, and always fail."""
     file = json.loads(cli("files.create", "-f", ROWS, "-p", "fine-tune"))["id"]
     assert file in cli("files.list")
     return file
