@@ -229,7 +229,7 @@ def test_tools(server, runs, choice):
     assert after.choices[0].message.tool_calls is None and after.choices[0].message.content
     flat = {"type": "function", **WEATHER["function"]}
     named = {"type": "function", "name": "weather"} if choice is NAMED else choice
-    forced = {"model": "natasha", "tools": [flat], "tool_choice": named, "extra_body": blanks}
+    forced = {"model": "natasha", "tools": [flat], "tool_choice": named, "extra_body": blanks, "max_output_tokens": 200}
     response = server.client.responses.create(input="Кто я?", **forced)
     [item] = [item for item in response.output if item.type == "function_call"]
     assert (item.name, item.arguments) == ("weather", call.function.arguments)
