@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from train.chats.rows import Row, row_from_openai
-from train.chats.rules import PlainRow, Problem, is_plain, is_valid, quotes_hint, row_problems, turn_warnings
+from train.chats.rules import (
+    NESTED_TOO_DEEP,
+    PlainRow,
+    Problem,
+    is_plain,
+    is_valid,
+    quotes_hint,
+    row_problems,
+    turn_warnings,
+)
 from train.core.errors import DataError, GovorError
 
 if TYPE_CHECKING:
@@ -396,7 +405,7 @@ def _parse(number: int, line: bytes) -> tuple[Any, list[Problem]]:
         text = f"byte {error.start + 1} is not UTF-8: save the file as UTF-8"
         return None, [Problem(number, "invalid_utf8", text)]
     except RecursionError:
-        return None, [Problem(number, "nesting_too_deep", "nested too deep: a row is messages with text")]
+        return None, [Problem(number, "nesting_too_deep", NESTED_TOO_DEEP)]
     except msgspec.DecodeError as error:
         if b"\x00" in line:
             text = f"byte {line.index(0) + 1} is NUL, the character U+0000: remove it"

@@ -18,7 +18,7 @@ from train.chats.checks import LONGEST_LINE, CheckReport, raise_problems, read_j
 from train.chats.formats import FORMATS, Format, describe, format_of
 from train.chats.row_formats import LEARNED_KEYS, MASKED_KEYS, Preference, row_by_template, row_of_alpaca, weight_of
 from train.chats.rows import Row
-from train.chats.rules import MESSAGE_KEYS, Problem, is_plain, json_kind, quotes_hint, row_problems
+from train.chats.rules import MESSAGE_KEYS, NESTED_TOO_DEEP, Problem, is_plain, json_kind, quotes_hint, row_problems
 from train.chats.sources import (
     GZIP,
     UTF16,
@@ -337,7 +337,7 @@ def _json(path: Path, line: int, text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except RecursionError:
-        raise DataError(f"{path}:{line}: nested too deep: a row is messages with text") from None
+        raise DataError(f"{path}:{line}: {NESTED_TOO_DEEP}") from None
     except msgspec.MsgspecError as error:
         raise DataError(f"{path}:{line}: not valid JSON{quotes_hint(text) or f': {error}'}") from None
 

@@ -148,6 +148,9 @@ def is_plain(record: dict[str, Any]) -> bool:
     )
 
 
+NESTED_TOO_DEEP = "nested too deep: a row is messages with text"
+
+
 def quotes_hint(text: str) -> str:
     """What to say of JSON whose keys or texts stand in quotes of the wrong kind; empty where they are right."""
     for match in TEXT_OR_QUOTE.finditer(text):

@@ -63,23 +63,13 @@ class FullLayer(DynamicLayer):
         return self.keys, self.values
 
 
-class SlidingLayer(DynamicSlidingWindowLayer):
+class SlidingLayer(FullLayer, DynamicSlidingWindowLayer):
     """Keys and values of the window before the next token."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        self.buffers = Buffer(), Buffer()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+        whole = super().update(key_states, value_states)
         self.cumulative_length += key_states.shape[-2]
-        keys, values = self.buffers
-        whole = keys.join(self.keys, key_states), values.join(self.values, value_states)
         self.keys, self.values = (kept[:, :, -self.sliding_window + 1 :] for kept in whole)
         return whole
