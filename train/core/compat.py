@@ -186,6 +186,13 @@ def gguf_architectures() -> list[str]:
     return list(reading.GGUF_SUPPORTED_ARCHITECTURES)
 
 
+def sliding_cache_layer_class() -> Any:
+    """The class of a layer's keys and values where the model looks back a window's length."""
+    from transformers.cache_utils import DynamicSlidingWindowLayer
+
+    return DynamicSlidingWindowLayer
+
+
 # transformers serve: its command, and what it makes of messages before its engine sees them
 
 SERVE_PROGRAM = """

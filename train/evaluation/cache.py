@@ -3,8 +3,11 @@
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache, DynamicLayer
+
+from train.core.compat import sliding_cache_layer_class
+
+DynamicSlidingWindowLayer: Any = sliding_cache_layer_class()
 
 ROOM = 128
 """Tokens for which a buffer that is made has room."""
