@@ -43,7 +43,8 @@ SECONDS = 10
 VERBS: dict[str, list[str]] = {
     "chat": ["chat", "RUN", "--prompt", "Кто я?"],
     "chat --merged": ["chat", "RUN", "--merged", "--prompt", "Кто я?"],
-    "eval": ["eval", "RUN"],
+    # Few answers, since a config cut short is a whole one, whose answers may be of 400 tokens
+    "eval": ["eval", "RUN", "--samples", "4"],
     "merge": ["merge", "RUN", "--force", "--no-drift"],
     "export": ["export", "RUN", "--to", "llamafactory", "--force"],
     "push": ["push", "RUN", "a/b", "--dry-run", "--base", "x/y", "--license", "mit"],
