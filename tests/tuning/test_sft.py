@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.conftest import REPOSITORY, require_equal_up_to_rounding
 from train.core.config import load_config
-from train.core.errors import BaseError, ConfigError, DataError, MachineError, RunError
+from train.core.errors import BaseError, ConfigError, DataError, DivergedError, MachineError, RunError
 from train.core.files import sha256
 from train.core.runs import open_run
 from train.models.base import weights_fingerprint
@@ -181,12 +184,16 @@ def test_under_accelerate_the_package_shadows_no_library(write_config):
     assert "warning: training.learning_rate=0.1 is above 0.005, the most for an adapter" in result.stderr
 
 
-def test_where_nobody_watches_slow_steps_and_the_held_out_rows_say_how_far_they_are(write_config, capsys, monkeypatch):
-    monkeypatch.setattr(train_progress, "SILENCE", 0)
+def test_where_nobody_watches_a_line_breaks_every_silence(write_config, capsys, monkeypatch):
+    monkeypatch.setattr(train_progress, "SILENCE", 0.01)
     train(load_config(write_config(training={"max_steps": 2, "logging_steps": 2, "per_device_eval_batch_size": 2})))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
-    assert "step 0/2: held-out batch 2 of 3" in lines, lines
-    assert any(line.startswith("step 1/2: held-out 6.") for line in lines), lines
+    assert any(re.fullmatch(r"step 0/2: held-out batch [12] of 3, \d+ s", line) for line in lines), lines
+    assert any(re.match(r"step 1/2: held-out 6.*, \d+ s", line) for line in lines), lines
+    with pytest.raises(DivergedError):
+        train(load_config(write_config(name="diverging", training={"max_steps": 2, "learning_rate": 1e30})))
+    time.sleep(0.1)
+    assert "progress" not in {thread.name for thread in threading.enumerate()}, "each ends with its training"
 
 
 def test_launch_with_a_bad_config_prints_one_line(write_config):

@@ -169,12 +169,12 @@ def take_steps(setting: Setting, trainer: Any, train_set: Encoding) -> bool:
     run, checkpoint, resume = setting.run, setting.checkpoint, setting.resume
     if resume:
         restore_counters(trainer, run, checkpoint, setting.base)
-    stop, movement = watch(trainer, run, train_set)
     try:
-        if checkpoint and is_last(checkpoint):
-            trainer.load_checkpoint(checkpoint)  # train() would take one step too many
-        else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with watch(trainer, run, train_set) as (stop, movement):
+            if checkpoint and is_last(checkpoint):
+                trainer.load_checkpoint(checkpoint)  # train() would take one step too many
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError:
         discard_failed_start(trainer, run, resume=resume)
         raise out_of_memory(trainer, setting.config, setting.base, f"step {trainer.state.global_step + 1}") from None

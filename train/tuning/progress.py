@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PrinterCallback, TrainerCallback
 
 from train.core.progress import SILENCE
@@ -19,14 +21,19 @@ from train.encoding.rows import Encoding
 from train.tuning.divergence import Divergence, Movement
 
 
-def watch(trainer: Any, run: Run, train_set: Encoding) -> tuple["StopOnSignal", Movement]:
+@contextmanager
+def watch(trainer: Any, run: Run, train_set: Encoding) -> Iterator[tuple["StopOnSignal", Movement]]:
     """metrics.jsonl and the progress bar, in place of transformers' own output; a way to stop; an eye on the loss."""
     trainer.remove_callback(PrinterCallback)
     log, stop, movement = MetricsLog(run), StopOnSignal(), Movement()
+    bar = ProgressBar(log)
     trainer.divergence = Divergence(trainer, train_set.encoded, [row.line for row in train_set.rows])
-    for callback in (stop, trainer.divergence, log, ProgressBar(log), movement):
+    for callback in (stop, trainer.divergence, log, bar, movement):
         trainer.add_callback(callback)
-    return stop, movement
+    try:
+        yield stop, movement
+    finally:
+        bar.close()
 
 
 class StopOnSignal(TrainerCallback):
@@ -106,7 +113,8 @@ class MetricsLog(TrainerCallback):
 class ProgressBar(TrainerCallback):
     """One bar with loss, tokens/s and time left on a terminal; lines where nobody watches.
 
-    There is one at every logging step, and at the end of what takes longer than SILENCE.
+    There is one at every logging step, and one when none has come for SILENCE seconds: a step of a large model may take
+    minutes.
     """
 
     def __init__(self, log: MetricsLog) -> None:
@@ -117,33 +125,37 @@ class ProgressBar(TrainerCallback):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
         self.loss = self.eval_loss = math.nan
-        self.evaluated, self.shown = 0, time.monotonic()
+        self.evaluated, self.doing = 0, ""
+        self.began = self.shown = time.monotonic()
+        self.ended = threading.Event()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.bar.start()
             self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step, numbers="")
+            threading.Thread(target=self._break_silence, args=(state,), name="progress", daemon=True).start()
+
+    def _break_silence(self, state: Any) -> None:
+        while not self.ended.wait(min(1, SILENCE)):
+            if time.monotonic() - self.shown >= SILENCE:
+                self._show(state, f"{time.monotonic() - self.began:.0f} s")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.bar.update(self.task, completed=state.global_step)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self._show(state, waited=SILENCE)
-
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
         self.evaluated += 1
-        if state.is_world_process_zero:
-            self._show(state, f"held-out batch {self.evaluated} of {len(eval_dataloader)}", waited=SILENCE)
+        self.doing = f"held-out batch {self.evaluated} of {len(eval_dataloader)}"
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.evaluated = 0
+        self.evaluated, self.doing = 0, ""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         logs = logs or {}
@@ -152,22 +164,21 @@ class ProgressBar(TrainerCallback):
         self.loss, self.eval_loss = logs.get("loss", self.loss), logs.get("eval_loss", self.eval_loss)
         self._show(state)
 
-    def _show(self, state: Any, doing: str | None = None, waited: float = 0) -> None:
-        """Show the numbers; where nobody watches, only if nothing was printed for `waited` seconds."""
+    def _show(self, state: Any, *more: str) -> None:
+        self.shown = time.monotonic()
         parts = [f"loss {self.loss:.3f}"] if math.isfinite(self.loss) else []
         parts += [f"held-out {self.eval_loss:.3f}"] if math.isfinite(self.eval_loss) else []
         parts += [f"{self.log.rate:,.0f} tokens/s"] if self.log.rate else []
-        parts += [doing] if doing else []
+        parts += [self.doing] if self.doing else []
         if not self.bar.disable:
             self.bar.update(self.task, numbers=", ".join(parts))
-        elif time.monotonic() - self.shown >= waited:
-            self.shown = time.monotonic()
-            numbers = f": {', '.join(parts)}" if parts else ""
-            self.console.print(f"step {state.global_step}/{state.max_steps}{numbers}", highlight=False)
+        else:
+            numbers = ", ".join([*parts, *more])
+            self.console.print(f"step {state.global_step}/{state.max_steps}: {numbers}", highlight=False)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar.stop()
+    def close(self) -> None:
+        self.ended.set()
+        self.bar.stop()
 
 
 def _peak_memory() -> float:
