@@ -88,15 +88,22 @@ MARKS = {
 }
 READING = (
     (
+        "Ошибка — в натах на токен, чем меньше, тем лучше; угаданные токены — доля тех, которые модель сочла самыми "
+        "вероятными. Пол и потолок — между чем лежит значение, n — сколько ответов, строк, абзацев или вопросов.",
+        "Losses are in nats a token, less is better; tokens guessed is the share of those that the model held for the "
+        "likeliest. Floor and ceiling are what a value lies between, n counts answers, rows, paragraphs or questions.",
+    ),
+    (
         "Манера: 0 — отвечает как база, 1 — как сама персона в отложенных ответах. Темы почти не считаются: слова со "
         "смыслом заменены частями речи. Интервал захватывает 1 — по манере не отличить.",
         "Manner: 0 is how the base answers, 1 how the persona did in held-out answers. Topics hardly count: content "
         "words are replaced by their parts of speech. An interval that holds 1: no difference in manner was found.",
     ),
     (
-        "Отличимость: 0,5 — не отличить, 1 — отличить всегда. Она быстро доходит до единицы и не показывает, насколько "
-        "модель приблизилась.",
-        "Told apart: 0.5 is by chance, 1 always. It soon reaches 1 and does not show how near a model has come.",
+        "Отличимость: 0,5 — не отличить, 1 — отличить всегда; пол — что даёт случай, p — как часто он даёт столько. "
+        "Она быстро доходит до единицы и не показывает, насколько модель приблизилась.",
+        "Told apart: 0.5 is by chance, 1 always; the floor is what chance gives, p how often it gives so much. It soon "
+        "reaches 1 and does not show how near a model has come.",
     ),
     (
         f"Приметы: жирным — дальше {FLAGGED} стандартных ошибок от настоящих ответов.",
@@ -107,10 +114,12 @@ READING = (
         "Copies: the ceiling is what chance reaches, by answers that training never saw. Above it the model recites.",
     ),
     (
-        f"Наизусть: модель получает половину ответа. Переобучена: разница отложенных строк и строк обучения выросла "
-        f"больше чем на {OVERFITTED:g} нат.",
-        "By heart: the model is given half an answer. Overfitted: the gap of held-out and training rows has grown by "
-        f"more than {OVERFITTED:g} nat.",
+        f"Наизусть: модель получает половину ответа, считается доля слов другой половины до первого расхождения; пол — "
+        f"то же по отложенным строкам. Переобучена: разница отложенных строк и строк обучения выросла больше чем на "
+        f"{OVERFITTED:g} нат.",
+        "By heart: the model is given half an answer; counted is the share of the other half's words up to the first "
+        "that differs; the floor is the same of held-out rows. Overfitted: the gap of held-out and training rows has "
+        f"grown by more than {OVERFITTED:g} nat.",
     ),
     (
         f"Знание: 59 абзацев и 64 вопроса, которых персона не касается. Пострадало: ошибка выросла больше чем на "

@@ -40,7 +40,7 @@ class Judgement(NamedTuple):
     prompts: int
     dialogues: int
     samples: int
-    """Answers to each prompt."""
+    """Answers to each prompt; 0 where they were not sampled."""
     position: Position | None
     two_sample: TwoSample | None
     """Of the real answers and the tuned ones."""
@@ -54,7 +54,11 @@ class Judgement(NamedTuple):
 
 
 def judge_answers(
-    rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence[Answer], samples: int
+    rows: Sequence[Row] | None,
+    real: Sequence[Answer],
+    base: Sequence[Answer],
+    tuned: Sequence[Answer],
+    samples: int,
 ) -> Judgement:
     """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone."""
     return Judgement(
@@ -74,10 +78,11 @@ def judge_answers(
 
 def judge_state(
     rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], answers: Sequence[Answer]
-) -> tuple[Interval | None, bool]:
+) -> tuple[Interval | None, bool | None]:
     """(position, whether it recites) of a saved state's answers: what decides which one to keep."""
     place = _position(rows, real, base, answers)
-    return place.whole if place else None, bool(rows) and find_leakage(sources(rows or ()), real, base, answers).recites
+    recites = find_leakage(sources(rows), real, base, answers).recites if rows else None
+    return place.whole if place else None, recites
 
 
 def _position(
@@ -103,7 +108,7 @@ class Evaluation(NamedTuple):
     judgement: Judgement | None = None
     continuation: Continuation | None = None
     forgetting: Forgetting | None = None
-    checkpoints: tuple[tuple[str, Interval | None, bool], ...] = ()
+    checkpoints: tuple[tuple[str, Interval | None, bool | None], ...] = ()
     """Of each saved state: its name, position, whether it recites."""
     via: str | None = None
     """The model that a server answered with, in place of the tuned one."""
@@ -134,9 +139,12 @@ class Evaluation(NamedTuple):
 
     @property
     def keep(self) -> str | None:
-        """The checkpoint to keep: the best position of those that do not recite; None where none was measured."""
-        kept = [(place.value, name) for name, place, recites in self.checkpoints if place and not recites]
-        return max(kept)[1] if kept else None
+        """The checkpoint to keep: of those that do not recite the nearest to the persona; None where none was measured.
+
+        Beyond her own answers a model overdoes her manner.
+        """
+        kept = [(abs(1 - place.value), name) for name, place, recites in self.checkpoints if place and not recites]
+        return min(kept)[1] if kept else None
 
 
 def verdict(evaluation: Evaluation, language: str) -> str:
@@ -174,7 +182,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """evaluation.json: shares between 0 and 1, losses in nats a token, lengths of copies in words."""
     judged = evaluation.judgement
     losses = {"base": evaluation.base, "tuned": evaluation.tuned}
-    answers = {"prompts": judged.prompts, "dialogues": judged.dialogues, "samples": judged.samples} if judged else None
+    counts = ("prompts", "dialogues", "samples")
+    answers = {**{name: getattr(judged, name) for name in counts}, "judged": len(judged.tuned)} if judged else None
     return {
         "verdict": {language: verdict(evaluation, language) for language in ("ru", "en")},
         "answers": answers,

@@ -158,7 +158,11 @@ def position(
 
     if (whole := between(lambda _: True)) is None:
         return None
-    turns = {turn: between(lambda answer, turn=turn: min(answer.turn, TURNS) == turn) for turn in range(1, TURNS + 1)}
+
+    def at_turn(turn: int) -> Interval | None:
+        return between(lambda answer: min(answer.turn, TURNS) == turn)
+
+    turns = {turn: at_turn(turn) for turn in range(1, TURNS + 1)}
     return Position(whole, {turn: found for turn, found in turns.items() if found}, scores[2])
 
 
