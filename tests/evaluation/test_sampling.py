@@ -8,8 +8,9 @@ import pytest
 
 from train.chats.rows import Row
 from train.core.errors import DataError
+from train.encoding.held_out import held_out_rows
 from train.evaluation.evaluate import read_answers
-from train.evaluation.sampling import AnswerFile, collect_answers, held_out_prompts
+from train.evaluation.sampling import AnswerFile, base_answers, collect_answers, held_out_prompts
 
 
 def row(line, *texts, system=None):
@@ -36,6 +37,14 @@ def test_dialogues_that_begin_alike_are_answered_each_for_itself():
         (0, "Привет 0 0"), (0, "Привет 0 1"), (2, "Привет 1 0"), (2, "Привет 1 1"),
     ]  # fmt: skip
     assert collect_answers(file, "m", "s", prompts, 2, None, "answers") == answers
+
+
+def test_base_answers_are_those_of_the_last_settings(run):
+    rows, file = held_out_rows(run), AnswerFile(run.evaluation / "answers.jsonl")
+    prompts, base = held_out_prompts(rows), json.dumps(run.manifest()["base"]["weights"], sort_keys=True)
+    for settings in ("hot", "cold"):
+        file.append(base, settings, [(prompt, 0, settings) for prompt in prompts])
+    assert [answer.text for answer in base_answers(run, rows)] == ["cold"] * len(prompts)
 
 
 def answers_file(*rows):

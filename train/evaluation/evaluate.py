@@ -27,6 +27,7 @@ from train.evaluation.forgetting import KNOWS_ENOUGH, compare_knowledge, measure
 from train.evaluation.generate import answer, context_of
 from train.evaluation.judge import Evaluation, Judgement, Losses, judge_answers, judge_state, to_json, verdict
 from train.evaluation.leakage import continuation
+from train.evaluation.markers import is_russian
 from train.evaluation.report import Sample, write_report
 from train.evaluation.sampling import (
     BATCH,
@@ -325,6 +326,11 @@ def _not_measured(meter: Meter, evaluation: Evaluation, strange: int = 0) -> tup
             judged and not judged.markers,
             "Marks: they need answers in two held-out dialogues.",
             "Приметы: нужны ответы в двух отложенных диалогах.",
+        ),
+        (
+            judged and judged.russian and not is_russian(judged.base),
+            "How near it came: the base says nothing or speaks another language, so that any Russian is near 1.",
+            "Насколько стало ближе: база молчит или говорит на другом языке, и любой русский окажется около 1.",
         ),
         (
             judged and strange,

@@ -54,7 +54,7 @@ WORDS = {
     "copy": ("самая длинная цитата, слов", "longest copy, words"),
     "halves": ("продолжено наизусть: строки обучения", "continued by heart: training rows"),
     "prose": ("ошибка на простом русском, до {base:.3f}", "loss of plain Russian, {base:.3f} before"),
-    "questions": ("верные ответы на вопросы, до {base:.0%}", "questions answered right, {base:.0%} before"),
+    "questions": ("верные ответы на вопросы, до {base:.2f}", "questions answered right, {base:.2f} before"),
     "personal": ("ответов с персональными данными", "answers with personal data"),
     "markers": ("Приметы", "Marks"),
     "marks_head": (
@@ -64,7 +64,7 @@ WORDS = {
     "best": ("Пять ответов, больше всего похожих на персону", "The five answers most like the persona"),
     "worst": ("Пять наименее похожих", "The five least like it"),
     "copies": ("Самые длинные цитаты", "The longest copies"),
-    "copied": ("{words} слов подряд, строка {line}: «{text}»", "{words} words in a row, line {line}: “{text}”"),
+    "copied": ("слов подряд: {words}, строка {line}: «{text}»", "{words} words in a row, line {line}: “{text}”"),
     "checkpoints": ("Сохранённые состояния", "Saved states"),
     "states_head": ("состояние|манера|интервал 95 %|цитирует", "state|manner|interval of 95 %|recites"),
     "keep": ("Оставить: {name}", "Keep: {name}"),
@@ -123,8 +123,8 @@ READING = (
     ),
     (
         f"Знание: 59 абзацев и 64 вопроса, которых персона не касается. Пострадало: ошибка выросла больше чем на "
-        f"{FORGOTTEN:.0%}, или верных ответов стало меньше (критерий Макнемара, p < 0,05); где база знает меньше "
-        f"{KNOWS_ENOUGH:.0%}, вопросы ничего не говорят.",
+        f"{100 * FORGOTTEN:.0f} %, или верных ответов стало меньше (критерий Макнемара, p < 0,05); где база знает "
+        f"меньше {100 * KNOWS_ENOUGH:.0f} %, вопросы ничего не говорят.",
         f"Knowledge: 59 paragraphs and 64 questions that have nothing to do with the persona. It has suffered where "
         f"the loss grew by more than {FORGOTTEN:.0%} or fewer answers are right (McNemar, p < 0.05); where the base "
         f"knows less than {KNOWS_ENOUGH:.0%}, questions say nothing.",
@@ -151,9 +151,11 @@ class _Section:
         return _text(self._localized(WORDS[key][self.language].format(**values), key))
 
     def _localized(self, text: str, key: str) -> str:
-        """Russian writes decimal commas in the words that carry numbers."""
-        numbers = ("auc", "loss", "accuracy", "gap", "prose", "questions")
-        return text.replace(".", ",") if self.language == 0 and key in numbers else text
+        """The words that carry numbers, as Russian writes these."""
+        if key not in ("auc", "loss", "accuracy", "gap", "prose", "questions"):
+            return text
+        text = text.replace(" -", " −")
+        return text.replace(".", ",").replace("%", " %") if self.language == 0 else text
 
     def number(self, value: float | None, places: int = 2) -> str:
         if value is None:

@@ -54,16 +54,16 @@ def held_out_prompts(rows: Sequence[Row]) -> list[Prompt]:
 
 
 def base_answers(run: Run, rows: Sequence[Row]) -> list[Answer]:
-    """What the base said to the held-out rows' prompts when the run was evaluated; empty where it was not."""
+    """What the base said to the held-out rows' prompts when the run was last evaluated; empty where it was not."""
     file = run.evaluation / "answers.jsonl"
     if not file.exists():
         return []
     prompts = {prompt.key: prompt.real for prompt in held_out_prompts(rows)}
     weights = json.dumps(run.manifest()["base"]["weights"], sort_keys=True, ensure_ascii=False)
-    found = [record for record in AnswerFile(file).records() if record["model"] == weights]
-    return [
-        prompts[record["prompt"]]._replace(text=record["answer"]) for record in found if record["prompt"] in prompts
-    ]
+    known = AnswerFile(file)
+    settings = [record["settings"] for record in known.records() if record["model"] == weights]
+    found = known.read(weights, settings[-1]) if settings else {}
+    return [prompts[prompt]._replace(text=text) for (prompt, _), text in found.items() if prompt in prompts]
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
