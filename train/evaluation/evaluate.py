@@ -6,20 +6,20 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.chats.pairs import question_of
 from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, configured_prompts, text_of
-from train.chats.split import read_split
+from train.chats.split import Split, read_split
 from train.core.config import Config, Generation
 from train.core.errors import DataError, GovorError, RunError
 from train.core.files import sha256, write_atomically
 from train.core.pages import Language
 from train.core.progress import track
-from train.core.runs import Run, now, whole_checkpoints
+from train.core.runs import Run, now, open_run, whole_checkpoints
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.evaluation.evaluation_page import write_page
@@ -82,6 +82,8 @@ class Meter:
     """None where the training file is gone or has changed."""
     samples: int | None
     """Answers to each held-out prompt; None for as many as are needed."""
+    before: list[Row] | None = field(default_factory=list)
+    """Rows of the runs that it went on from; None where they are not known."""
 
     def __post_init__(self) -> None:
         self.stop = self.run.end_of_turn()
@@ -193,8 +195,8 @@ def evaluate_whole(
         knows.insert(0, measure_knowledge(base, tokenizer, "before training"))
         before = meter.sample(prompts, meter.ask(base), run.manifest()["base"]["weights"], "the base")
     real = [prompt.real for prompt in prompts]
-    judged = judge_answers(meter.trained, real, before, answers, len(answers) // max(1, len(prompts)))
-    places = [(name, *judge_state(meter.trained, real, before, said)) for name, said in saved]
+    judged = judge_answers(meter.trained, real, before, answers, len(answers) // max(1, len(prompts)), meter.before)
+    places = [(name, *judge_state(meter.trained, real, before, said, meter.before)) for name, said in saved]
     evaluation = Evaluation(
         comparison.base,
         comparison.tuned,
@@ -236,7 +238,7 @@ def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Eva
         loaded: list[Any] = []
         before = meter.sample(prompts, ask, run.manifest()["base"]["weights"], "the base")
     real = [prompt.real for prompt in prompts]
-    judgement = judge_answers(meter.trained, real, before, judged, 0) if prompts else None
+    judgement = judge_answers(meter.trained, real, before, judged, 0, meter.before) if prompts else None
     evaluation = Evaluation(None, None, judgement, via=str(file))
     return evaluation._replace(not_measured=_not_measured(meter, evaluation, strange))
 
@@ -261,20 +263,38 @@ def read_answers(file: Path, prompts: Sequence[Prompt]) -> tuple[list[Answer], i
 
 def _meter(run: Run, generation: Generation | None, tokenizer: Any, samples: int | None) -> Meter:
     config, rows = run.config(), held_out_rows(run)
-    return Meter(run, config, generation or config.generation, tokenizer, rows, trained_rows(run, rows), samples)
+    generation, trained = generation or config.generation, trained_rows(run, rows)
+    return Meter(run, config, generation, tokenizer, rows, trained, samples, rows_before(run))
 
 
 def trained_rows(run: Run, held_out: Sequence[Row]) -> list[Row] | None:
     """The rows that were trained on; None where the file is gone or has changed, or gives other held-out rows."""
+    split = _split_of(run)
+    same = split and [row.messages for row in split.held_out] == [row.messages for row in held_out]
+    return split.train if split and same else None
+
+
+def _split_of(run: Run) -> Split | None:
+    """The rows of the run's training file; None where that is gone or has changed."""
     config = run.config()
     try:
-        if sha256(config.data.train_file) != run.manifest()["data"]["train"]["sha256"]:
-            return None
-        split = read_split(config)
+        known = sha256(config.data.train_file) == run.manifest()["data"]["train"]["sha256"]
+        return read_split(config) if known else None
     except (DataError, OSError):
         return None
-    same = [row.messages for row in split.held_out] == [row.messages for row in held_out]
-    return split.train if same else None
+
+
+def rows_before(run: Run) -> list[Row] | None:
+    """The rows of the runs that it went on from (lora.start_from); None where some are gone or have changed."""
+    lora = run.config().lora
+    if lora is None or lora.start_from is None:
+        return []
+    try:
+        start = open_run(lora.start_from)
+        split, earlier = _split_of(start), rows_before(start)
+    except GovorError:
+        return None
+    return None if split is None or earlier is None else [*earlier, *split.train]
 
 
 def _compare(
@@ -316,7 +336,13 @@ def _not_measured(meter: Meter, evaluation: Evaluation, strange: int = 0) -> tup
     """What is missing and why, in English and in Russian; so many answers are `strange`: to no held-out prompt."""
     judged, forgot = evaluation.judgement, evaluation.forgetting
     count = len(judged.tuned) if judged else 0
+    start = meter.config.lora.start_from if meter.config.lora else None
     known = (
+        (
+            judged and meter.before is None,
+            f"Copies: the rows of {start}, which it went on from, are gone or no longer what was trained on.",
+            f"Цитаты: строк прогона {start}, с которого он продолжен, нет, или обучение шло на других.",
+        ),
         (
             judged and judged.two_sample is None,
             "The two-sample test: it needs answers in ten held-out dialogues.",

@@ -64,6 +64,10 @@ WORDS = {
     "best": ("Пять ответов, больше всего похожих на персону", "The five answers most like the persona"),
     "worst": ("Пять наименее похожих", "The five least like it"),
     "copies": ("Самые длинные цитаты", "The longest copies"),
+    "copied_before": (
+        "слов подряд: {words}, прежнее обучение: «{text}»",
+        "{words} words in a row, of an earlier run: “{text}”",
+    ),
     "copied": ("слов подряд: {words}, строка {line}: «{text}»", "{words} words in a row, line {line}: “{text}”"),
     "checkpoints": ("Сохранённые состояния", "Saved states"),
     "states_head": ("состояние|манера|интервал 95 %|цитирует", "state|manner|interval of 95 %|recites"),
@@ -274,7 +278,9 @@ class _Section:
         if judged.leakage:
             parts.append(f"<h2>{self.say('copies')}</h2>")
             for answer, copy in judged.leakage.worst:
-                where = self.say("copied", words=copy.words, line=copy.line, text=copy.text)
+                where = self.say(
+                    "copied" if copy.line else "copied_before", words=copy.words, line=copy.line, text=copy.text
+                )
                 parts += [_quote(answer), f'<p class="aid">{where}</p>']
         return parts
 

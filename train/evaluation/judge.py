@@ -1,6 +1,7 @@
 """Everything that answers alone tell of a tuned model, and the verdict in a sentence."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from train.chats.rows import Row, text_of, trained_answers
@@ -59,8 +60,12 @@ def judge_answers(
     base: Sequence[Answer],
     tuned: Sequence[Answer],
     samples: int,
+    before: Sequence[Row] | None = (),
 ) -> Judgement:
-    """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone."""
+    """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone.
+
+    `before`: rows of earlier runs that this one went on from, None where they are not known: no copy is excluded then.
+    """
     return Judgement(
         prompts=len(real),
         dialogues=len({answer.dialogue for answer in real}),
@@ -69,7 +74,7 @@ def judge_answers(
         two_sample=two_sample(real, tuned),
         markers=marker_table(real, base, tuned),
         russian=is_russian(real),
-        leakage=find_leakage(sources(rows), real, base, tuned) if rows else None,
+        leakage=_find_leakage(rows, before, real, base, tuned),
         real=list(real),
         base=list(base),
         tuned=list(tuned),
@@ -77,12 +82,21 @@ def judge_answers(
 
 
 def judge_state(
-    rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], answers: Sequence[Answer]
+    rows: Sequence[Row] | None,
+    real: Sequence[Answer],
+    base: Sequence[Answer],
+    answers: Sequence[Answer],
+    before: Sequence[Row] | None = (),
 ) -> tuple[Interval | None, bool | None]:
     """(position, whether it recites) of a saved state's answers: what decides which one to keep."""
-    place = _position(rows, real, base, answers)
-    recites = find_leakage(sources(rows), real, base, answers).recites if rows else None
-    return place.whole if place else None, recites
+    place, leakage = _position(rows, real, base, answers), _find_leakage(rows, before, real, base, answers)
+    return place.whole if place else None, leakage.recites if leakage else None
+
+
+def _find_leakage(rows: Sequence[Row] | None, before: Sequence[Row] | None, *sides: Sequence[Answer]) -> Leakage | None:
+    if not rows or before is None:
+        return None
+    return find_leakage(chain(sources(rows), ((None, text) for _, text in sources(before))), *sides)
 
 
 def _position(
@@ -124,9 +138,10 @@ class Evaluation(NamedTuple):
     @property
     def recites(self) -> bool | None:
         """Whether an answer copies more than is chance, or training rows are continued by heart."""
+        if self.continuation and self.continuation.by_heart:
+            return True
         leakage = self.judgement.leakage if self.judgement else None
-        known = [leakage.recites if leakage else None, self.continuation.by_heart if self.continuation else None]
-        return None if known == [None, None] else any(known)
+        return leakage.recites if leakage else None
 
     @property
     def forgot(self) -> bool | None:
