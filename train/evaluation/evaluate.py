@@ -276,10 +276,9 @@ def trained_rows(run: Run, held_out: Sequence[Row]) -> list[Row] | None:
 
 def _split_of(run: Run) -> Split | None:
     """The rows of the run's training file; None where that is gone or has changed."""
-    config = run.config()
+    config, trained = run.config(), run.manifest()["data"].get("train") or {}
     try:
-        known = sha256(config.data.train_file) == run.manifest()["data"]["train"]["sha256"]
-        return read_split(config) if known else None
+        return read_split(config) if sha256(config.data.train_file) == trained.get("sha256") else None
     except (DataError, OSError):
         return None
 
