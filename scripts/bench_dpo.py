@@ -50,7 +50,7 @@ def meter_of(run: Run) -> tuple[Any, Meter]:
     """(the run's model, what asks it)."""
     config, held_out = run.config(), held_out_rows(run)
     model, tokenizer = load_tuned(run)
-    return model, Meter(run, config, config.generation, tokenizer, held_out, trained_rows(config, held_out), None)
+    return model, Meter(run, config, config.generation, tokenizer, held_out, trained_rows(run, held_out), None)
 
 
 def answers_of(run: Run, prompts: Sequence[Prompt], samples: int, seed: int = 0) -> list[Answer]:

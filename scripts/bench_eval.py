@@ -44,7 +44,7 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], c
     """Print what the measures say where the truth is known."""
     with one_line_errors():
         opened = open_run(run)
-        trained, held_out = trained_rows(opened.config(), held_out_rows(opened)) or [], held_out_rows(opened)
+        trained, held_out = trained_rows(opened, held_out_rows(opened)) or [], held_out_rows(opened)
         base = base_answers(opened, held_out)
         hers = [answer for rows in (trained, held_out) for answer in real_answers(rows)]
         people = {"the persona": hers}

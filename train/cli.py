@@ -416,7 +416,7 @@ def plan(config: Path, overrides: tuple[str, ...], gpu: str | None, as_json: boo
 @click.option("--model", metavar="NAME", help="The server's model.  [default: the first that it lists]")
 @click.option("--answers", type=PATH, help="Judge these answers: rows as in training, each with its prompt.")
 @click.option("--checkpoints", is_flag=True, help="Judge each saved state as well, and name the one to keep.")
-@click.option("--gate", is_flag=True, help="Exit code 1 where the model recites training rows.")
+@click.option("--gate", is_flag=True, help="Exit code 1 where the model recites training rows, 2 where nobody can say.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as in RUN/evaluation/evaluation.json.")
 @click.option("--lang", type=click.Choice(["ru", "en"]), help="Language of report.html.  [default: by locale]")
 @JUDGE
@@ -447,6 +447,8 @@ def evaluate_run(
 
     if judge and (how["quick"] or how["answers"] or as_json):
         raise GovorError("--judge does not go with --quick, --answers and --json: judge.json is for programs")
+    if gate and how["quick"]:
+        raise GovorError("--gate does not go with --quick, which looks for no copies")
     if not judge and (rubric or votes or budget or max_tokens or dry_run):
         raise GovorError("--rubric, --votes, --budget, --max-tokens and --dry-run are for a judge: give --judge too")
     opened = open_run(run, trust_remote_code=trust_remote_code)
@@ -457,6 +459,8 @@ def evaluate_run(
         limits = {"budget": budget, "max_tokens": max_tokens, "dry_run": dry_run}
         names = models_of(opened.path)
         judge_run(opened, evaluation, judge, names=names, rubric_file=rubric, votes=votes, **limits)  # type: ignore[arg-type]
+    if gate and evaluation.recites is None:
+        raise GovorError("--gate: nothing was measured that it asks for: above stands what is missing")
     raise SystemExit(1 if evaluation.recites and gate else 0)
 
 

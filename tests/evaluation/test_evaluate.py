@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -9,6 +10,7 @@ from threading import Thread
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -26,6 +28,8 @@ from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import encode_row, render
 from train.evaluation.evaluate import score
 from train.evaluation.generate import answer, answer_batch
+from train.evaluation.intervals import Interval
+from train.evaluation.judge import Evaluation
 from train.evaluation.sampling import (
     AnswerFile,
     Prompt,
@@ -154,7 +158,7 @@ def test_the_whole_evaluation(run):
     assert result.exit_code == 0, result.output
     found = json.loads((run.evaluation / "evaluation.json").read_bytes())
     prompts = len(held_out_prompts(held_out_rows(run)))
-    assert found["answers"] == {"prompts": prompts, "dialogues": 5, "samples": 2}
+    assert found["answers"] == {"prompts": prompts, "dialogues": 5, "samples": 2, "judged": 2 * prompts}
     assert found["style"]["markers"]["question"].keys() == {"name", "real", "base", "tuned", "difference", "flagged"}
     assert found["leakage"]["longest_copy"].keys() == {"tuned", "held_out", "base", "ceiling"}
     assert found["leakage"]["recites"] is False and found["forgetting"]["log_loss"]["tuned"]["value"] > 0
@@ -164,6 +168,38 @@ def test_the_whole_evaluation(run):
     assert found["verdict"]["ru"] in page and found["verdict"]["en"] in page
     lines = (run.evaluation / "answers.jsonl").read_text(encoding="utf-8").split("\n")
     assert len(lines) == 4 * prompts + 1
+    govor("eval", str(run.path), "--quick")
+    assert run.manifest()["evaluation"]["verdict"] == found["verdict"], "a quick one knows nothing else"
+
+
+def test_a_training_file_that_grew_is_not_what_was_trained(run):
+    """Nobody can say then what is a copy: --gate does not pass."""
+    file = run.config().data.train_file
+    Path("grown.jsonl").write_bytes(file.read_bytes() + b"\n")
+    config = run.config_file.read_text(encoding="utf-8").replace(str(file), "grown.jsonl")
+    run.config_file.write_text(config, encoding="utf-8")
+    shutil.rmtree(run.checkpoints)
+    result = govor("eval", str(run.path), "--samples", "1", "--gate")
+    assert result.exit_code == 2 and "error: --gate: nothing was measured that it asks for" in result.stderr
+    assert "not measured: Manner and copies: grown.jsonl is gone, or no longer what was trained on" in result.stdout
+    result = govor("eval", str(run.path), "--samples", "1", "--checkpoints")
+    assert result.exit_code == 2 and "checkpoints holds no saved state" in result.stderr
+
+
+def test_a_model_whose_weights_are_no_numbers(run):
+    file = run.adapter / "adapter_model.safetensors"
+    save_file({name: weight * float("nan") for name, weight in load_file(file).items()}, file)
+    result = govor("eval", str(run.path), "--samples", "1")
+    assert result.exit_code == 2
+    assert result.stderr.endswith(": its held-out loss after training is no number: weights are damaged\n")
+
+
+def test_the_state_to_keep_is_the_nearest_to_the_persona():
+    """A model that overdoes her manner lies beyond 1."""
+    places = [("a", 0.7, False), ("b", 1.3, False), ("c", 0.9, False), ("d", 1.0, True)]
+    states = [(name, Interval(value, value, value), recites) for name, value, recites in places]
+    assert Evaluation(None, None, checkpoints=(*states, ("e", None, False))).keep == "c"
+    assert Evaluation(None, None, checkpoints=(("e", None, False),)).keep is None
 
 
 @pytest.mark.long
@@ -301,6 +337,13 @@ def test_a_server_that_fails_is_one_line_and_keeps_what_was_answered(run, url, m
     assert len(file.read("m", "s")) == (2 if says == 3 else 0)
 
 
+def test_half_a_character_in_an_answer_is_kept_as_a_question_mark(url, monkeypatch):
+    monkeypatch.setattr(Answering, "says", {"choices": [{"message": {"content": "\ud83d да"}}]})
+    file, prompts = AnswerFile(Path("kept/answers.jsonl")), [Prompt([], None, Answer(1, "Полдень"))]
+    ask = ask_server(Server(f"{url}/v1", "n1"), Generation(), 1)
+    assert collect_answers(file, "m", "s", prompts, 1, ask, "answers")[0].text == "? да"
+
+
 def test_a_server_is_told_of_the_functions(url):
     Answering.asked.clear()
     tools = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
@@ -313,6 +356,7 @@ def test_a_server_is_told_of_the_functions(url):
     ("options", "said"),
     [
         (("--quick", "--checkpoints"), "--quick does not go with --checkpoints"),
+        (("--quick", "--gate"), "--gate does not go with --quick, which looks for no copies"),
         (("--model", "x"), "--model names a server's model: give --via URL too"),
         (("--via", "127.0.0.1:9", "--samples", "1"), "http://127.0.0.1:9/v1: Connection error"),
         (("--answers", "none.jsonl"), "none.jsonl"),

@@ -1,12 +1,17 @@
 """Copies of training rows: found to the word, whole rows continued by heart, and nothing where nothing was copied."""
 
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import govor
 from train.core.config import load_config
+from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
+from train.evaluation.evaluate import rows_before
+from train.evaluation.judge import judge_answers, sources
 from train.evaluation.leakage import Continuation, continuation, find_leakage, longest_copies, words_of
 from train.evaluation.style import Answer
 from train.models.load import load_tuned
@@ -61,6 +66,32 @@ def test_the_ceiling_is_that_of_answers_that_nothing_copied():
 def test_personal_data_in_answers():
     tuned = [Answer(0, "Звони: +7 916 123-45-67"), Answer(1, "Пиши на a.b@example.com и a.c@example.com")]
     assert sum(find_leakage([], [], [], tuned).personal_data.values()) == 2
+
+
+def test_rows_of_the_run_that_it_went_on_from_are_trained_rows(run):
+    """What the first run learned the second may recite: its rows are looked through, or nothing is said of copies."""
+    learned, file = split_of(run), run.config().data.train_file
+    Path("rows.jsonl").write_bytes(file.read_bytes())
+    config = run.config_file.read_text(encoding="utf-8").replace(str(file), "rows.jsonl")
+    run.config_file.write_text(config, encoding="utf-8")
+    Path("pairs.jsonl").write_text("{}")
+    later = Run(Path("runs/later"))
+    shutil.copytree(run.path, later.path)
+    config = config.replace("rows.jsonl", "pairs.jsonl").replace("start_from: null", "start_from: runs/done")
+    later.config_file.write_text(config, encoding="utf-8")
+    before = rows_before(later)
+    assert rows_before(run) == [] and [row.messages for row in before] == [row.messages for row in learned]
+
+    real = [Answer(at, "Тихо.") for at in range(3)]
+    (at, text), *_ = sorted(sources(before), key=lambda source: -len(source[1]))
+    said = [answer._replace(text=text) for answer in real]
+    own = [learned[0]._replace(messages=[{"role": "assistant", "content": "Иное."}])]
+    judged = judge_answers(own, real, real, said, 1, before)
+    assert judged.leakage.recites and judged.leakage.worst[0][1].line is None and at
+    assert judge_answers(own, real, real, said, 1, None).leakage is None
+    with Path("rows.jsonl").open("a") as rows:
+        rows.write("\n")
+    assert rows_before(later) is None
 
 
 @pytest.mark.long

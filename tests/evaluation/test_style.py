@@ -75,6 +75,8 @@ class TestIntervals:
     def test_nothing_to_draw(self):
         assert cluster_interval([Side([], [])], lambda mean: mean) is None
         assert cluster_interval([Side([1.0, 2.0], [7, 7])], lambda mean: mean) is None
+        many, one = Side(range(20), range(20)), Side([4.0, 5.0], [7, 7])
+        assert cluster_interval([many, one], lambda a, b: b - a) is None, "one dialogue does not vary"
 
     def test_mcnemar_and_wilson(self):
         """Against the binomial tail and the figures of Newcombe (1998), table I: 81 of 263."""
@@ -138,6 +140,22 @@ class TestPosition:
         assert position(persona, real, plain(real, prose), same) is None, "the base is nearer to her than she herself"
         assert position(persona, real[:1], real[:1], real[:1]) is None
 
+    def test_too_few_dialogues(self, natasha, prose):
+        """An answer to one prompt has no interval, however many real answers there are; nor have three dialogues."""
+        real, same, rest = halves(natasha, 4)
+        persona, base = [answer.text for answer in rest], plain(real, prose)
+        assert position(persona, base, real, same[:1] * 5) is None
+        three = [answer for answer in real if answer.dialogue in sorted({a.dialogue for a in real})[:3]]
+        assert position(persona, plain(three, prose), three, three) is None
+
+    def test_a_base_that_may_be_like_the_persona(self, natasha):
+        """Between two halves of the persona there is no way to go: it was -38, from -301 to 235."""
+        for seed in range(6):
+            real, same, rest = halves(natasha, seed)
+            base = [one._replace(text=two.text) for one, two in zip(real, same, strict=False)]
+            real = real[: len(base)]
+            assert position([answer.text for answer in rest], base, real, same) is None
+
 
 EDITS = {
     "ты→вы": lambda text: re.sub(
@@ -166,6 +184,18 @@ class TestTwoSample:
 
     def test_too_few_dialogues(self, natasha):
         assert two_sample(natasha[:4], natasha[4:8]) is None
+        assert two_sample(natasha[:128], natasha[128:131]) is None
+
+    def test_answers_that_are_often_the_same(self):
+        """Short replies of a chat: equal texts are told from nothing, whichever side stands first."""
+        yes = [Answer(at, "да") for at in range(40)]
+        assert (two_sample(yes, yes).auc, two_sample(yes, yes).p) == (0.5, 1)
+        said, aucs = ["да", "ок", "👍", "нет", "ахаха", "спокойной ночи", "ну и что"], []
+        for seed in range(20):
+            chosen = random.Random(seed)
+            sides = [[Answer((side, at), chosen.choice(said)) for at in range(16)] for side in (0, 1)]
+            aucs.append(two_sample(*sides).auc)
+        assert sum(aucs) / 20 == pytest.approx(0.5, abs=0.04)
 
 
 class TestMarkers:
@@ -197,6 +227,13 @@ class TestMarkers:
             first, second, _ = halves(natasha, seed)
             flagged += sum(row.flagged for row in marker_table(first, first, second))
         assert flagged <= 1
+
+    def test_nothing_is_flagged_with_few_dialogues(self, natasha):
+        few = [answer._replace(text=f"{answer.text} 🔥") for answer in natasha if answer.dialogue < 4]
+        real = [answer for answer in natasha if answer.dialogue < 4]
+        table = {row.name: row for row in marker_table(real, real, few)}
+        assert table["emoji"].difference.value > 0.5 and not any(row.flagged for row in table.values())
+        assert marker_table(natasha, natasha, few[:1]) == []
 
     def test_marks_of_russian_are_left_out_elsewhere(self):
         chinese = [Answer(at, "多喝水。要休息吗？", 1) for at in range(12)]

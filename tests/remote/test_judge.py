@@ -152,8 +152,10 @@ class TestJudgeRun:
         entries = [{"row": row_hash(row), "source": "generated", "model": "gpt-4.1-2025-04-14", "reviewed": "seen"}
                    for row in read_rows(train_file)]  # fmt: skip
         Path("rows.provenance.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        with pytest.raises(ConfigError, match=r"gpt-4\.1 has made rows of .*: name another judge"):
-            judged(evaluated, "http://127.0.0.1:1#gpt-4.1")
+        for grown in ("", "\n"):  # which rows of a changed file were trained is not known
+            train_file.write_text(train_file.read_text(encoding="utf-8") + grown, encoding="utf-8")
+            with pytest.raises(ConfigError, match=r"gpt-4\.1 has made rows of .*: name another judge"):
+                judged(evaluated, "http://127.0.0.1:1#gpt-4.1")
 
     def test_a_dry_run_asks_nothing_and_a_hosted_judge_needs_a_limit(self, evaluated, serve, capsys, monkeypatch):
         url, requests = serve(sensible)

@@ -167,7 +167,7 @@ class TestPairs:
 
     def test_evaluation_finds_the_rows_again(self, dpo_run):
         """So that copies and manner are measured against the preferred answers."""
-        trained = trained_rows(dpo_run.config(), held_out_rows(dpo_run))
+        trained = trained_rows(dpo_run, held_out_rows(dpo_run))
         assert trained and len(trained) == dpo_run.manifest()["data"]["train"]["rows"]
 
     def test_inspect_and_plan_see_both_answers(self, write_dpo, pairs_file):

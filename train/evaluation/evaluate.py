@@ -2,28 +2,32 @@
 
 import inspect
 import json
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from train.chats.pairs import question_of
 from train.chats.readers import read_rows
 from train.chats.rows import Message, Row, configured_prompts, text_of
-from train.chats.split import read_split
+from train.chats.split import Split, read_split
 from train.core.config import Config, Generation
-from train.core.errors import DataError
-from train.core.files import write_atomically
+from train.core.errors import DataError, GovorError, RunError
+from train.core.files import sha256, write_atomically
 from train.core.pages import Language
 from train.core.progress import track
-from train.core.runs import Run, now, whole_checkpoints
+from train.core.runs import Run, now, open_run, whole_checkpoints
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.evaluation.evaluation_page import write_page
 from train.evaluation.forgetting import KNOWS_ENOUGH, compare_knowledge, measure_knowledge
 from train.evaluation.generate import answer, context_of
-from train.evaluation.judge import Evaluation, Losses, judge_answers, judge_state, to_json, verdict
+from train.evaluation.judge import Evaluation, Judgement, Losses, judge_answers, judge_state, to_json, verdict
 from train.evaluation.leakage import continuation
+from train.evaluation.markers import is_russian
 from train.evaluation.report import Sample, write_report
 from train.evaluation.sampling import (
     BATCH,
@@ -39,7 +43,7 @@ from train.evaluation.sampling import (
     spread,
     that_fit,
 )
-from train.evaluation.style import Answer
+from train.evaluation.style import FEWEST, Answer
 from train.models.base import context_length, language_config, run_base, weights_fingerprint
 from train.models.load import (
     load_base,
@@ -78,6 +82,8 @@ class Meter:
     """None where the training file is gone or has changed."""
     samples: int | None
     """Answers to each held-out prompt; None for as many as are needed."""
+    before: list[Row] | None = field(default_factory=list)
+    """Rows of the runs that it went on from; None where they are not known."""
 
     def __post_init__(self) -> None:
         self.stop = self.run.end_of_turn()
@@ -88,6 +94,8 @@ class Meter:
         if not self.rows:
             return None
         found = score(model, track(self.encode(self.rows), f"held-out loss {when} training", len(self.rows)))
+        if not math.isfinite(found.loss):
+            raise GovorError(f"{self.run.path}: its held-out loss {when} training is no number: weights are damaged")
         if not (some := self.some_trained()):
             return Losses(found.loss, found.accuracy, None)
         seen = score(model, track(self.encode(some), f"loss of training rows {when} training", len(some)))
@@ -159,6 +167,9 @@ def evaluate_whole(
     answers of each saved state are judged, too.
     """
     quiet_libraries()
+    states = whole_checkpoints(run.checkpoints) if checkpoints else []
+    if checkpoints and not states:
+        raise RunError(f"{run.checkpoints} holds no saved state: training.save_strategy=epoch keeps some")
     tuned, tokenizer = load_tuned(run)
     meter = _meter(run, generation, tokenizer, samples)
     prompts = meter.held_out_prompts(context_of(tuned))
@@ -175,25 +186,24 @@ def evaluate_whole(
     else:
         answers = meter.sample(prompts, meter.ask(tuned), _weights(run), "the tuned model")
     saved = []
-    if checkpoints:
-        for checkpoint in whole_checkpoints(run.checkpoints):
-            with _at_checkpoint(tuned, run, checkpoint) as model:
-                key = weights_fingerprint(checkpoint)
-                saved.append((checkpoint.name, meter.sample(prompts, meter.ask(model), key, checkpoint.name)))
+    for checkpoint in states:
+        with _at_checkpoint(tuned, run, checkpoint) as model:
+            key = weights_fingerprint(checkpoint)
+            saved.append((checkpoint.name, meter.sample(prompts, meter.ask(model), key, checkpoint.name)))
     with untuned(tuned, run, meter.config) as base:
         comparison = _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
         knows.insert(0, measure_knowledge(base, tokenizer, "before training"))
         before = meter.sample(prompts, meter.ask(base), run.manifest()["base"]["weights"], "the base")
     real = [prompt.real for prompt in prompts]
-    judged = judge_answers(meter.trained, real, before, answers, len(answers) // max(1, len(prompts)))
-    states = [(name, *judge_state(meter.trained, real, before, said)) for name, said in saved]
+    judged = judge_answers(meter.trained, real, before, answers, len(answers) // max(1, len(prompts)), meter.before)
+    places = [(name, *judge_state(meter.trained, real, before, said, meter.before)) for name, said in saved]
     evaluation = Evaluation(
         comparison.base,
         comparison.tuned,
         judged if prompts else None,
         halves,
         compare_knowledge(*knows),
-        tuple(states),
+        tuple(places),
         via=via.model if via else None,
     )
     evaluation = evaluation._replace(not_measured=_not_measured(meter, evaluation))
@@ -217,13 +227,7 @@ def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Eva
     meter = _meter(run, None, load_run_tokenizer(run), samples)
     base = run_base(run)
     prompts = meter.held_out_prompts(context_length(language_config(base)))
-    dialogues = {_spoken(prompt.messages): prompt.real for prompt in prompts}
-    judged = []
-    for row in read_rows(file):
-        if row.messages[-1]["role"] != "assistant":
-            raise DataError(f"{file}, line {row.line}: its last message is no answer of the assistant")
-        text, strange = text_of(row.messages[-1]).strip(), Answer(("other", row.line), "")
-        judged.append(dialogues.get(_spoken(row.messages[:-1]), strange)._replace(text=text))
+    judged, strange = read_answers(file, prompts)
     with ExitStack() as stack:
 
         def ask(some: Sequence[Prompt], sample: int) -> list[str]:
@@ -234,29 +238,62 @@ def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Eva
         loaded: list[Any] = []
         before = meter.sample(prompts, ask, run.manifest()["base"]["weights"], "the base")
     real = [prompt.real for prompt in prompts]
-    judgement = judge_answers(meter.trained, real, before, judged, 1) if prompts else None
+    judgement = judge_answers(meter.trained, real, before, judged, 0, meter.before) if prompts else None
     evaluation = Evaluation(None, None, judgement, via=str(file))
-    return evaluation._replace(not_measured=_not_measured(meter, evaluation))
+    return evaluation._replace(not_measured=_not_measured(meter, evaluation, strange))
 
 
-def _spoken(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    """Roles and texts of a conversation without its system message."""
-    return tuple((m["role"], text_of(m).strip()) for m in messages if m["role"] != "system")
+def read_answers(file: Path, prompts: Sequence[Prompt]) -> tuple[list[Answer], int]:
+    """(the file's answers, each with the dialogue whose prompt it answers; how many answer none of them)."""
+    dialogues: dict[Any, list[Answer]] = defaultdict(list)
+    for prompt in prompts:
+        dialogues[question_of(prompt.messages)].append(prompt.real)
+    judged, met, strange = [], Counter[Any](), 0
+    for row in read_rows(file):
+        question, text = question_of(row.messages[:-1]), text_of(row.messages[-1]).strip()
+        if row.messages[-1]["role"] != "assistant" or not text:
+            raise DataError(f"{file}:{row.line}: its last message is no answer of the assistant in words")
+        alike = dialogues.get(question)
+        meant = alike[met[question] % len(alike)] if alike else Answer(("other", row.line), "")
+        met[question] += 1
+        strange += not alike
+        judged.append(meant._replace(text=text))
+    return judged, strange
 
 
 def _meter(run: Run, generation: Generation | None, tokenizer: Any, samples: int | None) -> Meter:
     config, rows = run.config(), held_out_rows(run)
-    return Meter(run, config, generation or config.generation, tokenizer, rows, trained_rows(config, rows), samples)
+    generation, trained = generation or config.generation, trained_rows(run, rows)
+    return Meter(run, config, generation, tokenizer, rows, trained, samples, rows_before(run))
 
 
-def trained_rows(config: Config, held_out: Sequence[Row]) -> list[Row] | None:
-    """The rows that were trained on; None where the file is gone, or no longer gives the same held-out rows."""
+def trained_rows(run: Run, held_out: Sequence[Row]) -> list[Row] | None:
+    """The rows that were trained on; None where the file is gone or has changed, or gives other held-out rows."""
+    split = _split_of(run)
+    same = split and [row.messages for row in split.held_out] == [row.messages for row in held_out]
+    return split.train if split and same else None
+
+
+def _split_of(run: Run) -> Split | None:
+    """The rows of the run's training file; None where that is gone or has changed."""
+    config, trained = run.config(), run.manifest()["data"].get("train") or {}
     try:
-        split = read_split(config)
+        return read_split(config) if sha256(config.data.train_file) == trained.get("sha256") else None
     except (DataError, OSError):
         return None
-    same = [row.messages for row in split.held_out] == [row.messages for row in held_out]
-    return split.train if same else None
+
+
+def rows_before(run: Run) -> list[Row] | None:
+    """The rows of the runs that it went on from (lora.start_from); None where some are gone or have changed."""
+    lora = run.config().lora
+    if lora is None or lora.start_from is None:
+        return []
+    try:
+        start = open_run(lora.start_from)
+        split, earlier = _split_of(start), rows_before(start)
+    except GovorError:
+        return None
+    return None if split is None or earlier is None else [*earlier, *split.train]
 
 
 def _compare(
@@ -269,7 +306,7 @@ def _compare(
     write_atomically(run.samples_file, samples_page(result, run))
     if result.base and result.tuned:
         losses = {"base_loss": result.base.held_out, "tuned_loss": result.tuned.held_out}
-        run.update_manifest(evaluation={**losses, "rows": result.rows})
+        run.update_manifest(evaluation={**run.manifest().get("evaluation", {}), **losses, "rows": result.rows})
     return result
 
 
@@ -294,59 +331,69 @@ def _at_checkpoint(tuned: Any, run: Run, checkpoint: Path) -> Iterator[Any]:
         tuned.delete_adapter("checkpoint")
 
 
-def _not_measured(meter: Meter, evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
-    """What is missing and why, in English and in Russian."""
-    found, judged, forgot = [], evaluation.judgement, evaluation.forgetting
+def _not_measured(meter: Meter, evaluation: Evaluation, strange: int = 0) -> tuple[tuple[str, str], ...]:
+    """What is missing and why, in English and in Russian; so many answers are `strange`: to no held-out prompt."""
+    judged, forgot = evaluation.judgement, evaluation.forgetting
+    count = len(judged.tuned) if judged else 0
+    start = meter.config.lora.start_from if meter.config.lora else None
+    known = (
+        (
+            judged and meter.before is None,
+            f"Copies: the rows of {start}, which it went on from, are gone or no longer what was trained on.",
+            f"Цитаты: строк прогона {start}, с которого он продолжен, нет, или обучение шло на других.",
+        ),
+        (
+            judged and judged.two_sample is None,
+            "The two-sample test: it needs answers in ten held-out dialogues.",
+            "Двухвыборочный тест: нужны ответы в десяти отложенных диалогах.",
+        ),
+        (
+            judged and not judged.markers,
+            "Marks: they need answers in two held-out dialogues.",
+            "Приметы: нужны ответы в двух отложенных диалогах.",
+        ),
+        (
+            judged and judged.russian and not is_russian(judged.base),
+            "How near it came: the base says nothing or speaks another language, so that any Russian is near 1.",
+            "Насколько стало ближе: база молчит или говорит на другом языке, и любой русский окажется около 1.",
+        ),
+        (
+            judged and strange,
+            f"In pairs: {strange} of {count} answers are to prompts that were not held out.",
+            f"Попарно: ответов не на отложенные промпты {strange} из {count}.",
+        ),
+        (
+            judged and not judged.russian,
+            "ты and вы, ё, imperatives, images: they need Russian; elsewhere topics count in the position, too.",
+            "Ты и вы, ё, повеления, образы: им нужен русский; без него в положение входят и темы.",
+        ),
+        (
+            forgot and forgot.p is None,
+            f"Whether questions were forgotten: the base is right in less than {KNOWS_ENOUGH:.0%} of them.",
+            f"Забыты ли вопросы: база верно отвечает меньше чем на {100 * KNOWS_ENOUGH:.0f} % из них.",
+        ),
+    )
+    return (*_without_manner(meter, judged), *((english, russian) for missing, english, russian in known if missing))
+
+
+def _without_manner(meter: Meter, judged: Judgement | None) -> list[tuple[str, str]]:
+    """Why manner or copies were not measured, in English and in Russian."""
+    file, train_file = meter.run.held_out_file, meter.config.data.train_file
     if not meter.rows:
-        found.append(
-            (
-                "Manner and copies: no row was held out (data.eval_fraction).",
-                "Манера и цитаты: отложенных строк нет (data.eval_fraction).",
-            )
-        )
-    elif judged is None:
-        found.append(
-            (
-                "Manner and copies: no held-out prompt leaves room for an answer in the model's context.",
-                "Манера и цитаты: ни один отложенный промпт не оставляет места для ответа в контексте модели.",
-            )
-        )
-    elif meter.trained is None:
-        found.append(
-            (
-                f"Manner and copies: {meter.config.data.train_file} is gone or no longer gives the same held-out rows.",
-                f"Манера и цитаты: файла {meter.config.data.train_file} нет, или он разбивается на другие строки.",
-            )
-        )
-    elif judged.position is None:
-        found.append(
-            (
-                "Position: the base's answers cannot be told from the persona's, or too few dialogues are held out.",
-                "Положение: ответы базы не отличить от ответов персоны, или отложено слишком мало диалогов.",
-            )
-        )
-    if judged and judged.two_sample is None:
-        found.append(
-            (
-                "The two-sample test: it needs ten held-out dialogues.",
-                "Двухвыборочный тест: нужны десять отложенных диалогов.",
-            )
-        )
-    if judged and not judged.russian:
-        found.append(
-            (
-                "ты and вы, ё, imperatives, images: they need Russian; elsewhere topics count in the position, too.",
-                "Ты и вы, ё, повеления, образы: им нужен русский; без него в положение входят и темы.",
-            )
-        )
-    if forgot and forgot.p is None:
-        found.append(
-            (
-                f"Whether questions were forgotten: the base is right in less than {KNOWS_ENOUGH:.0%} of them.",
-                f"Забыты ли вопросы: база верно отвечает меньше чем на {100 * KNOWS_ENOUGH:.0f} % из них.",
-            )
-        )
-    return tuple(found)
+        if meter.run.manifest()["data"]["held_out"]["rows"]:
+            return [(f"Manner and copies: {file} is gone.", f"Манера и цитаты: файла {file} больше нет.")]
+        why = "Manner and copies: no row was held out (data.eval_fraction)."
+        return [(why, "Манера и цитаты: отложенных строк нет (data.eval_fraction).")]
+    if judged is None:
+        why = "Manner and copies: no held-out prompt leaves room for an answer in the model's context."
+        return [(why, "Манера и цитаты: ни один отложенный промпт не оставляет места для ответа в контексте модели.")]
+    if meter.trained is None:
+        why = f"Manner and copies: {train_file} is gone, or no longer what was trained on."
+        return [(why, f"Манера и цитаты: файла {train_file} нет, или обучение шло на другом.")]
+    if judged.position is None:
+        why = f"Position: it needs answers in {FEWEST} held-out dialogues, and a base that is not like the persona."
+        return [(why, f"Положение: нужны ответы в {FEWEST} отложенных диалогах и база, не похожая на персону.")]
+    return []
 
 
 def summary(run: Run, comparison: Comparison | None, evaluation: Evaluation | None = None) -> str:

@@ -54,7 +54,7 @@ WORDS = {
     "copy": ("самая длинная цитата, слов", "longest copy, words"),
     "halves": ("продолжено наизусть: строки обучения", "continued by heart: training rows"),
     "prose": ("ошибка на простом русском, до {base:.3f}", "loss of plain Russian, {base:.3f} before"),
-    "questions": ("верные ответы на вопросы, до {base:.0%}", "questions answered right, {base:.0%} before"),
+    "questions": ("верные ответы на вопросы, до {base:.2f}", "questions answered right, {base:.2f} before"),
     "personal": ("ответов с персональными данными", "answers with personal data"),
     "markers": ("Приметы", "Marks"),
     "marks_head": (
@@ -64,7 +64,11 @@ WORDS = {
     "best": ("Пять ответов, больше всего похожих на персону", "The five answers most like the persona"),
     "worst": ("Пять наименее похожих", "The five least like it"),
     "copies": ("Самые длинные цитаты", "The longest copies"),
-    "copied": ("{words} слов подряд, строка {line}: «{text}»", "{words} words in a row, line {line}: “{text}”"),
+    "copied_before": (
+        "слов подряд: {words}, прежнее обучение: «{text}»",
+        "{words} words in a row, of an earlier run: “{text}”",
+    ),
+    "copied": ("слов подряд: {words}, строка {line}: «{text}»", "{words} words in a row, line {line}: “{text}”"),
     "checkpoints": ("Сохранённые состояния", "Saved states"),
     "states_head": ("состояние|манера|интервал 95 %|цитирует", "state|manner|interval of 95 %|recites"),
     "keep": ("Оставить: {name}", "Keep: {name}"),
@@ -88,15 +92,22 @@ MARKS = {
 }
 READING = (
     (
+        "Ошибка — в натах на токен, чем меньше, тем лучше; угаданные токены — доля тех, которые модель сочла самыми "
+        "вероятными. Пол и потолок — между чем лежит значение, n — сколько ответов, строк, абзацев или вопросов.",
+        "Losses are in nats a token, less is better; tokens guessed is the share of those that the model held for the "
+        "likeliest. Floor and ceiling are what a value lies between, n counts answers, rows, paragraphs or questions.",
+    ),
+    (
         "Манера: 0 — отвечает как база, 1 — как сама персона в отложенных ответах. Темы почти не считаются: слова со "
         "смыслом заменены частями речи. Интервал захватывает 1 — по манере не отличить.",
         "Manner: 0 is how the base answers, 1 how the persona did in held-out answers. Topics hardly count: content "
         "words are replaced by their parts of speech. An interval that holds 1: no difference in manner was found.",
     ),
     (
-        "Отличимость: 0,5 — не отличить, 1 — отличить всегда. Она быстро доходит до единицы и не показывает, насколько "
-        "модель приблизилась.",
-        "Told apart: 0.5 is by chance, 1 always. It soon reaches 1 and does not show how near a model has come.",
+        "Отличимость: 0,5 — не отличить, 1 — отличить всегда; пол — что даёт случай, p — как часто он даёт столько. "
+        "Она быстро доходит до единицы и не показывает, насколько модель приблизилась.",
+        "Told apart: 0.5 is by chance, 1 always; the floor is what chance gives, p how often it gives so much. It soon "
+        "reaches 1 and does not show how near a model has come.",
     ),
     (
         f"Приметы: жирным — дальше {FLAGGED} стандартных ошибок от настоящих ответов.",
@@ -107,15 +118,17 @@ READING = (
         "Copies: the ceiling is what chance reaches, by answers that training never saw. Above it the model recites.",
     ),
     (
-        f"Наизусть: модель получает половину ответа. Переобучена: разница отложенных строк и строк обучения выросла "
-        f"больше чем на {OVERFITTED:g} нат.",
-        "By heart: the model is given half an answer. Overfitted: the gap of held-out and training rows has grown by "
-        f"more than {OVERFITTED:g} nat.",
+        f"Наизусть: модель получает половину ответа, считается доля слов другой половины до первого расхождения; пол — "
+        f"то же по отложенным строкам. Переобучена: разница отложенных строк и строк обучения выросла больше чем на "
+        f"{OVERFITTED:g} нат.",
+        "By heart: the model is given half an answer; counted is the share of the other half's words up to the first "
+        "that differs; the floor is the same of held-out rows. Overfitted: the gap of held-out and training rows has "
+        f"grown by more than {OVERFITTED:g} nat.",
     ),
     (
         f"Знание: 59 абзацев и 64 вопроса, которых персона не касается. Пострадало: ошибка выросла больше чем на "
-        f"{FORGOTTEN:.0%}, или верных ответов стало меньше (критерий Макнемара, p < 0,05); где база знает меньше "
-        f"{KNOWS_ENOUGH:.0%}, вопросы ничего не говорят.",
+        f"{100 * FORGOTTEN:.0f} %, или верных ответов стало меньше (критерий Макнемара, p < 0,05); где база знает "
+        f"меньше {100 * KNOWS_ENOUGH:.0f} %, вопросы ничего не говорят.",
         f"Knowledge: 59 paragraphs and 64 questions that have nothing to do with the persona. It has suffered where "
         f"the loss grew by more than {FORGOTTEN:.0%} or fewer answers are right (McNemar, p < 0.05); where the base "
         f"knows less than {KNOWS_ENOUGH:.0%}, questions say nothing.",
@@ -142,9 +155,11 @@ class _Section:
         return _text(self._localized(WORDS[key][self.language].format(**values), key))
 
     def _localized(self, text: str, key: str) -> str:
-        """Russian writes decimal commas in the words that carry numbers."""
-        numbers = ("auc", "loss", "accuracy", "gap", "prose", "questions")
-        return text.replace(".", ",") if self.language == 0 and key in numbers else text
+        """The words that carry numbers, as Russian writes these."""
+        if key not in ("auc", "loss", "accuracy", "gap", "prose", "questions"):
+            return text
+        text = text.replace(" -", " −")
+        return text.replace(".", ",").replace("%", " %") if self.language == 0 else text
 
     def number(self, value: float | None, places: int = 2) -> str:
         if value is None:
@@ -263,7 +278,9 @@ class _Section:
         if judged.leakage:
             parts.append(f"<h2>{self.say('copies')}</h2>")
             for answer, copy in judged.leakage.worst:
-                where = self.say("copied", words=copy.words, line=copy.line, text=copy.text)
+                where = self.say(
+                    "copied" if copy.line else "copied_before", words=copy.words, line=copy.line, text=copy.text
+                )
                 parts += [_quote(answer), f'<p class="aid">{where}</p>']
         return parts
 

@@ -28,10 +28,10 @@ def cluster_interval(sides: Sequence[Side], statistic: Callable[..., Any], *, se
     """A statistic of the sides' means, with its bootstrap interval (percentiles of 1000 resamples of the dialogues).
 
     `statistic` takes one number or array a side. A dialogue that is drawn counts on every side that has answers of it,
-    so that sides with the same prompts are compared in pairs. None where a side is empty or all are of one dialogue.
+    so that sides with the same prompts are compared in pairs. None where a side has fewer than two dialogues.
     """
     numbers = {dialogue: at for at, dialogue in enumerate(dict.fromkeys(d for side in sides for d in side.dialogues))}
-    if len(numbers) < 2 or not all(len(side.values) for side in sides):
+    if min(len(set(side.dialogues)) for side in sides) < 2:
         return None
     drawn = np.random.default_rng(seed).multinomial(len(numbers), [1 / len(numbers)] * len(numbers), RESAMPLES)
     wholes, means = [], []

@@ -1,6 +1,7 @@
 """Everything that answers alone tell of a tuned model, and the verdict in a sentence."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from train.chats.rows import Row, text_of, trained_answers
@@ -40,7 +41,7 @@ class Judgement(NamedTuple):
     prompts: int
     dialogues: int
     samples: int
-    """Answers to each prompt."""
+    """Answers to each prompt; 0 where they were not sampled."""
     position: Position | None
     two_sample: TwoSample | None
     """Of the real answers and the tuned ones."""
@@ -54,9 +55,17 @@ class Judgement(NamedTuple):
 
 
 def judge_answers(
-    rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence[Answer], samples: int
+    rows: Sequence[Row] | None,
+    real: Sequence[Answer],
+    base: Sequence[Answer],
+    tuned: Sequence[Answer],
+    samples: int,
+    before: Sequence[Row] | None = (),
 ) -> Judgement:
-    """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone."""
+    """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone.
+
+    `before`: rows of earlier runs that this one went on from, None where they are not known: no copy is excluded then.
+    """
     return Judgement(
         prompts=len(real),
         dialogues=len({answer.dialogue for answer in real}),
@@ -65,7 +74,7 @@ def judge_answers(
         two_sample=two_sample(real, tuned),
         markers=marker_table(real, base, tuned),
         russian=is_russian(real),
-        leakage=find_leakage(sources(rows), real, base, tuned) if rows else None,
+        leakage=_find_leakage(rows, before, real, base, tuned),
         real=list(real),
         base=list(base),
         tuned=list(tuned),
@@ -73,11 +82,21 @@ def judge_answers(
 
 
 def judge_state(
-    rows: Sequence[Row] | None, real: Sequence[Answer], base: Sequence[Answer], answers: Sequence[Answer]
-) -> tuple[Interval | None, bool]:
+    rows: Sequence[Row] | None,
+    real: Sequence[Answer],
+    base: Sequence[Answer],
+    answers: Sequence[Answer],
+    before: Sequence[Row] | None = (),
+) -> tuple[Interval | None, bool | None]:
     """(position, whether it recites) of a saved state's answers: what decides which one to keep."""
-    place = _position(rows, real, base, answers)
-    return place.whole if place else None, bool(rows) and find_leakage(sources(rows or ()), real, base, answers).recites
+    place, leakage = _position(rows, real, base, answers), _find_leakage(rows, before, real, base, answers)
+    return place.whole if place else None, leakage.recites if leakage else None
+
+
+def _find_leakage(rows: Sequence[Row] | None, before: Sequence[Row] | None, *sides: Sequence[Answer]) -> Leakage | None:
+    if not rows or before is None:
+        return None
+    return find_leakage(chain(sources(rows), ((None, text) for _, text in sources(before))), *sides)
 
 
 def _position(
@@ -103,7 +122,7 @@ class Evaluation(NamedTuple):
     judgement: Judgement | None = None
     continuation: Continuation | None = None
     forgetting: Forgetting | None = None
-    checkpoints: tuple[tuple[str, Interval | None, bool], ...] = ()
+    checkpoints: tuple[tuple[str, Interval | None, bool | None], ...] = ()
     """Of each saved state: its name, position, whether it recites."""
     via: str | None = None
     """The model that a server answered with, in place of the tuned one."""
@@ -119,9 +138,10 @@ class Evaluation(NamedTuple):
     @property
     def recites(self) -> bool | None:
         """Whether an answer copies more than is chance, or training rows are continued by heart."""
+        if self.continuation and self.continuation.by_heart:
+            return True
         leakage = self.judgement.leakage if self.judgement else None
-        known = [leakage.recites if leakage else None, self.continuation.by_heart if self.continuation else None]
-        return None if known == [None, None] else any(known)
+        return leakage.recites if leakage else None
 
     @property
     def forgot(self) -> bool | None:
@@ -134,9 +154,12 @@ class Evaluation(NamedTuple):
 
     @property
     def keep(self) -> str | None:
-        """The checkpoint to keep: the best position of those that do not recite; None where none was measured."""
-        kept = [(place.value, name) for name, place, recites in self.checkpoints if place and not recites]
-        return max(kept)[1] if kept else None
+        """The checkpoint to keep: of those that do not recite the nearest to the persona; None where none was measured.
+
+        Beyond her own answers a model overdoes her manner.
+        """
+        kept = [(abs(1 - place.value), name) for name, place, recites in self.checkpoints if place and not recites]
+        return min(kept)[1] if kept else None
 
 
 def verdict(evaluation: Evaluation, language: str) -> str:
@@ -174,7 +197,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """evaluation.json: shares between 0 and 1, losses in nats a token, lengths of copies in words."""
     judged = evaluation.judgement
     losses = {"base": evaluation.base, "tuned": evaluation.tuned}
-    answers = {"prompts": judged.prompts, "dialogues": judged.dialogues, "samples": judged.samples} if judged else None
+    counts = ("prompts", "dialogues", "samples")
+    answers = {**{name: getattr(judged, name) for name in counts}, "judged": len(judged.tuned)} if judged else None
     return {
         "verdict": {language: verdict(evaluation, language) for language in ("ru", "en")},
         "answers": answers,

@@ -26,7 +26,7 @@ class Copy(NamedTuple):
     text: str
     """The words, in lower case."""
     line: int | None
-    """Line of the training row; None where nothing is shared."""
+    """Line of the training row; None of a row of an earlier run, or where nothing is shared."""
 
 
 def words_of(text: str) -> list[str]:
@@ -37,7 +37,7 @@ def words_of(text: str) -> list[str]:
     return words
 
 
-def longest_copies(answers: Sequence[str], sources: Iterable[tuple[int, str]]) -> list[Copy]:
+def longest_copies(answers: Sequence[str], sources: Iterable[tuple[int | None, str]]) -> list[Copy]:
     """The longest copy of each answer from `sources`, (line, text) pairs that are read once.
 
     Time grows with the words of the sources, memory with those of the answers.
@@ -150,14 +150,15 @@ class Leakage(NamedTuple):
 
 
 def find_leakage(
-    sources: Iterable[tuple[int, str]], real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence[Answer]
+    sources: Iterable[tuple[int | None, str]], real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence[Answer]
 ) -> Leakage:
-    """Copies from `sources`, the answers trained with their lines, and personal data in the tuned answers."""
+    """Copies from `sources`, (line, text) of the answers trained, and personal data in the tuned answers."""
     sides = (tuned, real, base)
     found = iter(longest_copies([answer.text for side in sides for answer in side], sources))
     copies = [[next(found) for _ in side] for side in sides]
     longest = [max((copy.words for copy in side), default=0) for side in copies]
-    worst = sorted(zip(tuned, copies[0], strict=True), key=lambda pair: -pair[1].words)
+    copied = [pair for pair in zip(tuned, copies[0], strict=True) if pair[1].words]
+    worst = sorted(copied, key=lambda pair: -pair[1].words)
     kinds: Counter[str] = Counter()
     for answer in tuned:
         kinds.update({span.kind for span in find_personal_data(answer.text)})

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from train.chats.privacy.morphology import analyse
 from train.chats.statistics import EMOJI, QUESTION, ends_with_question
 from train.evaluation.intervals import Interval, Side, cluster_interval
-from train.evaluation.style import Answer
+from train.evaluation.style import FEWEST, Answer
 
 _SENTENCE_END = re.compile(r"[.!?…。！？]+")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*|[\u3040-\u30ff\u3400-\u9fff]")
@@ -18,7 +18,8 @@ _IMAGE = re.compile(r"\b(?:как|словно|будто|точно|подоб�
 _YO = re.compile("ё", re.IGNORECASE)
 _CYRILLIC = re.compile("[а-яё]", re.IGNORECASE)
 FLAGGED = 3
-"""Standard errors from the real answers from which a mark is flagged: by chance about one of 400."""
+"""Standard errors from the real answers from which a mark is flagged: by chance about one of 400. None is with fewer
+dialogues than a position takes."""
 
 
 class Marker(NamedTuple):
@@ -82,6 +83,7 @@ def is_russian(answers: Sequence[Answer]) -> bool:
 def marker_table(real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence[Answer]) -> list[MarkerRow]:
     """The marks of all three; those of Russian only where the real answers are. Empty with too few dialogues."""
     sides = (real, base, tuned)
+    enough = min(len({answer.dialogue for answer in side}) for side in (real, tuned)) >= FEWEST
     numbers = {
         marker.name: [[float(marker.measure(answer.text)) for answer in side] for side in sides]
         for marker in MARKERS
@@ -95,7 +97,7 @@ def marker_table(real: Sequence[Answer], base: Sequence[Answer], tuned: Sequence
         if difference is None:
             return []
         error = (difference.high - difference.low) / 3.92
-        flagged = abs(difference.value) > FLAGGED * error
+        flagged = enough and abs(difference.value) > FLAGGED * error
         means = [sum(side) / len(side) for side in values]
         table.append(MarkerRow(name, means[0], means[1], means[2], difference, flagged))
     return table

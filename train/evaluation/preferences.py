@@ -71,7 +71,7 @@ def preferred_to_own(run: Run, prompts: int) -> Iterator[Preference]:
     left alone. DataError where the training rows are gone or have changed.
     """
     config, held_out = run.config(), held_out_rows(run)
-    rows = trained_rows(config, held_out)
+    rows = trained_rows(run, held_out)
     if not rows:
         raise DataError(f"{run.path}: {config.data.train_file} is gone or has changed, so its questions are not known")
     quiet_libraries()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,34 +31,39 @@ class Prompt(NamedTuple):
     messages: list[Message]
     tools: list[dict[str, Any]] | None
     real: Answer
+    copy: int = 0
+    """How many dialogues before it have the same prompt: each is answered for itself."""
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps([self.messages, self.tools], ensure_ascii=False).encode()).hexdigest()[:16]
+        said = [self.messages, self.tools, *([self.copy] if self.copy else [])]
+        return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def held_out_prompts(rows: Sequence[Row]) -> list[Prompt]:
     """A prompt for every trained answer in words; of more than MOST_PROMPTS as many, spread over the rows."""
-    prompts = []
+    prompts, met = [], Counter[str]()
     for number, row in enumerate(rows):
         for turn, at in enumerate(trained_answers(row.messages), 1):
             if text := text_of(row.messages[at]).strip():
                 messages = [without_weight(message) for message in row.messages[:at]]
-                prompts.append(Prompt(messages, row.tools, Answer(number, text, turn)))
+                prompt = Prompt(messages, row.tools, Answer(number, text, turn))
+                prompts.append(prompt._replace(copy=met[prompt.key]))
+                met[prompt.key] += 1
     return spread(prompts, MOST_PROMPTS)
 
 
 def base_answers(run: Run, rows: Sequence[Row]) -> list[Answer]:
-    """What the base said to the held-out rows' prompts when the run was evaluated; empty where it was not."""
+    """What the base said to the held-out rows' prompts when the run was last evaluated; empty where it was not."""
     file = run.evaluation / "answers.jsonl"
     if not file.exists():
         return []
     prompts = {prompt.key: prompt.real for prompt in held_out_prompts(rows)}
     weights = json.dumps(run.manifest()["base"]["weights"], sort_keys=True, ensure_ascii=False)
-    found = [record for record in AnswerFile(file).records() if record["model"] == weights]
-    return [
-        prompts[record["prompt"]]._replace(text=record["answer"]) for record in found if record["prompt"] in prompts
-    ]
+    known = AnswerFile(file)
+    settings = [record["settings"] for record in known.records() if record["model"] == weights]
+    found = known.read(weights, settings[-1]) if settings else {}
+    return [prompts[prompt]._replace(text=text) for (prompt, _), text in found.items() if prompt in prompts]
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
@@ -154,7 +160,8 @@ def ask_model(model: Any, tokenizer: Any, generation: Generation, stop: Sequence
     def ask(prompts: Sequence[Prompt], sample: int) -> list[str]:
         ids = [render(tokenizer, prompt.messages, tools=prompt.tools) for prompt in prompts]
         try:
-            return answer_batch(model, tokenizer, ids, generation, stop=stop, seed=seed + sample)
+            own = seed + sample + 1000 * prompts[0].copy  # a batch of the same prompts is answered in other words
+            return answer_batch(model, tokenizer, ids, generation, stop=stop, seed=own)
         except torch.OutOfMemoryError:
             if len(prompts) == 1:
                 raise
@@ -205,13 +212,13 @@ def ask_server(server: Server, generation: Generation, seed: int) -> Ask:
 
     def ask(prompts: Sequence[Prompt], sample: int) -> list[str]:
         made = []
-        for number, prompt in enumerate(prompts):
+        for prompt in prompts:
             try:
                 answered = client.chat.completions.create(
                     model=server.model,
                     messages=prompt.messages,
                     max_tokens=generation.max_new_tokens,
-                    seed=seed + 1000 * sample + number,
+                    seed=seed + 1000 * sample + prompt.copy,
                     **({"tools": prompt.tools} if prompt.tools else {}),
                     **sampling,
                 )
@@ -222,7 +229,7 @@ def ask_server(server: Server, generation: Generation, seed: int) -> Ask:
                 raise GovorError(
                     f"{server.url}, {server.model}: an answer without a message: look at its log"
                 ) from None
-            made.append((said or "").strip())
+            made.append((said or "").encode(errors="replace").decode().strip())  # half a surrogate pair has no bytes
         return made
 
     return ask

@@ -108,7 +108,8 @@ class Position(NamedTuple):
 TURNS = 4
 """Answers from this one on are taken together."""
 FEWEST = 8
-"""Dialogues that an interval by turn takes: of three it reached from -2 to 1.4."""
+"""Dialogues that a position takes. Drawn from the shipped persona, its interval held 1 in 38 of 52 draws with four
+dialogues, in 44 of 56 with six, in 52 of 59 with eight, in 55 of 60 with twelve."""
 
 
 def position(
@@ -118,7 +119,8 @@ def position(
 
     One model is of `persona`, answers that the tuned model was trained on; the other of the base's answers in other
     dialogues than that of the answer in question. The score of an answer is the difference in nats a token. Meant after
-    LambdaG (arXiv 2403.08462). None where the real answers do not lie above the base's, or there are too few dialogues.
+    LambdaG (arXiv 2403.08462). None where the real answers are not sure to lie above the base's, or are of fewer than
+    FEWEST dialogues, or those judged are.
     """
     trained = [style_tokens(text) for text in persona]
     sides = [[style_tokens(answer.text) for answer in side] for side in (base, real, answers)]
@@ -147,17 +149,20 @@ def position(
             )
             for values, side in zip(scores, (base, real, answers), strict=True)
         ]
+        if min(len(set(side.dialogues)) for side in kept[1:]) < FEWEST:
+            return None
+        gap = cluster_interval(kept[:2], lambda low, high: high - low)
+        if gap is None or gap.low <= 0:  # it would be divided by what may be nothing
+            return None
         return cluster_interval(kept, lambda low, high, at: (at - low) / (high - low))
 
-    whole = between(lambda _: True)
-    if whole is None or np.mean(scores[1]) <= np.mean(scores[0]):
+    if (whole := between(lambda _: True)) is None:
         return None
 
     def at_turn(turn: int) -> Interval | None:
         return between(lambda answer: min(answer.turn, TURNS) == turn)
 
-    dialogues = Counter(turn for _, turn in {(answer.dialogue, min(answer.turn, TURNS)) for answer in real})
-    turns = {turn: at_turn(turn) for turn in range(1, TURNS + 1) if dialogues[turn] >= FEWEST}
+    turns = {turn: at_turn(turn) for turn in range(1, TURNS + 1)}
     return Position(whole, {turn: found for turn, found in turns.items() if found}, scores[2])
 
 
@@ -187,11 +192,11 @@ PERMUTATIONS = 500
 def two_sample(first: Sequence[Answer], second: Sequence[Answer]) -> TwoSample | None:
     """The two-sample test of a classifier (kernel ridge over character 2–5-grams), folds and permutations by dialogue.
 
-    After Lopez-Paz and Oquab (arXiv 1610.06545). None with fewer than two dialogues a fold.
+    After Lopez-Paz and Oquab (arXiv 1610.06545). None where a side has fewer than two dialogues a fold.
     """
     answers = [*first, *second]
     fold_of = _folds(answers)
-    if len(fold_of) < 2 * FOLDS or not first or not second:
+    if min(len({answer.dialogue for answer in side}) for side in (first, second)) < 2 * FOLDS:
         return None
     kernel = _kernel([answer.text for answer in answers])
     folds = np.array([fold_of[answer.dialogue] for answer in answers])
@@ -227,14 +232,16 @@ def _kernel(texts: Sequence[str]) -> np.ndarray:
 
 
 def _auc(predictions: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Of each column: how often a label 1 has a higher prediction than a label 0 of the same fold.
+    """Of each column: how often a label 1 has a higher prediction than a label 0 of the same fold; alike is half.
 
     Across folds they are not comparable: the more ones a fold has, the fewer the model of the others has seen.
     """
+    from scipy.stats import rankdata
+
     won = pairs = np.zeros(labels.shape[1])
     for fold in range(FOLDS):
         inside = folds == fold
-        ranks = predictions[inside].argsort(axis=0).argsort(axis=0) + 1
+        ranks = rankdata(predictions[inside].round(9), axis=0)  # equal texts are equal up to rounding
         ones, count = labels[inside].sum(axis=0), inside.sum()
         won = won + (ranks * labels[inside]).sum(axis=0) - ones * (ones + 1) / 2
         pairs = pairs + ones * (count - ones)

@@ -251,7 +251,7 @@ def _positions(columns: Sequence[Column], questions: Sequence[Question], run: Ru
     """Where each model's answers to held-out prompts lie between base and persona; see `govor eval`."""
     held_out = held_out_rows(run)
     base, real = base_answers(run, held_out), [question.real for question in questions if question.real]
-    persona = [text for _, text in sources(trained_rows(run.config(), held_out) or ())]
+    persona = [text for _, text in sources(trained_rows(run, held_out) or ())]
     known = {prompt.real for prompt in held_out_prompts(held_out)}
     if not base or not persona or not set(real) <= known:
         return None

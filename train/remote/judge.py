@@ -195,9 +195,10 @@ def require_other(endpoint: Endpoint, run: Run, judged: Sequence[str]) -> None:
     name = plain_name(endpoint.model)
     if name in own:
         raise ConfigError(f"{endpoint.model} is among those that it would judge: name another judge")
-    trained = trained_rows(config, held_out_rows(run)) or []
+    trained = trained_rows(run, held_out_rows(run))
     known = read_provenance(config.data.train_file.absolute().parent) if config.data.train_file.exists() else {}
-    makers = {str(known[key].get("model")) for row in trained if (key := row_hash(row)) in known}
+    keys = known if trained is None else known.keys() & {row_hash(row) for row in trained}
+    makers = {str(known[key].get("model")) for key in keys}
     if name in map(plain_name, makers):
         raise ConfigError(f"{endpoint.model} has made rows of {config.data.train_file}: name another judge")
 
