@@ -40,7 +40,14 @@ from train.tuning.processes import (
     smallest_gpu_bytes,
     use_expandable_segments,
 )
-from train.tuning.resume import discard_failed_start, is_last, require_same_template, require_start, restore_counters
+from train.tuning.resume import (
+    discard_failed_start,
+    is_last,
+    require_same_template,
+    require_start,
+    require_template_of_start,
+    restore_counters,
+)
 from train.tuning.save import check_saved_prompts, checkpoint_bytes, save_result
 
 
@@ -115,6 +122,7 @@ def prepare(config: Config, run: Run, split: Split, *, resume: bool) -> Setting:
     tokenizer = load_base_tokenizer(config.model, base)
     if resume:
         require_same_template(run, tokenizer)
+    require_template_of_start(config.lora, tokenizer)
     if config.model.chat_template:
         say(state, f"chat template: {describe_template(template_entry(config.model, base))}")
     today = (run.template_date() if resume else None) or datetime.now()
