@@ -22,7 +22,7 @@ from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.evaluation.evaluation_page import write_page
 from train.evaluation.forgetting import KNOWS_ENOUGH, compare_knowledge, measure_knowledge
 from train.evaluation.generate import answer, context_of
-from train.evaluation.judge import Evaluation, Losses, judge_answers, judge_state, to_json, verdict
+from train.evaluation.judge import Evaluation, Losses, judge_answers, judge_beside, judge_state, to_json, verdict
 from train.evaluation.leakage import continuation
 from train.evaluation.report import Sample, write_report
 from train.evaluation.sampling import (
@@ -180,6 +180,7 @@ def evaluate_whole(
             with _at_checkpoint(tuned, run, checkpoint) as model:
                 key = weights_fingerprint(checkpoint)
                 saved.append((checkpoint.name, meter.sample(prompts, meter.ask(model), key, checkpoint.name)))
+    begun = _answers_of_start(tuned, meter, prompts) if prompts else None
     with untuned(tuned, run, meter.config) as base:
         comparison = _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
         knows.insert(0, measure_knowledge(base, tokenizer, "before training"))
@@ -194,6 +195,7 @@ def evaluate_whole(
         halves,
         compare_knowledge(*knows),
         tuple(states),
+        beside=judge_beside(begun[0], meter.trained, begun[1], judged) if begun else None,
         via=via.model if via else None,
     )
     evaluation = evaluation._replace(not_measured=_not_measured(meter, evaluation))
@@ -205,6 +207,20 @@ def evaluate_whole(
         run.update_manifest(evaluation={**run.manifest().get("evaluation", {}), "verdict": told["verdict"]})
     write_report(run, comparison.samples, meter.generation, lang)
     return comparison, evaluation
+
+
+def _answers_of_start(tuned: Any, meter: Meter, prompts: Sequence[Prompt]) -> tuple[str, list[Answer]] | None:
+    """(name, answers) of the run that this one began with; None where there is none, or it has changed since."""
+    start = _start_of(meter.config)
+    if start is None or meter.run.manifest().get("start") != weights_fingerprint(start.adapter):
+        return None
+    with _at_checkpoint(tuned, meter.run, start.adapter) as model:
+        said = meter.sample(prompts, meter.ask(model), weights_fingerprint(start.adapter), start.path.name)
+    return start.path.name, said
+
+
+def _start_of(config: Config) -> Run | None:
+    return Run(config.lora.start_from) if config.lora and config.lora.start_from else None
 
 
 def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Evaluation:
@@ -330,6 +346,13 @@ def _not_measured(meter: Meter, evaluation: Evaluation) -> tuple[tuple[str, str]
             (
                 "The two-sample test: it needs ten held-out dialogues.",
                 "Двухвыборочный тест: нужны десять отложенных диалогов.",
+            )
+        )
+    if judged and _start_of(meter.config) and not evaluation.beside:
+        found.append(
+            (
+                "Better or worse than the run that it began with (lora.start_from): that is gone or has changed.",
+                "Лучше или хуже запуска, с которого она начата (lora.start_from): его нет, или он изменился.",
             )
         )
     if judged and not judged.russian:
