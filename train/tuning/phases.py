@@ -43,6 +43,7 @@ from train.tuning.processes import (
 from train.tuning.resume import (
     discard_failed_start,
     is_last,
+    require_same_rows,
     require_same_template,
     require_start,
     require_template_of_start,
@@ -144,6 +145,8 @@ def check_rows(
     for kind, encoding in (("rows to train on", train_set), ("held-out rows", eval_set)):
         for line in encoding.report.lines():
             setting.say(f"{kind}: {line}")
+    if setting.resume:
+        require_same_rows(setting.run, train_set)
 
 
 def make_run_folder(setting: Setting, trainer: Any, train_set: Encoding, eval_set: Encoding, **more: Any) -> list[str]:

@@ -9,6 +9,7 @@ from train.core.config import Lora
 from train.core.errors import RunError
 from train.core.runs import MEND, Run, discard_run, open_run
 from train.encoding.loss_mask import template_hash
+from train.encoding.rows import Encoding
 from train.models.base import weights_fingerprint
 from train.models.load import require_safe_adapter
 from train.tuning.processes import say
@@ -22,6 +23,21 @@ def require_same_template(run: Run, tokenizer: Any) -> None:
         name = run.config().model.chat_template
         what = f"model.chat_template={name}" if name else "the base's chat template"
         raise RunError(f"{what} has changed since {run.path} was begun: resume it with the same template")
+
+
+def require_same_rows(run: Run, train_set: Encoding) -> None:
+    """RunError where other rows are trained on than the run was begun with, though their file is the same.
+
+    lora.start_from's held-out questions are left out of pairs, for one.
+    """
+    known = run.manifest()["data"]["train"]
+    begun, now = (
+        [known["rows"], known["tokens"]],
+        [len(train_set.rows), sum(len(e.input_ids) for e in train_set.encoded)],
+    )
+    if begun != now:
+        what = f"{begun[0]} rows of {begun[1]} tokens, would go on with {now[0]} of {now[1]}"
+        raise RunError(f"{run.path} was begun with {what}: put back what has changed since, or begin another run")
 
 
 def require_template_of_start(lora: Lora | None, tokenizer: Any) -> None:
