@@ -1,5 +1,6 @@
 """What the server keeps, checks and refuses, part by part."""
 
+import csv
 import json
 import math
 import shutil
@@ -161,6 +162,16 @@ class TestMetrics:
         assert result_csv(lines) == (
             "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.52347,0.0,,\n2,1.0,,2.0,0.5\n"
         )
+
+    def test_the_table_of_preference_tuning(self):
+        lines = [{"step": 0, "eval_loss": 0.693, "eval_rewards/margins": 0.0},
+                 {"step": 1, "loss": 0.69, "rewards/margins": 0.25, "rewards/accuracies": 0.75},
+                 {"step": 1, "eval_loss": 0.6, "eval_rewards/margins": 0.5, "eval_rewards/accuracies": 1.0}]  # fmt: skip
+        head, row = csv.reader(result_csv(lines).splitlines())
+        assert head[:3] == ["step", "train_loss", "train_accuracy"]
+        told = {name: value for name, value in zip(head, row, strict=True) if "reward" in name}
+        assert told == {"train_reward_margin": "0.25", "train_reward_accuracy": "0.75",
+                        "valid_reward_margin": "0.5", "valid_reward_accuracy": "1.0"}  # fmt: skip
 
 
 class TestRecipe:
