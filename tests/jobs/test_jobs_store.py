@@ -166,12 +166,12 @@ class TestMetrics:
     def test_the_table_of_preference_tuning(self):
         lines = [{"step": 0, "eval_loss": 0.693, "eval_rewards/margins": 0.0},
                  {"step": 1, "loss": 0.69, "rewards/margins": 0.25, "rewards/accuracies": 0.75},
-                 {"step": 1, "eval_loss": 0.6, "eval_rewards/margins": 0.5, "eval_rewards/accuracies": 1.0}]  # fmt: skip
+                 {"step": 1, "eval_loss": 0.6, "eval_rewards/margins": 0.5, "eval_rewards/accuracies": 1}]  # fmt: skip
         head, row = csv.reader(result_csv(lines).splitlines())
         assert head[:3] == ["step", "train_loss", "train_accuracy"]
         told = {name: value for name, value in zip(head, row, strict=True) if "reward" in name}
         assert told == {"train_reward_margin": "0.25", "train_reward_accuracy": "0.75",
-                        "valid_reward_margin": "0.5", "valid_reward_accuracy": "1.0"}  # fmt: skip
+                        "valid_reward_margin": "0.5", "valid_reward_accuracy": "1"}  # fmt: skip
 
 
 class TestRecipe:
