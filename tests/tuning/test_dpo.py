@@ -355,6 +355,7 @@ def test_qlora(write_dpo, finished_run):
         ({"training": {"fit": "auto"}}, r"training\.fit"),
         ({"training": {"kernels": ["head"]}}, r"training\.kernels"),
         ({"training": {"assistant_only_loss": False}}, r"training\.assistant_only_loss"),
+        ({"training": {"label_smoothing_factor": 0.1}}, r"training\.label_smoothing_factor .* dpo\.label_smoothing"),
         ({"dpo": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1]}}, r"dpo\.loss_weights"),
         ({"dpo": {"loss_type": ["exo_pair"]}}, r"dpo\.label_smoothing"),
         ({"dpo": {"loss_type": ["nll"]}}, r"dpo\.loss_type"),
