@@ -27,7 +27,7 @@ TURNS = 10
 """Questions and answers that the model is reminded of."""
 EDIT_EVERY = 1.5
 """Seconds between edits of a growing answer: Telegram wants about one message a second in a chat."""
-LONGEST = 4096
+LONGEST = 4096  # UTF-16 units that a message may have
 
 dispatcher = Dispatcher()
 client: AsyncOpenAI
@@ -79,7 +79,7 @@ async def answer(message: Message) -> None:
 
 async def show(message: Message, shown: Message | None, text: str) -> Message:
     """Send the text, or have the message that was sent show it."""
-    text = text.strip()[:LONGEST]
+    text = text.strip().encode("utf-16-le")[: 2 * LONGEST].decode("utf-16-le", errors="ignore")
     if shown is None:
         return await message.answer(text)
     await shown.edit_text(text)

@@ -708,7 +708,11 @@ def chat(
 @click.option("--data-dir", type=PATH, default=Path("runs/bot"), show_default=True, help="Conversations, feedback.")
 @click.option("--allow", multiple=True, metavar="ID|@NAME", help="Who may talk, or a group.  [default: everybody]")
 @click.option(
-    "--per-minute", default=20, show_default=True, type=click.IntRange(1), help="Questions of one user a minute."
+    "--per-minute",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Messages and presses of one user that are answered a minute.",
 )
 @click.option(
     "--per-second", default=25.0, show_default=True, type=click.FloatRange(0.1), help="Messages and edits, all chats."

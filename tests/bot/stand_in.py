@@ -43,6 +43,10 @@ class Telegram:
     calls: Counter[str] = field(default_factory=Counter)
     refusals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     """(status, body) with which the next sends and edits are answered, the last first."""
+    refused: set[str] = field(default_factory=set)
+    """Methods that are refused each time."""
+    unknown: dict[str, Any] = field(default_factory=dict)
+    """What the bot's messages have when they are sent, of a newer Bot API."""
     acknowledged: int = 0
     closing: bool = False
     on_acknowledge: Any = None
@@ -92,6 +96,8 @@ class Telegram:
         self.calls[method] += 1
         if method.lower() in ("sendmessage", "editmessagetext") and self.refusals:
             return self.refusals.pop()
+        if method in self.refused:
+            return 403, {"description": "Forbidden: bot was blocked by the user тайна"}
         match method.lower():
             case "getme":
                 return 200, ME
@@ -105,7 +111,7 @@ class Telegram:
                 keyboard = json.loads(form["reply_markup"]) if "reply_markup" in form else None
                 sent = Shown(self._ids, int(form["chat_id"]), form["text"], keyboard, reply)
                 self.shown[sent.chat].append(sent)
-                return 200, self._message(sent)
+                return 200, self._message(sent) | self.unknown
             case "editmessagetext":
                 found = [one for one in self.shown[int(form["chat_id"])] if one.id == int(form["message_id"])]
                 if not found:

@@ -4,11 +4,14 @@ import configparser
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
+from tests.bot.conftest import Bot
 from tests.bot.stand_in import ANSWER, CONTEXT, ME, TOKEN, Model, StandIn
 from tests.conftest import REPOSITORY, govor
 from train.bot.run import TEXTS, load_texts
@@ -146,9 +149,32 @@ def test_bad_days(bot, telegram, model):
     telegram.write(38, "тайна четыре")
     telegram.settle()
     assert telegram.texts(38) == []
+    telegram.refused = {"sendChatAction"}
+    model.slow = lambda question: 2.0
+    telegram.write(37, "тайна пять")
+    telegram.settle()
+    telegram.refused = set()
+    assert telegram.texts(37)[-1] == "тайна пять: вот ответ"
     assert "TelegramServerError, again in 1 s" in bot.output
     assert "an update was not answered: BadRequestError" in bot.output
     assert "тайна" not in bot.output and TOKEN not in bot.output and "Traceback" not in bot.output
+
+
+def test_what_this_aiogram_cannot_read(bot, telegram, model):
+    """One message of a newer Bot API stops nobody, and is answered; so is what is sent in answer, once."""
+    newer = {"forward_origin": {"type": "hologram", "date": 1}}
+    telegram.write(39, "из будущего", **newer)
+    telegram.write(39, None, **newer)
+    telegram._deliver("message", newer)
+    telegram.write(38, "я тоже тут")
+    telegram.settle(20)
+    assert telegram.texts(39) == ["из будущего: вот ответ", WORDS["ru"]["not_text"]]
+    assert telegram.texts(38) == ["я тоже тут: вот ответ"]
+    telegram.unknown = newer
+    telegram.write(39, "ещё")
+    telegram.settle(20)
+    telegram.unknown = {}
+    assert telegram.texts(39)[2:] == ["ещё: вот ответ"]
 
 
 def test_no_prompt_is_longer_than_the_context(bot, telegram, model):
@@ -217,6 +243,12 @@ def test_who_may_talk_and_how_much(telegram, model):
     telegram.write(59, "/forget")  # is never too much
     telegram.settle()
     assert telegram.texts(59)[-1] == WORDS["ru"]["forgotten"]
+    telegram.write(59, "и снова", language="en")
+    for _ in range(9):
+        telegram.write(10, None, sticker=None)
+    telegram.settle()
+    assert telegram.texts(59)[-1] == WORDS["ru"]["forgotten"], "/forget does not make room for more"
+    assert len(telegram.texts(10)) <= 4, "nor may who is not let in keep others waiting"
 
     model.prompts.clear()
     telegram.write(9, "болтаем без бота", chat=GROUP)
@@ -250,6 +282,9 @@ class TestBadStarts:
         (tmp_path / "blank.yaml").write_text(blank, encoding="utf-8")
         (tmp_path / "damaged").mkdir()
         (tmp_path / "damaged" / DATABASE).write_bytes(b"no database" * 1000)
+        (tmp_path / "older").mkdir()
+        with closing(sqlite3.connect(tmp_path / "older" / DATABASE)) as other:
+            other.execute("CREATE TABLE turns (id INTEGER PRIMARY KEY, chat INTEGER, user INTEGER)")
         for token, options, message in (
             (None, [], "TELEGRAM_BOT_TOKEN is not set: put the token in it that @BotFather gave you"),
             ("нет", [], "TELEGRAM_BOT_TOKEN holds no token"),
@@ -259,6 +294,7 @@ class TestBadStarts:
             (TOKEN, ["--allow", "ivan"], "--allow ivan: expected the number of a user or a group, or a name with @"),
             (TOKEN, ["--allow", "@"], "--allow @: expected the number"),
             (TOKEN, ["--data-dir", "damaged"], "damaged/bot.sqlite3: file is not a database: move it away"),
+            (TOKEN, ["--data-dir", "older"], "older/bot.sqlite3: no such column: update_id: move it away"),
             (TOKEN, ["--data-dir", "texts.yaml"], "texts.yaml: File exists"),
             (TOKEN, ["--texts", "none.yaml"], "--texts none.yaml: cannot be read"),
             (TOKEN, [], "http://127.0.0.1:9 cannot be reached: start `govor serve RUN` first"),
@@ -276,6 +312,61 @@ class TestBadStarts:
         bot = start_bot("--data-dir", "another", token=TOKEN[:-1] + "9")
         assert bot.process.wait(60) == 2
         assert bot._ended() == "error: Telegram refuses the token in TELEGRAM_BOT_TOKEN\n"
+
+    def test_a_server_that_counts_no_tokens(self, start_bot, stand_in):
+        for tokens, message in (
+            (None, "does not count tokens: the bot wants `govor serve` behind it"),
+            (CONTEXT, ": the system message of natasha leaves no room in its context"),
+        ):
+            stand_in.model = Model()
+            stand_in.model.count = lambda messages, tokens=tokens: tokens
+            bot = start_bot("--data-dir", "another")
+            assert bot.process.wait(60) == 2
+            assert bot._ended().endswith(f"{message}\n") and "unexpected" not in bot.output
+        stand_in.model = Model()
+
+
+@pytest.mark.long
+def test_a_database_that_another_program_holds(tmp_path):
+    """The bot ends with a line, and whoever starts it again has every message answered."""
+    stand_in = StandIn()
+    telegram, folder = stand_in.telegram, tmp_path / "bot"
+    bots = [Bot(stand_in, folder)]
+    try:
+        with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            telegram.write(7, "один")
+            telegram.write(8, "два")
+            assert bots[0].process.wait(120) == 2
+        output = bots[0].kill()
+        assert output.endswith(f"error: {folder / DATABASE}: database is locked: end the program that holds it\n")
+        bots.append(Bot(stand_in, folder))
+        telegram.settle(60)
+        assert {telegram.texts(7)[-1], telegram.texts(8)[-1]} == {"один: вот ответ", "два: вот ответ"}
+        assert len(telegram.texts(7)) + len(telegram.texts(8)) <= 3, "one twice at most"
+    finally:
+        for bot in bots:
+            bot.kill()
+        stand_in.close()
+
+
+@pytest.mark.long
+def test_a_token_that_is_revoked_loses_nothing(tmp_path):
+    stand_in = StandIn()
+    telegram, folder = stand_in.telegram, tmp_path / "bot"
+    bots = [Bot(stand_in, folder)]
+    try:
+        telegram.refusals = [(401, {"description": "Unauthorized"})]
+        telegram.write(7, "один")
+        assert bots[0].process.wait(60) == 2
+        assert bots[0].kill().endswith("error: Telegram refuses the token in TELEGRAM_BOT_TOKEN\n")
+        bots.append(Bot(stand_in, folder))
+        telegram.settle(60)
+        assert telegram.texts(7) == ["один: вот ответ"]
+    finally:
+        for bot in bots:
+            bot.kill()
+        stand_in.close()
 
 
 @pytest.mark.long
@@ -297,6 +388,9 @@ def test_the_short_bot_to_copy():
         telegram.wait(lambda: "второй: вот ответ" in telegram.texts(7))
         telegram.write(7, "третий")
         telegram.wait(lambda: "третий: вот ответ" in telegram.texts(7))
+        stand_in.model.answers = lambda question, temperature: "😀" * 3000
+        telegram.write(8, "смайлики")
+        telegram.wait(lambda: telegram.texts(8) == ["😀" * 2048], 20)
     finally:
         process.terminate()
         _, output = process.communicate(timeout=30)

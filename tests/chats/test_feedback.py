@@ -64,6 +64,20 @@ def test_labels_make_pairs_where_both_are_there():
     assert "1 labels without an answer to compare with" in printed
 
 
+def test_an_answer_is_liked_by_the_majority_of_its_labels():
+    """Many ask the same first question, and are answered alike."""
+    rows = [label("А", True)] + [label("А", False)] * 3 + [label("Б", True)] * 3 + [label("Б", False)]
+    assert made(write(*rows, label("В", True), label("В", False)))[0] == [("Б", "А")]
+
+
+def test_labels_of_one_answer_are_counted_together_however_it_is_written():
+    parts = label("А", False) | {
+        "messages": [*ASKED, {"role": "assistant", "content": [{"type": "text", "text": "А"}]}]
+    }
+    rows = label("А", True), label("А\n", False), parts, label("Б", True)
+    assert made(write(*rows))[0] == [("Б", "А")]
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -72,6 +86,7 @@ def test_labels_make_pairs_where_both_are_there():
         ({"text": "А"}, "no 'input'"),
         (vote("А", "А"), "the two answers are the same"),
         (vote("А", "А\n"), "the two answers are the same"),
+        (vote("А", [{"type": "text", "text": "А"}]), "the two answers are the same"),
         ([1], "neither a preference row"),
     ],
 )

@@ -29,7 +29,7 @@ from train.encoding.loss_mask import encode_row, render
 from train.evaluation.evaluate import score
 from train.evaluation.generate import answer, answer_batch
 from train.evaluation.intervals import Interval
-from train.evaluation.judge import Evaluation
+from train.evaluation.judge import Beside, Evaluation, verdict
 from train.evaluation.sampling import (
     AnswerFile,
     Prompt,
@@ -238,6 +238,42 @@ def test_each_saved_state(write_config):
         by_model.setdefault(record["model"], []).append(record["answer"])
     tuned, first, base = by_model.values()
     assert tuned != first != base, "the last saved state is the tuned model, and is not asked again"
+
+
+@pytest.mark.long
+def test_beside_the_run_that_it_began_with(write_config, finished_run):
+    """A training that moves next to nothing is neither better nor worse; that of the start's own answers is found."""
+    shutil.copytree(finished_run.path, "start")
+    lora = {"r": 16, "lora_alpha": 32, "start_from": "start"}
+    run = train(load_config(write_config(lora=lora, training={"max_steps": 1, "learning_rate": 1e-12})))
+    result = govor("eval", str(run.path), "--samples", "1", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["beside"]["run"] == "start" and set(found["beside"]["better"].values()) == {0.0}
+    assert "Beside start: " in found["verdict"]["en"] and "Рядом с start: " in found["verdict"]["ru"]
+    by_model = {}
+    for line in (run.evaluation / "answers.jsonl").read_text(encoding="utf-8").strip().split("\n"):
+        record = json.loads(line)
+        by_model.setdefault(record["model"], []).append(record["answer"])
+    tuned, begun, base = by_model.values()
+    assert tuned == begun != base
+    shutil.rmtree("start")
+    result = govor("eval", str(run.path), "--samples", "1", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["beside"] is None
+    assert any("lora.start_from" in reason for reason in json.loads(result.stdout)["not_measured"])
+
+
+def test_better_or_worse_than_before():
+    before, after = Interval(0.6, 0.5, 0.7), Interval(0.8, 0.7, 0.9)
+    found = Beside("natasha", (before, after), (72, 60), 58, (5, 9))
+    assert verdict(Evaluation(None, None, beside=found), "en") == (
+        "Beside natasha: manner 0.60 → 0.80 (better), median length 72 → 60 characters, the persona's 58 (better), "
+        "longest copy 5 → 9 words (worse)."
+    )
+    found = Beside("natasha", (after, before), (60, 61), 30, None)
+    assert verdict(Evaluation(None, None, beside=found), "ru") == (
+        "Рядом с natasha: манера 0,80 → 0,60 (хуже), медиана длины 60 → 61 знаков, у персоны 30 (без перемен)."
+    )
 
 
 def test_answers_from_anywhere(run):

@@ -1,5 +1,6 @@
 """What the server keeps, checks and refuses, part by part."""
 
+import csv
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from huggingface_hub import constants
 
 from tests.conftest import REPOSITORY
 from tests.jobs.jobs_server import Server, envelope, rows
+from train.chats.checks import validate
 from train.cli import main
 from train.core.cards import card_count
 from train.core.config import config_class, load_config
@@ -25,11 +27,19 @@ from train.jobs.bases import DEFAULT_CATALOGUE, load_catalogue
 from train.jobs.change import JobEntry, JobState, new_id
 from train.jobs.data_folder import lock_folder
 from train.jobs.finish import succeed
-from train.jobs.job_errors import training_problem
+from train.jobs.job_errors import file_problem, method_problem, training_problem
 from train.jobs.server import make_app, serve
 from train.jobs.step_metrics import StepCollector, Tail, result_csv
 from train.jobs.store import NoSuchCursorError, Store
-from train.jobs.wire import GovorDetails, Hyperparameters, Job, JobMethod, SupervisedMethod
+from train.jobs.wire import (
+    DpoHyperparameters,
+    GovorDetails,
+    Hyperparameters,
+    Job,
+    JobMethod,
+    SupervisedMethod,
+    method_of,
+)
 from train.jobs.worker import GpuLease, Worker, cards_of_slots
 from train.plan import plan
 from train.plan.estimate import find_gpu
@@ -153,6 +163,16 @@ class TestMetrics:
             "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.52347,0.0,,\n2,1.0,,2.0,0.5\n"
         )
 
+    def test_the_table_of_preference_tuning(self):
+        lines = [{"step": 0, "eval_loss": 0.693, "eval_rewards/margins": 0.0},
+                 {"step": 1, "loss": 0.69, "rewards/margins": 0.25, "rewards/accuracies": 0.75},
+                 {"step": 1, "eval_loss": 0.6, "eval_rewards/margins": 0.5, "eval_rewards/accuracies": 1}]  # fmt: skip
+        head, row = csv.reader(result_csv(lines).splitlines())
+        assert head[:3] == ["step", "train_loss", "train_accuracy"]
+        told = {name: value for name, value in zip(head, row, strict=True) if "reward" in name}
+        assert told == {"train_reward_margin": "0.25", "train_reward_accuracy": "0.75",
+                        "valid_reward_margin": "0.5", "valid_reward_accuracy": "1"}  # fmt: skip
+
 
 class TestRecipe:
     def test_every_key_of_a_clients_exists(self):
@@ -239,6 +259,37 @@ class TestWorker:
         assert training_problem(long, folder).code == "invalid_training_file"
         error = training_problem(f"{store.folder}/runs/x: no room", folder)
         assert (error.code, error.message) == ("server_error", "The job failed: runs/x: no room")
+
+
+PAIR = json.dumps({"input": {"messages": [{"role": "user", "content": "Кто?"}]},
+                   "preferred_output": [{"role": "assistant", "content": "Я."}],
+                   "non_preferred_output": [{"role": "assistant", "content": "Не знаю."}]})  # fmt: skip
+CHAT = json.dumps({"messages": [{"role": "user", "content": "Кто?"}, {"role": "assistant", "content": "Я."}]})
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([PAIR] * 12, None),
+        ([*[PAIR] * 12, '{"input": {"mess'], "Example 13, not valid JSON"),
+        (['{"input": {"mess', *[PAIR] * 12], "Example 1, not valid JSON"),
+        (["", ""], "no rows in it"),
+        ([PAIR.replace("non_preferred", "other")] * 12, "`non_preferred_output`"),
+        ([CHAT] * 12, "fine-tune-chat format"),
+        ([CHAT] * 2, "fine-tune-chat format"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_pairs(store, capsys, lines, said):
+    """Its check answers whatever stands in it: without an answer the server takes the check for killed."""
+    folder = store.job_folder("ftjob-a")
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    validate((folder / "train.jsonl",), as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    job = a_job("ftjob-a").job.model_copy(update={"method": method_of(DpoHyperparameters())})
+    found = method_problem(report, "training", job, folder) or file_problem(report, "training", folder)
+    assert (found.code, found.param) == ("invalid_training_file", "training_file") if said else found is None
+    assert found is None or (said in found.message and str(folder) not in found.message)
 
 
 def test_what_speaks_against_a_run_is_an_event_of_its_job(store, finished_run):

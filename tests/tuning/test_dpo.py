@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,8 +137,6 @@ class TestWhatIsLearned:
         PeftModel.from_pretrained(plain, dpo_run.adapter)
 
     def test_eval_and_merge_work_on_it(self, dpo_run, working_folder):
-        import shutil
-
         shutil.copytree(dpo_run.path, "runs/dpo")
         result = govor("eval", "runs/dpo", "--quick")
         assert result.exit_code == 0 and "held-out loss" in result.output
@@ -263,8 +262,6 @@ class TestReference:
         assert len(split.split.left_out) == len(plain.train) - len(split.train)
 
     def test_it_may_not_change_before_a_run_is_resumed(self, write_dpo, finished_run, monkeypatch):
-        import shutil
-
         shutil.copytree(finished_run.path, "start")
         config = write_dpo(lora={"r": 16, "lora_alpha": 32, "start_from": "start"}, training=STEPS)
         with pytest.raises(ZeroDivisionError):
@@ -275,6 +272,17 @@ class TestReference:
         save_file({name: 2 * weight for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
         with pytest.raises(RunError, match=r"lora\.start_from=start: its adapter has changed"):
             train(load_config(config), resume=True)
+
+    def test_nor_may_the_questions_that_it_holds_out(self, write_dpo, finished_run, monkeypatch):
+        shutil.copytree(finished_run.path, "start")
+        config = write_dpo(lora={"r": 16, "lora_alpha": 32, "start_from": "start"}, training=STEPS)
+        with pytest.raises(ZeroDivisionError):
+            dying_at(3, config, monkeypatch)
+        shutil.move("start/held_out.jsonl", "away.jsonl")
+        with pytest.raises(RunError, match=r"was begun with \d+ rows of .* tokens, would go on with \d+ of"):
+            train(load_config(config), resume=True)
+        shutil.move("away.jsonl", "start/held_out.jsonl")
+        assert train(load_config(config), resume=True).adapter.is_dir()
 
     def test_a_tuned_head_is_scored_as_it_is(self, write_dpo, base):
         lora = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "lm_head"]}
@@ -347,6 +355,7 @@ def test_qlora(write_dpo, finished_run):
         ({"training": {"fit": "auto"}}, r"training\.fit"),
         ({"training": {"kernels": ["head"]}}, r"training\.kernels"),
         ({"training": {"assistant_only_loss": False}}, r"training\.assistant_only_loss"),
+        ({"training": {"label_smoothing_factor": 0.1}}, r"training\.label_smoothing_factor .* dpo\.label_smoothing"),
         ({"dpo": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1]}}, r"dpo\.loss_weights"),
         ({"dpo": {"loss_type": ["exo_pair"]}}, r"dpo\.label_smoothing"),
         ({"dpo": {"loss_type": ["nll"]}}, r"dpo\.loss_type"),

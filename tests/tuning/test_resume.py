@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import REPOSITORY
 from train.core.config import load_config
-from train.core.errors import BaseError, RunError
+from train.core.errors import BaseError, GovorError, RunError
 from train.core.runs import Run, last_checkpoint
 from train.sft import train
 
@@ -245,6 +245,33 @@ class TestStartFrom:
         with pytest.raises(RunError, match="not over this base"):
             train(load_config(write_config(lora=lora, model={"name_or_path": "other"})))
         assert not Path("runs/x").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("adapter_model.safetensors", b"half of it", r"adapter_model\.safetensors is damaged .*: put it back"),
+            ("adapter_model.safetensors", None, r"its adapter has no adapter_model\.safetensors: put it back"),
+            ("adapter_config.json", b"{", r"adapter_config\.json: not valid JSON"),
+        ],
+    )
+    def test_a_damaged_adapter_is_none(self, name, content, said, write_config, finished_run):
+        shutil.copytree(finished_run.path, "start")
+        file = Path("start/adapter", name)
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(GovorError, match=said):
+            train(load_config(write_config(lora={"r": 16, "lora_alpha": 32, "start_from": "start"})))
+        assert not Path("runs/x").exists()
+
+    def test_it_keeps_the_template_that_the_run_has_learned(self, write_config, finished_run, base):
+        """Its answers would begin after another prompt than the one that it knows."""
+        lora = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
+        other = (base / "chat_template.jinja").read_text() + "\n{# another #}"
+        Path("other.jinja").write_text(other)
+        with pytest.raises(RunError, match=r"another chat template: set model\.chat_template=(.*)") as caught:
+            train(load_config(write_config(lora=lora, model={"chat_template": "other.jinja"})))
+        assert not Path("runs/x").exists()
+        same = str(caught.value).rpartition("=")[2]
+        assert train(load_config(write_config(lora=lora, model={"chat_template": same}))).adapter.is_dir()
 
     @pytest.mark.parametrize("inside", [".", "adapter"])
     def test_a_run_or_an_adapter_is_no_base(self, inside, write_config, finished_run):

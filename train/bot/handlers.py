@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sqlite3
 import sys
 import time
 from collections import defaultdict, deque
@@ -12,10 +13,9 @@ from functools import partial
 from typing import Any
 
 from aiogram import Dispatcher, F
-from aiogram.exceptions import ClientDecodeError, TelegramAPIError, TelegramForbiddenError
+from aiogram.exceptions import AiogramError, TelegramForbiddenError, TelegramUnauthorizedError
 from aiogram.filters import Command, CommandStart
 from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message, Update, User
-from aiogram.utils.chat_action import ChatActionSender
 from openai import OpenAIError
 
 from train.bot.model import ServedModel, TooLongError
@@ -35,7 +35,7 @@ class Rules:
     allowed: Sequence[str] = ()
     """Ids of users and chats, and @names of users; none lets everybody in."""
     per_minute: int = 20
-    """Questions of one user that are answered within a minute."""
+    """Messages and presses of one user that are answered within a minute; /forget always is."""
 
     def let_in(self, user: User, chat: int | None) -> bool:
         """Whether this user may talk in this chat."""
@@ -53,7 +53,7 @@ class Persona:
         self.store, self.texts, self.rules = store, texts, rules
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._asked: defaultdict[int, deque[float]] = defaultdict(deque)
-        """Unix times of the questions within the last minute, by user."""
+        """Unix times of what was answered within the last minute, by user."""
         self._warned: dict[int, float] = {}
         """When a user was last told to write more slowly."""
         self._dispatcher = Dispatcher(disable_fsm=True)
@@ -74,12 +74,18 @@ class Persona:
             return
         async with self._locks[user.id]:
             try:
-                if self.rules.let_in(user, message.chat.id):
+                at = update.message.date.timestamp() if update.message else time.time()
+                forget = update.message and (update.message.text or "").startswith("/forget")
+                if not forget and not self._in_time(user.id, at):
+                    await self._slow_down(update, user.id, at)
+                elif self.rules.let_in(user, message.chat.id):
                     await self._dispatcher.feed_update(self.telegram.bot, update)
                 elif update.message:
                     await self._say(update.message, "not_allowed", update.update_id, id=user.id)
             except TelegramForbiddenError:
                 pass  # they have left
+            except (sqlite3.Error, TelegramUnauthorizedError):  # the update stays for when that is mended
+                raise
             except Exception as error:  # what cannot be answered must not keep others waiting for ever
                 print(f"an update was not answered: {type(error).__name__}", file=sys.stderr, flush=True)
                 if update.message:
@@ -97,8 +103,6 @@ class Persona:
     async def _forget(self, message: Message, event_update: Update) -> None:
         assert message.from_user
         self.store.forget(message.from_user.id)
-        self._asked.pop(message.from_user.id, None)
-        self._warned.pop(message.from_user.id, None)
         await self._say(message, "forgotten", event_update.update_id)
 
     async def _not_text(self, message: Message, event_update: Update) -> None:
@@ -110,13 +114,7 @@ class Persona:
         user, id_ = message.from_user, event_update.update_id
         question = re.sub(rf"@{self.me.username}\b[,:]?", "", message.text, flags=re.IGNORECASE).strip()
         begun = self.store.find_turn(update_id=id_)
-        asked_at = message.date.timestamp()
         if not question:
-            return
-        if begun is None and not self._may_ask(user.id, asked_at):
-            if asked_at - self._warned.get(user.id, 0.0) >= MINUTE:
-                self._warned[user.id] = asked_at
-                await self._say(message, "too_fast", id_)
             return
         try:
             window = await self.model.fitting(self.store.history(message.chat.id, user.id), question)
@@ -148,16 +146,13 @@ class Persona:
         if not isinstance(query.message, Message):
             await self._toast(query, "gone")
             return
-        if not self._may_ask(turn.user, time.time()):
-            await self._toast(query, "too_fast")
-            return
         await self._toast(query, None)
         window = await self.model.fitting(self.store.history(turn.chat, turn.user, before=turn.id), turn.question)
         show = partial(self.store.show, turn.update_id, turn.chat, turn.user)
         writing = Writing(self.telegram, query.message, turn.messages, show)
         try:
             answer = await self._write(writing, window, turn.question, OTHERWISE) or turn.answer
-        except OpenAIError:  # the message may show the beginning of another answer
+        except (OpenAIError, ValueError):  # the message may show the beginning of another answer
             answer = turn.answer
         await writing.end(answer, self._keyboard(query.from_user, turn.id))
         if answer != turn.answer:
@@ -167,12 +162,13 @@ class Persona:
         self, writing: Writing, window: Sequence[Turn], question: str, temperature: float | None = None
     ) -> str:
         """Show an answer as it comes; the whole of it."""
-        answer, to = "", writing.to
-        thread = to.message_thread_id if to.is_topic_message else None
-        async with ChatActionSender.typing(to.chat.id, self.telegram.bot, thread, initial_sleep=1.0):
+        answer, typing = "", asyncio.create_task(self.telegram.type(writing.to))
+        try:
             async for piece in self.model.answer(window, question, temperature):
                 answer += piece
                 await writing.grow(answer)
+        finally:
+            typing.cancel()
         return answer.strip()
 
     async def _apologize(self, message: Message, id_: int) -> None:
@@ -180,7 +176,7 @@ class Persona:
         begun = self.store.find_turn(update_id=id_)
         shown = begun.messages if begun else []
         writing = Writing(self.telegram, message, shown, lambda ids: self.store.handle(id_))
-        with suppress(TelegramAPIError):
+        with suppress(AiogramError):
             await writing.end(self._text(message.from_user, "failed"), None)
 
     async def _say(self, message: Message, key: str, id_: int, **values: Any) -> None:
@@ -192,7 +188,7 @@ class Persona:
 
     async def _toast(self, query: CallbackQuery, key: str | None) -> None:
         """Answer a press: Telegram shows it for a moment. Too late for an old one, which changes nothing."""
-        with suppress(TelegramAPIError, ClientDecodeError):
+        with suppress(AiogramError):
             await query.answer(self._text(query.from_user, key) if key else None)
 
     def _is_meant(self, message: Message) -> bool:
@@ -206,8 +202,8 @@ class Persona:
         to_me = bool(replied and replied.from_user and replied.from_user.id == self.me.id)
         return to_me or bool(re.search(rf"@{self.me.username}\b", text, re.IGNORECASE))
 
-    def _may_ask(self, user: int, at: float) -> bool:
-        """Whether a user may have another question answered that was asked at this Unix time; counts it."""
+    def _in_time(self, user: int, at: float) -> bool:
+        """Whether a user has not written and pressed too much within the minute before this Unix time; counts it."""
         asked = self._asked[user]
         while asked and asked[0] <= at - MINUTE:
             asked.popleft()
@@ -215,6 +211,14 @@ class Persona:
             return False
         asked.append(at)
         return True
+
+    async def _slow_down(self, update: Update, user: int, at: float) -> None:
+        """Tell a user to write more slowly, once a minute."""
+        if update.callback_query:
+            await self._toast(update.callback_query, "too_fast")
+        elif update.message and at - self._warned.get(user, 0.0) >= MINUTE:
+            self._warned[user] = at
+            await self._say(update.message, "too_fast", update.update_id)
 
     def _keyboard(self, user: User, turn: int) -> InlineKeyboardMarkup:
         labels = {"up": "👍", "down": "👎", "again": self._text(user, "again")}

@@ -46,7 +46,9 @@ class ServedModel:
             await self.fitting([], "?")
         except APIConnectionError:
             raise GovorError(f"{self.url} cannot be reached: start `govor serve RUN` first") from None
-        except (NotFoundError, AttributeError):  # other servers have no such route, or count and say no context
+        except TooLongError:
+            raise GovorError(f"{self.url}: the system message of {self.name} leaves no room in its context") from None
+        except (NotFoundError, AttributeError, TypeError, ValueError):  # no such route, no context, or no JSON
             raise GovorError(f"{self.url} does not count tokens: the bot wants `govor serve` behind it") from None
         except OpenAIError as error:
             body = getattr(error, "body", None)

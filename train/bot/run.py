@@ -7,9 +7,11 @@ import re
 import signal
 import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -17,8 +19,8 @@ from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import (
+    AiogramError,
     ClientDecodeError,
-    TelegramAPIError,
     TelegramConflictError,
     TelegramNetworkError,
     TelegramNotFound,
@@ -26,11 +28,12 @@ from aiogram.exceptions import (
 )  # fmt: skip
 from aiogram.types import Update
 from aiogram.utils.token import TokenValidationError
+from pydantic import ValidationError
 
 from train.bot.handlers import Persona, Rules, Texts
 from train.bot.model import ServedModel
 from train.bot.store import DATABASE, Store
-from train.bot.writing import LONGEST, Telegram, patiently
+from train.bot.writing import LONGEST, Telegram, patiently, result_of
 from train.core.errors import ConfigError, GovorError, MachineError
 from train.core.locks import LOCK, take_lock
 
@@ -39,6 +42,8 @@ TOKEN = "TELEGRAM_BOT_TOKEN"
 TEXTS = Path(__file__).with_name("texts.yaml")
 KINDS = ["message", "callback_query"]
 """The updates that are asked for."""
+ALWAYS = {"message_id", "date", "chat", "from", "text", "message_thread_id", "is_topic_message"}
+"""Keys of a message that were always there."""
 MOST = 100
 """Updates that Telegram shows at most (core.telegram.org/bots/api, getUpdates)."""
 LONG_POLL = 30
@@ -70,29 +75,25 @@ def run_bot(
     except TokenValidationError:
         raise GovorError(f"{TOKEN} holds no token: it looks like 123456:ABC…, as @BotFather gave it") from None
     data_dir.mkdir(parents=True, exist_ok=True)
-    with closing(take_lock(data_dir / LOCK, "bot")), closing(open_store(data_dir)) as store:
-        try:
-            asyncio.run(talk(bot, model, store, words, rules, per_second))
-        except (TelegramUnauthorizedError, TelegramNotFound):
-            raise GovorError(f"Telegram refuses the token in {TOKEN}") from None
-        except TelegramNetworkError:
-            raise MachineError(f"{bot_api or 'api.telegram.org'} cannot be reached") from None
-        except TelegramConflictError:
-            raise GovorError(
-                "another program takes this bot's messages, or it has a webhook: stop that first (deleteWebhook)"
-            ) from None
-        except (TelegramAPIError, ClientDecodeError) as error:  # their texts may quote a message
-            raise MachineError(f"Telegram's answer was not understood ({type(error).__name__})") from None
-        except asyncio.CancelledError:
-            print("ended", file=sys.stderr)
-
-
-def open_store(folder: Path) -> Store:
-    """The bot's folder; MachineError where its database is damaged or none."""
     try:
-        return Store(folder)
+        with closing(take_lock(data_dir / LOCK, "bot")), closing(Store(data_dir)) as store:
+            asyncio.run(talk(bot, model, store, words, rules, per_second))
+    except (TelegramUnauthorizedError, TelegramNotFound):
+        raise GovorError(f"Telegram refuses the token in {TOKEN}") from None
+    except TelegramNetworkError:
+        raise MachineError(f"{bot_api or 'api.telegram.org'} cannot be reached") from None
+    except TelegramConflictError:
+        raise GovorError(
+            "another program takes this bot's messages, or it has a webhook: stop that first (deleteWebhook)"
+        ) from None
+    except AiogramError as error:  # its text may quote a message
+        raise MachineError(f"Telegram's answer was not understood ({type(error).__name__})") from None
     except sqlite3.Error as error:
-        raise MachineError(f"{folder / DATABASE}: {error}: move it away, or give another --data-dir") from None
+        busy = "end the program that holds it" if "locked" in str(error) else None
+        todo = busy or ("free some room" if "full" in str(error) else "move it away, or give another --data-dir")
+        raise MachineError(f"{data_dir / DATABASE}: {error}: {todo}") from None
+    except asyncio.CancelledError:
+        print("ended", file=sys.stderr)
 
 
 async def talk(bot: Bot, model: ServedModel, store: Store, texts: Texts, rules: Rules, per_second: float) -> None:
@@ -157,11 +158,25 @@ class Updates:
                 )
                 self._conflicts = 0
                 return updates
+            except ClientDecodeError as error:
+                return [update for raw in result_of(error) for update in self._read(raw)]
             except TelegramConflictError:
                 self._conflicts += 1
                 if self._conflicts == CONFLICTS:
                     raise
                 await asyncio.sleep(self._conflicts)
+
+    def _read(self, raw: dict[str, Any]) -> Iterator[Update]:
+        """An update among which is one that this aiogram cannot read: Telegram knows new kinds of content first.
+
+        Of such a one what everything here works with is left, and if that is not enough its number.
+        """
+        message = {key: value for key, value in raw.get("message", {}).items() if key in ALWAYS}
+        number = {"update_id": raw["update_id"]}
+        for form in (raw, {**number, "message": message}, number):
+            with suppress(ValidationError):
+                yield Update.model_validate(form, context={"bot": self.bot})
+                return
 
 
 class WithoutToken(logging.Formatter):

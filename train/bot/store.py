@@ -57,6 +57,7 @@ class Store:
         os.close(os.open(folder / DATABASE, os.O_CREAT | os.O_RDWR, 0o600))
         self._connection = sqlite3.connect(folder / DATABASE, timeout=15)
         self._connection.executescript(SCHEMA)
+        self._connection.execute(f"SELECT {COLUMNS} FROM turns LIMIT 0")  # or it is another program's
         self._write_feedback()  # a kill may have come between a vote and its row
 
     def find_turn(self, *, update_id: int | None = None, id_: int | None = None) -> Turn | None:
@@ -129,7 +130,7 @@ class Store:
     def forget(self, user: int) -> None:
         """Delete everything of a user: no byte is left in the database, its -wal, free pages or the feedback.
 
-        sqlite3.OperationalError where another program reads the database and holds the -wal.
+        TimeoutError where another program reads the database and holds the -wal.
         """
         with self._connection as connection:
             connection.execute("DELETE FROM turns WHERE user = ?", (user,))
@@ -138,7 +139,7 @@ class Store:
         self._connection.execute("VACUUM")
         busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
-            raise sqlite3.OperationalError("the -wal is in use")
+            raise TimeoutError("the -wal is in use")
 
     def close(self) -> None:
         """Close the database."""

@@ -5,12 +5,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiogram import Bot
 from aiogram.exceptions import (
+    AiogramError,
     ClientDecodeError,
-    TelegramAPIError,
     TelegramBadRequest,
     TelegramNetworkError,
     TelegramRetryAfter,
@@ -23,6 +23,8 @@ LONGEST = 4096
 EDIT_EVERY, EDIT_EVERY_IN_GROUP = 1.5, 3.5
 """Seconds between edits of an answer. A group takes 20 messages a minute of a bot (core.telegram.org/bots/faq)."""
 LONGEST_PAUSE = 60.0
+TYPING_AFTER, TYPING_EVERY = 1.0, 5.0
+"""Seconds. Telegram shows for five that somebody types (core.telegram.org/bots/api, sendChatAction)."""
 T = TypeVar("T")
 
 
@@ -48,9 +50,14 @@ class Telegram:
         async def once() -> int:
             await self._slot()
             async with self.sending:
-                sent = await to.answer(text, reply_parameters=reply, reply_markup=keyboard).as_(self.bot)
-                note(sent.message_id)
-            return int(sent.message_id)
+                try:
+                    sent = (
+                        await to.answer(text, reply_parameters=reply, reply_markup=keyboard).as_(self.bot)
+                    ).message_id
+                except ClientDecodeError as error:
+                    sent = result_of(error)["message_id"]
+                note(sent)
+            return int(sent)
 
         return await patiently(once)
 
@@ -68,13 +75,22 @@ class Telegram:
         """The same where it can be done at once."""
         if self._free_at <= time.monotonic():
             await self._slot()
-            with suppress(TelegramAPIError, ClientDecodeError):
+            with suppress(AiogramError):
                 await self.bot.edit_message_text(text, chat_id=chat, message_id=message)
 
     async def delete(self, chat: int, message: int) -> None:
         """Delete a message where that can be done."""
-        with suppress(TelegramAPIError, ClientDecodeError):
+        with suppress(AiogramError):
             await self.bot.delete_message(chat, message)
+
+    async def type(self, to: Message) -> None:
+        """Show in a chat that somebody types, until cancelled."""
+        thread = to.message_thread_id if to.is_topic_message else None
+        await asyncio.sleep(TYPING_AFTER)
+        while True:
+            with suppress(AiogramError):
+                await self.bot.send_chat_action(to.chat.id, "typing", message_thread_id=thread)
+            await asyncio.sleep(TYPING_EVERY)
 
     async def _slot(self) -> None:
         """Wait until another request fits the bound on all of them."""
@@ -82,6 +98,13 @@ class Telegram:
         at = max(now, self._free_at)
         self._free_at = at + self._gap
         await asyncio.sleep(at - now)
+
+
+def result_of(error: ClientDecodeError) -> Any:
+    """What Telegram has done and says of it, where it knows more than this aiogram; else the error is raised."""
+    if isinstance(error.data, dict) and error.data.get("ok"):
+        return error.data["result"]
+    raise error
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:

@@ -9,13 +9,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from train.chats.pairs import question_of, questions_of, unlearned
 from train.chats.readers import records
 from train.chats.row_formats import Preference, preference_of_openai, preference_to_object, row_of_openai
-from train.chats.rows import Row, without_weight
+from train.chats.rows import Row, text_of, without_weight
 from train.core.errors import DataError
 
 Prompt = str
@@ -54,7 +55,8 @@ class Feedback:
         if answer["role"] != "assistant" or not prompt:
             raise ValueError("its last message is no answer")
         key = _dumps([[without_weight(message) for message in prompt], row.tools])
-        self.labels.setdefault(key, {True: [], False: []})[record["liked"]].append(_dumps(without_weight(answer)))
+        said = without_weight(answer) | ({"content": text_of(answer).strip()} if answer.get("content") else {})
+        self.labels.setdefault(key, {True: [], False: []})[record["liked"]].append(_dumps(said))
 
     def add(self, row: Preference) -> None:
         """Count a vote."""
@@ -67,12 +69,12 @@ class Feedback:
         """
         for prompt, by_label in self.labels.items():
             messages, tools = json.loads(prompt)
-            pairs = {(liked, other) for liked in by_label[True] for other in by_label[False] if liked != other}
-            self.left_out["labels without an answer to compare with"] += (
-                0 if pairs else sum(map(len, by_label.values()))
-            )
-            for liked, other in sorted(pairs):
-                self.add(Preference(0, messages, [json.loads(liked)], [json.loads(other)], tools))
+            liked, disliked = _judged(by_label)
+            if not (liked and disliked):
+                self.left_out["labels without an answer to compare with"] += sum(map(len, by_label.values()))
+            for pair in product(liked, disliked):
+                better, worse = map(json.loads, pair)
+                self.add(Preference(0, messages, [better], [worse], tools))
         kept_apart = questions_of(held_out)
         for text, count in self.votes.items():
             found = json.loads(text)
@@ -94,9 +96,15 @@ class Feedback:
         for prompt, by_label in self.labels.items():
             messages, tools = json.loads(prompt)
             if question_of(messages) not in kept_apart:
-                for answer in dict.fromkeys(by_label[True]):
-                    if by_label[True].count(answer) > by_label[False].count(answer):
-                        yield Row(0, [*map(unlearned, messages), json.loads(answer)], tools)
+                for answer in _judged(by_label)[0]:
+                    yield Row(0, [*map(unlearned, messages), json.loads(answer)], tools)
+
+
+def _judged(by_label: dict[bool, list[str]]) -> tuple[list[str], list[str]]:
+    """The answers that more people liked than disliked, and those that more people disliked."""
+    balance = Counter(by_label[True])
+    balance.subtract(by_label[False])
+    return [answer for answer, sum_ in balance.items() if sum_ > 0], [a for a, sum_ in balance.items() if sum_ < 0]
 
 
 def _dumps(value: Any) -> str:

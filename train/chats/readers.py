@@ -5,6 +5,7 @@ columns; plain, gzip or zstd. The forms that a record may have are in formats.py
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -147,9 +148,15 @@ def is_preferences(path: Path) -> bool:
 
 def check_preferences(path: Path) -> CheckReport:
     """Every problem of a file of preference rows."""
-    found = _Problems()
-    valid = sum(1 for _ in _stream(path, AS_FOUND, found))
-    found.add([] if found.count else list(too_few(valid)))
+    found, valid = _Problems(), 0
+    try:
+        for _ in _stream(path, AS_FOUND, found):
+            valid += 1
+        found.add([] if found.count else list(too_few(valid)))
+    except DataError as error:  # where a line is no JSON nothing behind it is read
+        place = re.match(rf"{re.escape(str(path))}:(?:(\d+):)? ", str(error))
+        text = str(error)[place.end() :] if place else str(error)
+        found.add([Problem(int(place[1] or 0) if place else 0, "unreadable", text)])
     return CheckReport(valid + len(found.lines), found.first, [], found.count, 0, preferences=True)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from train.chats.rows import Message, Row, row_from_openai, without_weight
+from train.chats.rows import Message, Row, row_from_openai, text_of
 from train.chats.rules import MESSAGE_KEYS, ROW_KEYS, json_kind, row_problems
 
 SPEAKERS = {
@@ -354,17 +354,16 @@ def _preference(
     for row in rows:
         if [message["role"] for message in row.messages[size:]] != ["assistant"]:
             raise ValueError("an answer is more than one turn of the assistant: give its last turn alone")
-    if _trimmed(messages[size]) == _trimmed(rows[1].messages[size]):
+    if _said(messages[size]) == _said(rows[1].messages[size]):
         raise ValueError("the two answers are the same: take the row out")
     return Preference(
         line, messages[:size], messages[size:], rows[1].messages[size:], rows[0].tools, rows[0].parallel_tool_calls
     )
 
 
-def _trimmed(answer: Message) -> Message:
-    """The answer without what many templates take away: white space at its ends."""
-    content = answer.get("content")
-    return {**without_weight(answer), "content": content.strip() if isinstance(content, str) else content}
+def _said(answer: Message) -> tuple[str, list[Any]]:
+    """(text, calls) of an answer, without what makes no difference to a model: white space at the ends, a call's id."""
+    return text_of(answer).strip(), [call["function"] for call in answer.get("tool_calls") or ()]
 
 
 def preference_to_object(row: Preference) -> dict[str, Any]:

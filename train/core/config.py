@@ -433,6 +433,8 @@ def _against_dpo(config: Config, dpo: Dpo) -> Iterator[tuple[Place, str]]:
         yield ("training", "kernels"), " compute the loss of rows with one answer: leave them out beside dpo"
     if not config.training.assistant_only_loss:
         yield ("training", "assistant_only_loss"), ": dpo compares the answers alone: leave it out"
+    if getattr(config.training, "label_smoothing_factor", None):
+        yield ("training", "label_smoothing_factor"), " is of rows with one answer: set dpo.label_smoothing"
     if dpo.loss_weights is not None and len(dpo.loss_weights) != len(dpo.loss_type):
         yield ("dpo", "loss_weights"), f" needs a number for each of the {len(dpo.loss_type)} in dpo.loss_type"
     if "exo_pair" in dpo.loss_type and not dpo.label_smoothing:

@@ -25,7 +25,16 @@ from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.evaluation.evaluation_page import write_page
 from train.evaluation.forgetting import KNOWS_ENOUGH, compare_knowledge, measure_knowledge
 from train.evaluation.generate import answer, context_of
-from train.evaluation.judge import Evaluation, Judgement, Losses, judge_answers, judge_state, to_json, verdict
+from train.evaluation.judge import (
+    Evaluation,
+    Judgement,
+    Losses,
+    judge_answers,
+    judge_beside,
+    judge_state,
+    to_json,
+    verdict,
+)
 from train.evaluation.leakage import continuation
 from train.evaluation.markers import is_russian
 from train.evaluation.report import Sample, write_report
@@ -190,6 +199,7 @@ def evaluate_whole(
         with _at_checkpoint(tuned, run, checkpoint) as model:
             key = weights_fingerprint(checkpoint)
             saved.append((checkpoint.name, meter.sample(prompts, meter.ask(model), key, checkpoint.name)))
+    begun = _answers_of_start(tuned, meter, prompts) if prompts else None
     with untuned(tuned, run, meter.config) as base:
         comparison = _compare(meter, (meter.losses(base, "before"), meter.configured(base, "before")), after)
         knows.insert(0, measure_knowledge(base, tokenizer, "before training"))
@@ -204,6 +214,7 @@ def evaluate_whole(
         halves,
         compare_knowledge(*knows),
         tuple(places),
+        beside=judge_beside(begun[0], meter.trained, meter.before, begun[1], judged) if begun else None,
         via=via.model if via else None,
     )
     evaluation = evaluation._replace(not_measured=_not_measured(meter, evaluation))
@@ -215,6 +226,20 @@ def evaluate_whole(
         run.update_manifest(evaluation={**run.manifest().get("evaluation", {}), "verdict": told["verdict"]})
     write_report(run, comparison.samples, meter.generation, lang)
     return comparison, evaluation
+
+
+def _answers_of_start(tuned: Any, meter: Meter, prompts: Sequence[Prompt]) -> tuple[str, list[Answer]] | None:
+    """(name, answers) of the run that this one began with; None where there is none, or it has changed since."""
+    start = _start_of(meter.config)
+    if start is None or meter.run.manifest().get("start") != weights_fingerprint(start.adapter):
+        return None
+    with _at_checkpoint(tuned, meter.run, start.adapter) as model:
+        said = meter.sample(prompts, meter.ask(model), weights_fingerprint(start.adapter), start.path.name)
+    return start.path.name, said
+
+
+def _start_of(config: Config) -> Run | None:
+    return Run(config.lora.start_from) if config.lora and config.lora.start_from else None
 
 
 def evaluate_answers(run: Run, file: Path, *, samples: int | None = None) -> Evaluation:
@@ -361,6 +386,11 @@ def _not_measured(meter: Meter, evaluation: Evaluation, strange: int = 0) -> tup
             judged and strange,
             f"In pairs: {strange} of {count} answers are to prompts that were not held out.",
             f"Попарно: ответов не на отложенные промпты {strange} из {count}.",
+        ),
+        (
+            judged and start and not (evaluation.beside or evaluation.via),
+            f"Better or worse than {start}, which it went on from: that is gone or has changed.",
+            f"Лучше или хуже прогона {start}, с которого он продолжен: его нет, или он изменился.",
         ),
         (
             judged and not judged.russian,

@@ -47,7 +47,7 @@ def file_problem(report: FileReport, name: str, folder: Path) -> JobError | None
     """
     param = f"{name}_file"
     too_few = [error for error in report["errors"] if error["kind"] == "too_few_examples"]
-    errors = [error for error in report["errors"] if error["kind"] != "too_few_examples" and not is_harmless(error)]
+    errors = _of_rows(report)
     if errors or report["error_count"] > len(report["errors"]):
         first = (errors or report["errors"])[0]
         where = f"Example {first['line']}, " if first["line"] else ""
@@ -63,11 +63,14 @@ def file_problem(report: FileReport, name: str, folder: Path) -> JobError | None
     return None
 
 
-def method_problem(report: FileReport, name: str, job: Job) -> JobError | None:
+def method_problem(report: FileReport, name: str, job: Job, folder: Path) -> JobError | None:
     """The problem of a file whose rows are another method's; None where they fit. name: training or validation."""
     method = job.method.type
     if report["preferences"] == (method == "dpo"):
         return None
+    if method == "dpo" and _of_rows(report) and (problem := file_problem(report, name, folder)):  # rows of no method
+        keys = "`input`, `preferred_output` and `non_preferred_output`"
+        return problem.model_copy(update={"message": f"{problem.message}. For method=dpo each row has {keys}"})
     form, meant = ("fine-tune-preference", "dpo") if report["preferences"] else ("fine-tune-chat", "supervised")
     file = job.training_file if name == "training" else job.validation_file
     return _invalid(
@@ -75,6 +78,11 @@ def method_problem(report: FileReport, name: str, job: Job) -> JobError | None:
         f"Invalid file format. Input file {file} is in the {form} format, but the specified fine-tuning job is not "
         f"using '{meant}' as the training method (provided method={method}).",
     )
+
+
+def _of_rows(report: FileReport) -> list[FileProblem]:
+    """The problems for which rows cannot be learned from, of those that the report has."""
+    return [error for error in report["errors"] if error["kind"] != "too_few_examples" and not is_harmless(error)]
 
 
 def training_problem(error_text: str, folder: Path) -> JobError:

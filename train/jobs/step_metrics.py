@@ -20,7 +20,13 @@ WIRE_METRICS = {
     "valid_reward_accuracy": "eval_rewards/accuracies",
 }
 """Name on the wire → name in metrics.jsonl. The last four are preference tuning's."""
-IN_RESULT_FILE = ("loss", "mean_token_accuracy", "eval_loss", "eval_mean_token_accuracy")
+REWARDS = {name: key for name, key in WIRE_METRICS.items() if "reward" in name}
+RESULT_COLUMNS = {
+    "train_loss": "loss",
+    "train_accuracy": "mean_token_accuracy",
+    "valid_loss": "eval_loss",
+    "valid_mean_token_accuracy": "eval_mean_token_accuracy",
+}
 
 
 @dataclass
@@ -121,12 +127,17 @@ def lines_by_step(lines: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def result_csv(lines: Iterable[dict[str, Any]]) -> str:
-    """The text of step_metrics.csv: a row for each step, empty cells where nothing was evaluated."""
-    text = io.StringIO()
+    """The text of step_metrics.csv: a row for each step, empty cells where nothing was evaluated.
+
+    Preference tuning has columns for margin and accuracy behind those that every job has.
+    """
+    text, steps = io.StringIO(), lines_by_step(lines)
+    told = any(key in line for line in steps.values() for key in REWARDS.values())
+    columns = RESULT_COLUMNS | (REWARDS if told else {})
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"])
-    for step, line in lines_by_step(lines).items():
+    writer.writerow(["step", *columns])
+    for step, line in steps.items():
         if "loss" in line:
-            values = [line.get(key) for key in IN_RESULT_FILE]
+            values = [line.get(key) for key in columns.values()]
             writer.writerow([step, *("" if value is None else round(value, 5) for value in values)])
     return text.getvalue()

@@ -82,7 +82,7 @@ class FileChecker:
         job = entry.job
         folder = self.store.job_folder(job.id)
         for report, name in zip(reports, ("training", "validation"), strict=False):
-            problem = method_problem(report, name, job) or file_problem(report, name, folder)
+            problem = method_problem(report, name, job, folder) or file_problem(report, name, folder)
             if problem is not None:
                 first = report["errors"][:100]
                 errors = [{**error, "message": without_paths(error["message"], folder)} for error in first]

@@ -40,7 +40,15 @@ from train.tuning.processes import (
     smallest_gpu_bytes,
     use_expandable_segments,
 )
-from train.tuning.resume import discard_failed_start, is_last, require_same_template, require_start, restore_counters
+from train.tuning.resume import (
+    discard_failed_start,
+    is_last,
+    require_same_rows,
+    require_same_template,
+    require_start,
+    require_template_of_start,
+    restore_counters,
+)
 from train.tuning.save import check_saved_prompts, checkpoint_bytes, save_result
 
 
@@ -115,6 +123,7 @@ def prepare(config: Config, run: Run, split: Split, *, resume: bool) -> Setting:
     tokenizer = load_base_tokenizer(config.model, base)
     if resume:
         require_same_template(run, tokenizer)
+    require_template_of_start(config.lora, tokenizer)
     if config.model.chat_template:
         say(state, f"chat template: {describe_template(template_entry(config.model, base))}")
     today = (run.template_date() if resume else None) or datetime.now()
@@ -136,6 +145,8 @@ def check_rows(
     for kind, encoding in (("rows to train on", train_set), ("held-out rows", eval_set)):
         for line in encoding.report.lines():
             setting.say(f"{kind}: {line}")
+    if setting.resume:
+        require_same_rows(setting.run, train_set)
 
 
 def make_run_folder(setting: Setting, trainer: Any, train_set: Encoding, eval_set: Encoding, **more: Any) -> list[str]:
