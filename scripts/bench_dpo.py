@@ -31,10 +31,9 @@ sys.path.insert(0, str(REPOSITORY))
 from train import dpo, sft  # noqa: E402
 from train.core.config import load_config  # noqa: E402
 from train.core.runs import Run, open_run  # noqa: E402
-from train.encoding.held_out import held_out_rows  # noqa: E402
-from train.evaluation.evaluate import Meter, trained_rows, untuned  # noqa: E402
 from train.evaluation.generate import context_of  # noqa: E402
 from train.evaluation.judge import judge_answers  # noqa: E402
+from train.evaluation.meter import Meter, make_meter, untuned  # noqa: E402
 from train.evaluation.preferences import make_preferences  # noqa: E402
 from train.evaluation.sampling import Prompt, held_out_prompts, spread, that_fit  # noqa: E402
 from train.evaluation.style import Answer  # noqa: E402
@@ -48,9 +47,8 @@ SETTINGS = ("training.learning_rate=3e-5", "training.num_train_epochs=2", "dpo.b
 
 def meter_of(run: Run) -> tuple[Any, Meter]:
     """(the run's model, what asks it)."""
-    config, held_out = run.config(), held_out_rows(run)
     model, tokenizer = load_tuned(run)
-    return model, Meter(run, config, config.generation, tokenizer, held_out, trained_rows(run, held_out), None)
+    return model, make_meter(run, None, tokenizer, None)
 
 
 def answers_of(run: Run, prompts: Sequence[Prompt], samples: int, seed: int = 0) -> list[Answer]:

@@ -23,9 +23,9 @@ from train.chats.rows import Row
 from train.core.errors import one_line_errors
 from train.core.runs import Run, open_run
 from train.encoding.held_out import held_out_rows
-from train.evaluation.evaluate import trained_rows
 from train.evaluation.generate import context_of
 from train.evaluation.judge import judge_answers, sources
+from train.evaluation.judged_rows import trained_rows
 from train.evaluation.markers import marker_table
 from train.evaluation.sampling import BATCH, ask_model, base_answers, held_out_prompts, that_fit
 from train.evaluation.style import Answer, position, two_sample

@@ -26,10 +26,11 @@ from train.core.config import Generation, load_config
 from train.core.errors import GovorError
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import encode_row, render
-from train.evaluation.evaluate import score
+from train.evaluation.beside import Beside
 from train.evaluation.generate import answer, answer_batch
 from train.evaluation.intervals import Interval
-from train.evaluation.judge import Beside, Evaluation, verdict
+from train.evaluation.judge import Evaluation, verdict
+from train.evaluation.meter import score
 from train.evaluation.sampling import (
     AnswerFile,
     Prompt,

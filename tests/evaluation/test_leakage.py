@@ -10,8 +10,8 @@ from tests.conftest import govor
 from train.core.config import load_config
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
-from train.evaluation.evaluate import rows_before
 from train.evaluation.judge import judge_answers, sources
+from train.evaluation.judged_rows import other_rows
 from train.evaluation.leakage import Continuation, continuation, find_leakage, longest_copies, words_of
 from train.evaluation.style import Answer
 from train.models.load import load_tuned
@@ -79,8 +79,8 @@ def test_rows_of_the_run_that_it_went_on_from_are_trained_rows(run):
     shutil.copytree(run.path, later.path)
     config = config.replace("rows.jsonl", "pairs.jsonl").replace("start_from: null", "start_from: runs/done")
     later.config_file.write_text(config, encoding="utf-8")
-    before = rows_before(later)
-    assert rows_before(run) == [] and [row.messages for row in before] == [row.messages for row in learned]
+    before = other_rows(later)
+    assert other_rows(run) == [] and [row.messages for row in before] == [row.messages for row in learned]
 
     real = [Answer(at, "Тихо.") for at in range(3)]
     (at, text), *_ = sorted(sources(before), key=lambda source: -len(source[1]))
@@ -91,7 +91,7 @@ def test_rows_of_the_run_that_it_went_on_from_are_trained_rows(run):
     assert judge_answers(own, real, real, said, 1, None).leakage is None
     with Path("rows.jsonl").open("a") as rows:
         rows.write("\n")
-    assert rows_before(later) is None
+    assert other_rows(later) is None
 
 
 @pytest.mark.long

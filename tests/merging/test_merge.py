@@ -25,7 +25,7 @@ from train.core.errors import BaseError, MachineError, RunError
 from train.core.files import note_files
 from train.core.runs import Run
 from train.encoding.loss_mask import encode_row
-from train.evaluation.evaluate import score
+from train.evaluation.meter import score
 from train.merging.drift import TILES, Drift, Measured, MergeDrift, Tune, measure_drift
 from train.merging.merge import LEAST_BOUND, MAX_DRIFT, Merged, merge, report
 from train.models.base import weights_fingerprint

@@ -22,7 +22,8 @@ from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import encode_row, render
 from train.encoding.pairs import encode_pairs, tell_by_length
 from train.encoding.rows import encode_rows
-from train.evaluation.evaluate import trained_rows
+from train.evaluation.judged_rows import persona_run, trained_rows
+from train.evaluation.meter import make_meter
 from train.models.load import load_run_tokenizer, load_tuned
 from train.sft import train as train_on_rows
 
@@ -250,6 +251,18 @@ class TestReference:
             assert not (folder / "ref").exists()
         old, new = (load_file(one.adapter / "adapter_model.safetensors") for one in (finished_run, run))
         assert old.keys() == new.keys()
+
+    def test_it_is_judged_by_the_rows_of_the_run_that_it_went_on_from(self, write_dpo, finished_run):
+        """The better of two answers may be the model's own: nearer to that is not nearer to the persona."""
+        start = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}
+        run = tiny(write_dpo(lora=start, training={"max_steps": 1}))
+        assert persona_run(run) == finished_run
+        held_out, pairs = held_out_rows(finished_run), read_pair_split(run.config()).split.train
+        meter = make_meter(run, None, load_run_tokenizer(run), None)
+        assert meter.rows == held_out and meter.trained == trained_rows(finished_run, held_out)
+        assert {row.line for row in pairs} <= {row.line for row in meter.other}
+        run.update_manifest(start={"adapter_model.safetensors": "of another time"})
+        assert persona_run(run) == run
 
     def test_questions_that_it_holds_out_are_not_trained(self, write_dpo, finished_run):
         start = {"r": 16, "lora_alpha": 32, "start_from": str(finished_run.path)}

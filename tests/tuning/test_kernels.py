@@ -30,7 +30,7 @@ from train.core.errors import ConfigError
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import Encoded
-from train.evaluation.evaluate import score
+from train.evaluation.meter import score
 from train.models.load import load_base, load_tokenizer, load_tuned, resolve_precision
 from train.sft import train as train_run
 from train.tuning.arguments import trl_arguments

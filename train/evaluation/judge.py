@@ -1,12 +1,12 @@
 """Everything that answers alone tell of a tuned model, and the verdict in a sentence."""
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from statistics import median
 from typing import Any, NamedTuple
 
 from train.chats.rows import Row, text_of, trained_answers
+from train.evaluation.beside import Beside
 from train.evaluation.forgetting import KNOWS_ENOUGH, Forgetting
 from train.evaluation.intervals import Interval
 from train.evaluation.leakage import Continuation, Leakage, find_leakage
@@ -17,8 +17,6 @@ MOST_ANSWERS = 4000
 """Answers of training rows that the position's model of the persona is made of; more say nothing new."""
 FORGOTTEN = 0.05
 """Share by which the loss of plain Russian has grown, with its whole interval, from which knowledge has suffered."""
-SAME_LENGTH = 0.05
-"""Share by which the median length of answers must change to be called better or worse."""
 OVERFITTED = 1.0
 """Nats a token by which the gap between held-out and training rows has grown, from which rows are known by heart.
 
@@ -83,31 +81,6 @@ def judge_answers(
         base=list(base),
         tuned=list(tuned),
     )
-
-
-class Beside(NamedTuple):
-    """The answers of the run that this one began with, beside its own: before and after."""
-
-    run: str
-    manner: tuple[Interval, Interval] | None
-    """Positions."""
-    length: tuple[float, float]
-    """Median characters of an answer."""
-    persona_length: float
-    copies: tuple[int, int] | None
-    """Words of the longest copy."""
-
-    def better(self) -> dict[str, float]:
-        """Of manner, length and copies: above 0 where this run is nearer to the persona or copies less, 0 alike."""
-        found = {}
-        if self.manner:
-            (old, low, high), new = self.manner[0], self.manner[1].value
-            found["manner"] = 0.0 if low <= new <= high else abs(1 - old) - abs(1 - new)
-        before, after, own = (math.log(max(1.0, length)) for length in (*self.length, self.persona_length))
-        found["length"] = 0.0 if abs(after - before) < SAME_LENGTH else abs(before - own) - abs(after - own)
-        if self.copies:
-            found["copies"] = float(self.copies[0] - self.copies[1])
-        return found
 
 
 def judge_beside(
@@ -245,31 +218,8 @@ def verdict(evaluation: Evaluation, language: str) -> str:
         if measured is not None:
             said.append(texts[(0 if russian else 2) + (not measured)])
     if evaluation.beside:
-        said.append(_beside(evaluation.beside, russian=russian))
+        said.append(evaluation.beside.sentence(russian=russian))
     return " ".join(filter(None, said)) or ("Не измерено." if russian else "Not measured.")
-
-
-def _beside(found: Beside, *, russian: bool) -> str:
-    """Better or worse than the run that this one began with, in a sentence."""
-    words = ("без перемен", "лучше", "хуже") if russian else ("no change", "better", "worse")
-    told = {name: words[(better > 0) - (better < 0)] for name, better in found.better().items()}
-    (before, after), own = found.length, found.persona_length
-    parts = []
-    if found.manner:
-        manner = " → ".join(f"{place.value:.2f}" for place in found.manner)
-        parts.append(f"манера {manner.replace('.', ',')}" if russian else f"manner {manner}")
-        parts[0] += f" ({told['manner']})"
-    length = f"{before:.0f} → {after:.0f}"
-    parts.append(
-        f"медиана длины {length} знаков, у персоны {own:.0f} ({told['length']})"
-        if russian
-        else f"median length {length} characters, the persona's {own:.0f} ({told['length']})"
-    )
-    if found.copies:
-        copies = " → ".join(map(str, found.copies))
-        what = f"длиннейшая цитата, в словах: {copies}" if russian else f"longest copy {copies} words"
-        parts.append(f"{what} ({told['copies']})")
-    return f"{'Рядом с' if russian else 'Beside'} {found.run}: {', '.join(parts)}."
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from train.core.errors import DataError, GovorError
 from train.core.files import require_new, write_whole
 from train.core.runs import Run, open_run
 from train.encoding.held_out import held_out_rows
-from train.evaluation.evaluate import Meter, trained_rows
 from train.evaluation.generate import context_of
+from train.evaluation.judged_rows import persona_run, trained_rows
+from train.evaluation.meter import Meter
 from train.evaluation.sampling import held_out_prompts, spread, that_fit
 from train.models.base import weights_fingerprint
 from train.models.load import load_tuned, quiet_libraries
@@ -48,7 +49,7 @@ def make_preferences(
     held_out: list[Row] = []
     if run is not None:
         start = open_run(run)
-        held_out = held_out_rows(start)
+        held_out = [row for one in {start, persona_run(start)} for row in held_out_rows(one)]
         for row in preferred_to_own(start, answers) if answers else ():
             found.add(row)
     lines = [json.dumps(preference_to_object(row), ensure_ascii=False) + "\n" for row in found.preferences(held_out)]
@@ -70,10 +71,13 @@ def preferred_to_own(run: Run, prompts: int) -> Iterator[Preference]:
     The answers are kept in RUN/evaluation/answers.jsonl, so that a second call asks for none again. Held-out rows are
     left alone. DataError where the training rows are gone or have changed.
     """
-    config, held_out = run.config(), held_out_rows(run)
-    rows = trained_rows(run, held_out)
+    config, persona = run.config(), persona_run(run)
+    held_out = held_out_rows(persona)
+    rows = trained_rows(persona, held_out)
     if not rows:
-        raise DataError(f"{run.path}: {config.data.train_file} is gone or has changed, so its questions are not known")
+        raise DataError(
+            f"{run.path}: {persona.config().data.train_file} is gone or has changed, so its questions are not known"
+        )
     quiet_libraries()
     tuned, tokenizer = load_tuned(run)
     meter = Meter(run, config, config.generation, tokenizer, held_out, rows, 1)

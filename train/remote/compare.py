@@ -25,10 +25,10 @@ from train.core.files import write_atomically
 from train.core.pages import Language
 from train.core.runs import Run, open_run
 from train.encoding.held_out import held_out_rows
-from train.evaluation.evaluate import trained_rows
 from train.evaluation.evaluation_page import MARKS
 from train.evaluation.intervals import Interval
 from train.evaluation.judge import sources
+from train.evaluation.judged_rows import persona_run, trained_rows
 from train.evaluation.markers import MARKERS, is_russian
 from train.evaluation.sampling import base_answers, held_out_prompts, spread
 from train.evaluation.style import Answer, position
@@ -129,7 +129,7 @@ def read_questions(prompts: str, run: Run | None, limit: int | None) -> list[Que
     if prompts == HELD_OUT:
         if run is None:
             raise GovorError(f"--prompts {HELD_OUT}: give --run RUN too, whose they are")
-        found = [Question(prompt.messages, prompt.real) for prompt in held_out_prompts(held_out_rows(run))]
+        found = [Question(prompt.messages, prompt.real) for prompt in held_out_prompts(held_out_rows(persona_run(run)))]
     elif prompts.endswith((".txt", ".md")):
         found = [Question([{"role": "user", "content": line}], None) for line in _lines(Path(prompts))]
     else:
@@ -249,9 +249,10 @@ def measures(columns: Sequence[Column], questions: Sequence[Question], run: Run 
 
 def _positions(columns: Sequence[Column], questions: Sequence[Question], run: Run) -> list[Interval | None] | None:
     """Where each model's answers to held-out prompts lie between base and persona; see `govor eval`."""
-    held_out = held_out_rows(run)
+    persona_of = persona_run(run)
+    held_out = held_out_rows(persona_of)
     base, real = base_answers(run, held_out), [question.real for question in questions if question.real]
-    persona = [text for _, text in sources(trained_rows(run, held_out) or ())]
+    persona = [text for _, text in sources(trained_rows(persona_of, held_out) or ())]
     known = {prompt.real for prompt in held_out_prompts(held_out)}
     if not base or not persona or not set(real) <= known:
         return None

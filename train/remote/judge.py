@@ -22,9 +22,9 @@ from train.core.errors import ConfigError, GovorError
 from train.core.files import write_atomically
 from train.core.runs import Run
 from train.encoding.held_out import held_out_rows
-from train.evaluation.evaluate import trained_rows
 from train.evaluation.intervals import RESAMPLES, Interval, Side, cluster_interval
 from train.evaluation.judge import Evaluation
+from train.evaluation.judged_rows import persona_run, trained_rows
 from train.evaluation.sampling import held_out_prompts
 from train.remote.answers import folder_of, read_answers
 from train.remote.asking import Asker, Request, announce
@@ -214,7 +214,7 @@ def cases_of(run: Run, evaluation: Evaluation) -> list[Case]:
     found = evaluation.judgement
     if found is None:
         return []
-    prompts = {prompt.real: prompt for prompt in held_out_prompts(held_out_rows(run))}
+    prompts = {prompt.real: prompt for prompt in held_out_prompts(held_out_rows(persona_run(run)))}
     cases = []
     for at, real in enumerate(found.real):
         texts = {
