@@ -31,6 +31,13 @@ def device() -> str:
     return "cuda" if has_cuda() else "cpu"
 
 
+def card_bytes() -> int:
+    """Memory of the card."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 def sixteen_bits() -> Any:
     """The 16-bit type that the card computes in by itself: a torch.dtype."""
     import torch

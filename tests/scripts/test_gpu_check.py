@@ -17,9 +17,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from bench_train_base import SHAPES
 from click.testing import CliRunner
 from gpu_check import command_line, schedule, training_speed, verbs, wheels
 from gpu_check.command_line import choose
+from gpu_check.machine import GIB
 from gpu_check.readme_table import BEGIN, END, LANGUAGES, table_text
 from gpu_check.report import Report
 from gpu_check.schedule import Call, Outcome, run_steps
@@ -31,6 +34,7 @@ from gpu_check.training_speed import (
     SETUPS,
     UNSLOTH_VARIABLE,
     can_run,
+    is_too_large,
     rows_folder,
     step_name,
     unsloth_python,
@@ -39,6 +43,9 @@ from gpu_check.training_speed import (
 from packaging.requirements import Requirement
 
 from tests.conftest import REPOSITORY
+from train.core.config import load_config
+from train.plan.memory import Workload, memory
+from train.plan.shapes import find_shapes
 
 FOLDER = REPOSITORY / "scripts/gpu_check"
 
@@ -351,3 +358,41 @@ def test_a_command_that_hangs_takes_what_it_started_with_it(working_folder, monk
     assert (output.exit_code, output.text) == (124, "said\n")
     child = int(Path("child").read_text())
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(("gib", "runs"), [(8, {"4b-nf4", "4b-nf4-short"}), (24, {*SETUPS} - {"8b-bf16-kept"})])
+def test_a_setup_that_the_card_cannot_hold_is_no_failure(working_folder, monkeypatch, gib, runs):
+    monkeypatch.setattr(training_speed, "has_cuda", lambda: True)
+    monkeypatch.setattr(training_speed, "card_bytes", lambda: gib * GIB)
+    report = Report("x", working_folder)
+    assert {name for name, setup in SETUPS.items() if not is_too_large(report, setup, name)} == runs
+    assert len(report.missing) == len(SETUPS) - len(runs) and not report.checks
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_what_a_setup_takes_is_what_the_plan_says(name):
+    setup = SETUPS[name]
+    overrides = [
+        f"model.name_or_path={setup.base.replace('qwen3-', 'Qwen/Qwen3-').replace('b', 'B')}",
+        f"model.load_in_4bit={str(setup.load_in_4bit).lower()}",
+        f"training.per_device_train_batch_size={setup.batch}",
+        f"training.activation_checkpointing={str(setup.checkpointing).lower()}",
+        "training.kernels=off",
+    ]
+    config = load_config(REPOSITORY / "configs/natasha.yaml", overrides)
+    shapes, _ = find_shapes(config.model)
+    assert memory(config, Workload(shapes, setup.max_length)).peak / GIB == pytest.approx(setup.gib, abs=0.15)
+
+
+def test_a_base_of_any_shape_is_made_beside_the_card(working_folder, monkeypatch):
+    """Its numbers are those of a fresh model: a norm's are 1, the others as small as its config says."""
+    from bench_train_base import make_base
+    from transformers import AutoModelForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "tie_word_embeddings": True, "vocab_size": 5000}
+    monkeypatch.setitem(SHAPES, "wide", shape)
+    make_base(working_folder / "wide", "wide", REPOSITORY / "data/natasha.jsonl")
+    model = AutoModelForCausalLM.from_pretrained(working_folder / "wide")
+    assert model.dtype == torch.bfloat16 and model.lm_head.weight is model.model.embed_tokens.weight
+    assert float(model.model.embed_tokens.weight.detach().float().std()) == pytest.approx(0.02, rel=0.05)
+    assert bool((model.model.norm.weight == 1).all())

@@ -400,7 +400,7 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
     if config.model.load_in_4bit and config.lora is None:
         yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
     if config.model.dtype == "float16" and config.lora is None:
-        text = "=float16: such weights cannot be tuned whole, for most steps are too small to change them: leave it at auto"
+        text = "=float16: such weights cannot be tuned whole, most steps are too small to change them: leave it at auto"
         yield ("model", "dtype"), text
     targets = config.lora.target_modules if config.lora else []
     if isinstance(targets, str) and targets:

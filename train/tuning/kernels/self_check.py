@@ -2,8 +2,9 @@
 
 Loss and the gradient of every trained weight are compared, in train mode, with checkpointing where training has it, in
 training's types; then the loss as evaluation computes it. The adapter's B is random meanwhile: before the first step it
-is zero, which hides the adapter's output and A's gradient. Windows are narrow, so that much lies outside of them. How far results may differ is measured on the model itself: a few times as far as they do when
-the output of every layer is rounded otherwise.
+is zero, which hides the adapter's output and A's gradient. Windows are narrow, so that much lies outside of them. How
+far results may differ is measured on the model itself: a few times as far as they do when the output of every layer is
+rounded otherwise.
 """
 
 import inspect
