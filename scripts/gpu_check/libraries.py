@@ -29,7 +29,7 @@ def environment(report: Report, work: Path) -> None:
         with suppress(PackageNotFoundError):
             report.record(**{name: version(name)})
     report.record(python=sys.version.split()[0], cores=os.cpu_count())
-    for module in OUR_MODULES:
+    for module in (*OUR_MODULES, "datasketch"):  # the last is imported with the rows, and wants scipy
         with report.fail_on_error(f"import {module}"):
             importlib.import_module(module)
             report.check(f"import {module}", True)

@@ -209,8 +209,9 @@ class Training(Section):
     kernels: Literal["auto", "off"] | list[Kernel] = "auto"
     """Code of ours that computes the same faster.
 
-    auto: what was tested on such a device, on a CPU all but norm, on a GPU none yet; off: none; or names: varlen (rows
-    end to end instead of padded), head (the loss of trained positions alone), lora_qkv, lora_mlp, norm (less memory).
+    auto: on a CPU all but norm; on a CUDA GPU varlen, lora_qkv and lora_mlp, kept if a step on that card is faster with
+    them; off: none; or names: varlen (rows end to end instead of padded), head (the loss of trained positions alone),
+    lora_qkv, lora_mlp, norm (less memory).
     """
 
 
