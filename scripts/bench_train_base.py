@@ -38,7 +38,10 @@ def make_base(folder: Path, shape: str, rows: Path) -> Path:
 
 
 def widen(folder: Path, shape: dict[str, Any]) -> None:
-    """Replace the model in the folder by one of that shape, bfloat16 (made where there is a GPU, if there is one)."""
+    """Replace the model in the folder by one of that shape, bfloat16.
+
+    It is made in the machine's memory, of random numbers from the GPU where there is one, which need not hold it all.
+    """
     import torch
     from transformers import AutoConfig, Qwen3ForCausalLM
 
@@ -46,13 +49,15 @@ def widen(folder: Path, shape: dict[str, Any]) -> None:
     config.update({**shape, "max_position_embeddings": 32768, "initializer_range": 0.02, "dtype": "bfloat16"})
     config.layer_types = ["full_attention"] * config.num_hidden_layers
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            model = Qwen3ForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model.to_empty(device="cpu").tie_weights()
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            weight.data.copy_(torch.randn(weight.shape, device=device, dtype=weight.dtype) * config.initializer_range)
+        else:
+            weight.data.fill_(1)  # a norm's
     model.save_pretrained(folder)
 
 

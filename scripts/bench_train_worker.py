@@ -83,8 +83,18 @@ def govor(spec: dict[str, Any]) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
+def sixteen_bits() -> Any:
+    """The 16-bit type that the card computes in by itself, as govor takes it: a torch.dtype."""
+    import torch
+
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
 def common(spec: dict[str, Any]) -> dict[str, Any]:
     """Settings that have one name everywhere."""
+    import torch
+
+    sixteen = None if spec["cpu"] else sixteen_bits()
     return {
         "output_dir": spec["out"],
         "max_steps": spec["steps"],
@@ -99,7 +109,8 @@ def common(spec: dict[str, Any]) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": "none",
         "use_cpu": spec["cpu"],
-        "bf16": not spec["cpu"],
+        "bf16": sixteen == torch.bfloat16,
+        "fp16": sixteen == torch.float16,
         "seed": 42,
     }
 
@@ -112,7 +123,7 @@ def trl(spec: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from trl import SFTConfig, SFTTrainer
 
-    dtype = torch.float32 if spec["cpu"] else torch.bfloat16
+    dtype = torch.float32 if spec["cpu"] else sixteen_bits()
     quantization = None
     if spec["load_in_4bit"]:
         quantization = BitsAndBytesConfig(

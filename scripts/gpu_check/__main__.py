@@ -1,6 +1,6 @@
 """Measures govor on one CUDA card; README.md beside this file has the whole story.
 
-python scripts/gpu_check [--seconds 590] [--resume] [--only STEP,STEP] [--skip STEP,STEP]
+python scripts/gpu_check [--seconds 540] [--resume] [--only STEP,STEP] [--skip STEP,STEP]
 python scripts/gpu_check --rehearse        on a CPU, with tiny shapes: every step runs
 """
 

@@ -23,7 +23,7 @@ LOGS = REPOSITORY / "logs"
 
 @click.command()
 @click.option("--rehearse", is_flag=True, help="Run every step on the CPU with tiny shapes; measures nothing.")
-@click.option("--seconds", default=590.0, help="Time of this call; what does not fit is left for --resume.")
+@click.option("--seconds", default=540.0, help="Time of this call; what does not fit is left for --resume.")
 @click.option("--started", type=float, help="Seconds since the epoch from which --seconds counts.")
 @click.option("--resume", is_flag=True, help="Run what an earlier call has left.")
 @click.option("--only", help="Names of steps, with commas.")

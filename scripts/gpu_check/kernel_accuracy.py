@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Qwen3Config
 
-from gpu_check.machine import device, has_cuda
+from gpu_check.machine import device, has_cuda, sixteen_bits
 from gpu_check.report import Report
 from train.core.compat import tuner_layer_class
 from train.tuning.kernels import PUT_IN
@@ -22,6 +22,8 @@ ALL = (*ALONE, KERNELS)
 VOCABULARY = 2048
 ALLOWED = 1.3, 0.02
 """A kernel's gradient may be off by this many times the plain path's error, plus this share of the gradient."""
+LOSS_SHARE = 1e-3
+"""The same of the loss, a sum over tokens whose roundings even out."""
 
 
 class Case(NamedTuple):
@@ -60,6 +62,9 @@ def kernel_accuracy(report: Report, work: Path) -> None:
         if case.dtype == torch.float16 and not has_cuda():
             case = case._replace(dtype=torch.bfloat16)
             report.needs("CUDA", "float16 (the CPU runs bfloat16 instead)")
+        elif case.dtype != sixteen_bits() and has_cuda() and case.dtype == torch.bfloat16:
+            case = case._replace(dtype=torch.float16)
+            report.needs("compute capability 8.0", f"bfloat16, {case.title} (float16 runs instead)")
         with report.fail_on_error(case.title):
             check_case(report, case, work)
 
@@ -67,11 +72,12 @@ def kernel_accuracy(report: Report, work: Path) -> None:
 def check_case(report: Report, case: Case, work: Path) -> None:
     """NF4 is compared with NF4 without kernels, in the same type: float32 weights would say what NF4 loses."""
     plain = loss_and_gradient(build_model(case, work), (), case.dtype)
-    reference, plain_error = plain, 0.0
+    reference, plain_error, plain_loss_error = plain, 0.0, 0.0
     if not case.nf4:
         wide = case._replace(dtype=torch.float32)
         reference = loss_and_gradient(build_model(wide, work), (), None)
         plain_error = plain.away_from(reference)
+        plain_loss_error = abs(plain.loss - reference.loss) / reference.loss
     factor, share = ALLOWED
     for kernels in case.kernel_sets:
         for checkpointing in (False, True):
@@ -81,7 +87,8 @@ def check_case(report: Report, case: Case, work: Path) -> None:
                 error = result.away_from(reference)
                 loss_error = abs(result.loss - reference.loss) / reference.loss
                 detail = f"gradient off by {error:.4f}, {plain_error:.4f} without kernels; loss by {loss_error:.1e}"
-                report.check(what, error < factor * plain_error + share, detail)
+                right = error < factor * plain_error + share
+                report.check(what, right and loss_error < factor * plain_loss_error + LOSS_SHARE, detail)
 
 
 def build_model(case: Case, work: Path) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Qwen3Config, Qwen3Model
 
-from gpu_check.machine import GIB, device, has_cuda, median_seconds
+from gpu_check.machine import GIB, device, has_cuda, median_seconds, sixteen_bits
 from gpu_check.report import Report
 from train.core.compat import keep_input_types, trl_head_function
 from train.tuning.kernels import attention, head, lora
@@ -22,7 +22,7 @@ TILE_POWERS = (24, 26, 28)
 
 def kernel_timings(report: Report, work: Path) -> None:
     tokens, width, vocabulary = (4096, 4096, 151936) if has_cuda() else (64, 64, 1000)
-    hidden = torch.randn(tokens, width, device=device(), dtype=torch.bfloat16, requires_grad=True)
+    hidden = torch.randn(tokens, width, device=device(), dtype=sixteen_bits(), requires_grad=True)
     time_heads(report, hidden, vocabulary)
     time_attention(report)
     time_swiglu(report, hidden)
@@ -43,7 +43,7 @@ def measure(report: Report, name: str, call: Callable[[], Any]) -> None:
 
 def time_heads(report: Report, hidden: Tensor, vocabulary: int) -> None:
     """The loss at every position, forward and back."""
-    weight = (torch.randn(vocabulary, hidden.shape[1], device=device()) * 0.02).to(torch.bfloat16)
+    weight = (torch.randn(vocabulary, hidden.shape[1], device=device()) * 0.02).to(sixteen_bits())
     targets = torch.randint(0, vocabulary, (len(hidden),), device=device())
     default_tile = head.TILE
     for power in TILE_POWERS:
@@ -83,7 +83,7 @@ def time_attention(report: Report) -> None:
 
     def random(rows: int, heads: int, tokens: int) -> Tensor:
         shape = (rows, heads, tokens, head_dim)
-        return torch.randn(shape, device=device(), dtype=torch.bfloat16, requires_grad=True)
+        return torch.randn(shape, device=device(), dtype=sixteen_bits(), requires_grad=True)
 
     query, key, value = (random(1, count, sum(lengths)) for count in (heads, key_heads, key_heads))
     ends = torch.tensor([0, *lengths], device=device()).cumsum(0).to(torch.int32)
@@ -107,12 +107,12 @@ def time_swiglu(report: Report, hidden: Tensor) -> None:
     block.mlp = Qwen3Model(shape).layers[0].mlp
     block.forward = block.mlp.forward
     adapter = LoraConfig(r=16, lora_alpha=32, target_modules=["gate_proj", "up_proj", "down_proj"])
-    tuned = get_peft_model(block.to(device(), torch.bfloat16), adapter).to(device())
+    tuned = get_peft_model(block.to(device(), sixteen_bits()), adapter).to(device())
     keep_input_types(tuned)
     mlp = block.mlp
 
     def forward_and_back() -> None:
-        with torch.autocast(device(), dtype=torch.bfloat16):
+        with torch.autocast(device(), dtype=sixteen_bits()):
             output = mlp(hidden)
         output.float().sum().backward()
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gpu_check.machine import GIB, REPOSITORY, device, has_cuda, median_seconds
+from gpu_check.machine import GIB, REPOSITORY, device, has_cuda, median_seconds, sixteen_bits
 from gpu_check.report import Report
 
 LIBRARIES = (
@@ -29,7 +29,7 @@ def environment(report: Report, work: Path) -> None:
         with suppress(PackageNotFoundError):
             report.record(**{name: version(name)})
     report.record(python=sys.version.split()[0], cores=os.cpu_count())
-    for module in OUR_MODULES:
+    for module in (*OUR_MODULES, "datasketch"):  # the last is imported with the rows, and wants scipy
         with report.fail_on_error(f"import {module}"):
             importlib.import_module(module)
             report.check(f"import {module}", True)
@@ -45,7 +45,7 @@ def environment(report: Report, work: Path) -> None:
     else:
         report.needs("CUDA", "the card's name, memory and compute capability")
     size = 8192 if has_cuda() else 256
-    left, right = (torch.randn(size, size, device=device(), dtype=torch.bfloat16) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device(), dtype=sixteen_bits()) for _ in range(2))
     seconds = median_seconds(lambda: left @ right)
     report.record(matmul_tflops=round(2 * size**3 / seconds / 1e12, 1))
     source = torch.empty(2**31 if has_cuda() else 2**20, dtype=torch.uint8, device=device())
@@ -117,6 +117,9 @@ def fused_attention(report: Report) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
+    if has_cuda() and torch.cuda.get_device_capability() < (8, 0):
+        report.needs("compute capability 8.0", "attention with fewer key heads (govor repeats them here)")
+        return
     query, key = (torch.randn(1, heads, 512, 128, device=device(), dtype=torch.float16) for heads in (32, 8))
     fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
     with sdpa_kernel(fused):

@@ -6,8 +6,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -28,6 +31,21 @@ def device() -> str:
     return "cuda" if has_cuda() else "cpu"
 
 
+def card_bytes() -> int:
+    """Memory of the card."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def sixteen_bits() -> Any:
+    """The 16-bit type that the card computes in by itself: a torch.dtype."""
+    import torch
+
+    emulated = has_cuda() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
+
+
 def median_seconds(call: Callable[[], Any], *, repeat: int = 10, warm: int = 3) -> float:
     """Median duration of `repeat` calls, after `warm` calls that do not count."""
     import torch
@@ -43,6 +61,15 @@ def median_seconds(call: Callable[[], Any], *, repeat: int = 10, warm: int = 3) 
         call()
         durations.append(now() - started)
     return statistics.median(durations[warm:])
+
+
+def end_with_children(pid: int) -> None:
+    """Kill a process and all that it has started: torch's launcher gives each of its own a group of its own."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def default_work_folder() -> Path:

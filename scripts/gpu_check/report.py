@@ -47,4 +47,6 @@ class Report:
     def save(self) -> None:
         result = {"figures": self.figures, "checks": self.checks, "missing": self.missing}
         text = json.dumps(result, ensure_ascii=False, default=str)
-        (self.folder / f"{self.name}.json").write_text(text, encoding="utf-8")
+        aside = self.folder / f"{self.name}.json.part"  # the step may be cut off while it writes
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(self.folder / f"{self.name}.json")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from gpu_check.machine import REPOSITORY
+from gpu_check.machine import REPOSITORY, end_with_children
 from gpu_check.steps import MAKERS, Step
 
 Verdict = Literal["PASS", "FAIL", "NEEDS", "SKIP"]
@@ -86,8 +86,17 @@ def why_not(step: Step, call: Call) -> Outcome | None:
     if call.deadline - time.time() < LEAST_SECONDS:
         return Outcome(step.name, "SKIP", reason="no time left")
     if step.base and not MAKERS[step.base].made(call.work):
-        return Outcome(step.name, "FAIL", reason=f"{MAKERS[step.base].name} has made no base")
+        maker = MAKERS[step.base].name
+        if missing := read_written(maker, call).get("missing"):
+            return Outcome(step.name, "NEEDS", missing=[f"{step.name}: as {what}" for what in missing])
+        return Outcome(step.name, "FAIL", reason=f"{maker} has made no base")
     return None
+
+
+def read_written(name: str, call: Call) -> Mapping[str, Any]:
+    """What the step of that name has written so far."""
+    file = call.results / f"{name}.json"
+    return json.loads(file.read_bytes()) if file.exists() else {}
 
 
 def start(step: Step, call: Call) -> Running:
@@ -98,6 +107,8 @@ def start(step: Step, call: Call) -> Running:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     if call.rehearse:
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "01"}  # sft.py replaces a plain 1
+    elif not step.every_card:
+        environment["CUDA_VISIBLE_DEVICES"] = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     with (call.results / f"{step.name}.log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=call.work, start_new_session=True
@@ -111,8 +122,7 @@ def finish(running: Running, call: Call) -> Outcome:
     exit_code, now = running.process.poll(), time.time()
     end_group(running.process)
     outcome = Outcome(running.step.name, "PASS", round(now - running.started, 1))
-    file = call.results / f"{outcome.name}.json"
-    written: Mapping[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
+    written = read_written(outcome.name, call)
     outcome.figures, outcome.checks = written.get("figures", {}), written.get("checks", [])
     outcome.missing = written.get("missing", [])
     failed = any(not check["passed"] for check in outcome.checks)
@@ -137,7 +147,8 @@ def last_lines(call: Call, name: str) -> str:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it has started: it leads a group of its own."""
+    """End the process and whatever it has started: what is left of the group that it leads, too."""
+    end_with_children(process.pid)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -17,6 +17,8 @@ class Step(NamedTuple):
     arguments: tuple[str, ...] = ()
     base: str | None = None
     """The base that it trains."""
+    every_card: bool = False
+    """Whether it sees all cards; the others see the first alone, lest plain TRL spread its batches over all."""
 
     def run(self, report: Report, work: Path) -> None:
         module, function = self.function.split(".")
@@ -63,7 +65,7 @@ STEPS = (
     training("8b-bf16-kept", "govor", ALL_KERNELS),
     Step("demo-fp16", 50, "verbs.demo", ("fp16",)),
     Step("ddp", 60, "verbs.ddp"),
-    Step("fsdp2", 60, "verbs.fsdp2"),
+    Step("fsdp2", 60, "verbs.fsdp2", every_card=True),
     training("4b-nf4", "unsloth", limit=90),
     Step("gpu-tests", 205, "verbs.gpu_tests"),
     Step("own-tests", 90, "verbs.own_tests"),

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from click import ClickException
 
-from gpu_check.machine import GIB, REPOSITORY, has_cuda
+from gpu_check.machine import GIB, REPOSITORY, card_bytes, has_cuda
 from gpu_check.report import Report
+from train.plan.estimate import Gpu
 
 ROWS = REPOSITORY / "data/natasha.jsonl"
 LENGTHS = "lengths.json"
@@ -46,16 +47,18 @@ class Setup(NamedTuple):
     checkpointing: bool
     joined: bool
     """Whether dialogues are joined until a row has nearly `max_length` tokens."""
+    gib: float
+    """Memory that govor without kernels is planned to take."""
 
 
 SETUPS = {
-    "8b-bf16": Setup("qwen3-8b", False, 2, 2048, checkpointing=True, joined=True),
-    "4b-nf4": Setup("qwen3-4b", True, 2, 2048, checkpointing=True, joined=True),
-    "8b-bf16-kept": Setup("qwen3-8b", False, 2, 2048, checkpointing=False, joined=True),
-    "4b-nf4-short": Setup("qwen3-4b", True, 8, 1024, checkpointing=True, joined=False),
+    "8b-bf16": Setup("qwen3-8b", False, 2, 2048, checkpointing=True, joined=True, gib=17.9),
+    "4b-nf4": Setup("qwen3-4b", True, 2, 2048, checkpointing=True, joined=True, gib=4.3),
+    "8b-bf16-kept": Setup("qwen3-8b", False, 2, 2048, checkpointing=False, joined=True, gib=42.1),
+    "4b-nf4-short": Setup("qwen3-4b", True, 8, 1024, checkpointing=True, joined=False, gib=5.8),
 }
 """`kept`: no checkpointing. `short`: chats as they are, where padding costs most."""
-REHEARSED = Setup("small", False, 2, 512, checkpointing=True, joined=True)
+REHEARSED = Setup("small", False, 2, 512, checkpointing=True, joined=True, gib=0)
 
 
 def base_folder(work: Path, base: str) -> Path:
@@ -79,11 +82,22 @@ def setup_of(setup_name: str) -> Setup:
     return REHEARSED._replace(load_in_4bit=setup.load_in_4bit, checkpointing=setup.checkpointing, base=setup.base)
 
 
+def is_too_large(report: Report, setup: Setup, what: str) -> bool:
+    """Whether this card has less memory than the setup is planned to take, which is noted: that is no failure."""
+    if not has_cuda() or setup.gib * GIB <= Gpu("", card_bytes(), None).usable:
+        return False
+    report.needs(f"a card with {setup.gib} GiB for training", what)
+    return True
+
+
 def make_base_and_rows(report: Report, work: Path, base: str) -> None:
     """A base of random weights, and the rows of each setup that trains it as ids and labels."""
     from bench_train_base import make_base, make_rows
     from make_tiny_base import make_tiny_base
 
+    smallest = min((setup for setup in SETUPS.values() if setup.base == base), key=lambda setup: setup.gib)
+    if is_too_large(report, smallest, base):
+        return
     folder = base_folder(work, base)
     if has_cuda():
         make_base(folder, base, ROWS)
@@ -108,7 +122,7 @@ def train(report: Report, work: Path, setup_name: str, tool: str, kernels: str) 
     """One tool's steps: seconds, tokens a second, memory; for govor also the plan beside what was measured."""
     from bench_train import run, speeds
 
-    if not can_run(report, tool):
+    if not can_run(report, tool) or is_too_large(report, setup_of(setup_name), f"{report.name}'s steps"):
         return
     base, rows = base_folder(work, SETUPS[setup_name].base), rows_folder(work, setup_name)
     job = job_of(setup_of(setup_name), base, rows, liger=tool == "liger" and has_cuda())

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpu_check.machine import REPOSITORY, has_cuda, median_seconds
+from gpu_check.machine import REPOSITORY, end_with_children, has_cuda, median_seconds
 from gpu_check.report import Report
 from gpu_check.training_speed import ALL_KERNELS, base_folder
 
@@ -63,16 +63,18 @@ def run_command(
     """Run a command in `work`, `limit` seconds at most: its exit code is a check, its duration a figure."""
     started = time.perf_counter()
     words = [str(word) for word in command]
-    try:
-        process = subprocess.run(
-            words, cwd=work, env={**os.environ, **(environment or {})}, timeout=limit if has_cuda() else None,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        output = Output(process.returncode, process.stdout)
-    except subprocess.TimeoutExpired as error:
-        printed = error.stdout or b""
-        output = Output(124, printed.decode(errors="replace") if isinstance(printed, bytes) else printed)
-    (report.folder / f"{report.name}.{what.replace(' ', '-')}.log").write_text(output.text, encoding="utf-8")
+    log = report.folder / f"{report.name}.{what.replace(' ', '-')}.log"
+    with log.open("wb") as printed:
+        process = subprocess.Popen(
+            words, cwd=work, env={**os.environ, **(environment or {})}, stdout=printed, stderr=subprocess.STDOUT
+        )
+        try:
+            exit_code = process.wait(limit if has_cuda() else None)
+        except subprocess.TimeoutExpired:
+            end_with_children(process.pid)
+            process.wait()
+            exit_code = 124
+    output = Output(exit_code, log.read_text(encoding="utf-8", errors="replace"))
     report.record(**{f"{what}, s": round(time.perf_counter() - started, 1)})
     detail = f"exit code {output.exit_code}: " + " | ".join(output.lines[-3:])
     report.check(what, output.exit_code in good_codes, detail)
@@ -123,6 +125,9 @@ def demo(report: Report, work: Path, kind: str) -> None:
     losses = [line["eval_loss"] for line in metrics if "eval_loss" in line]
     manifest = json.loads((run / "manifest.json").read_bytes())
     report.record(held_out_losses=losses, kernels=manifest["kernels"], device=manifest["processes"]["device"])
+    if kind == "kernels":
+        refused = sorted(set(ALL_KERNELS.split(",")) - set(manifest["kernels"]))
+        report.check("the kernels that were asked for ran", not refused, f"refused: {refused}")
     allowed = losses[0] if has_cuda() else losses[0] + 0.05  # a few steps of one row teach nothing
     report.check("the held-out loss falls", losses[-1] < allowed, f"{losses[0]:.4f} → {losses[-1]:.4f}")
     if kind == "bf16":

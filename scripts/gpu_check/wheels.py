@@ -3,7 +3,7 @@
     python scripts/gpu_check/wheels.py [.wheels]
 
 About 42 MiB. run.sh installs them there, beside that machine's own torch, triton, numpy, pandas, pyarrow, matplotlib,
-psutil, regex and what those need. Versions are those of constraints.txt.
+psutil, regex, scipy and what those need. Versions are those of constraints.txt.
 """
 
 import subprocess

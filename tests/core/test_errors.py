@@ -46,5 +46,23 @@ def test_a_full_disk_as_torch_says_it(capsys):
     assert line_of(capsys, lambda: torch.save(torch.ones(200_000), "/dev/full")).startswith(f"error: {FULL}")
 
 
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.60 GiB …"),
+            "tried to allocate 2.00 GiB",
+        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be …"), "CUDA error: out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "CUBLAS_STATUS"),
+    ],
+)
+def test_a_full_card(error, what, capsys):
+    """In eval and chat, say; training and merge say more."""
+    line = line_of(capsys, raising(error))
+    assert line.startswith("error: the GPU has no memory left for this (") and what in line
+    assert "unexpected" not in line
+
+
 def test_another_mistake_is_named_as_ours(capsys):
     assert "(unexpected: GOVOR_TRACEBACK=1" in line_of(capsys, raising(ValueError("so\nand so")))

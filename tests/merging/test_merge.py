@@ -500,6 +500,21 @@ class TestDrift:
             load_merged(run) if merged else load_tuned(run)
         assert said in str(error.value)
 
+    @pytest.mark.parametrize(
+        ("where", "said"),
+        [
+            ("replace_merged", "for the merge: govor merge runs/done --device cpu"),
+            ("measure_drift", "for its check: govor merge runs/done --device cpu --force"),
+        ],
+    )
+    def test_a_card_that_fills_up_on_the_way(self, run, monkeypatch, where, said):
+        def full(*_, **__):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        monkeypatch.setattr(f"train.merging.merge.{where}", full)
+        result = govor("merge", str(run.path))
+        assert result.exit_code == 2 and result.stderr.strip().endswith(said)
+
     def test_the_check_leaves_nothing_on_disk_and_needs_no_room(self, run, monkeypatch):
         """A vocabulary of 262,144 used to need 2.5 GB and more for log-probabilities."""
         merge(run, measure=False)

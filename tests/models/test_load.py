@@ -26,9 +26,21 @@ from train.sft import train
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
+def pretend_cards(monkeypatch, capabilities, architectures):
+    """Let torch say that it sees cards of these capabilities, and that it was built for these architectures."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card=0: capabilities[card])
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+
+
 @pytest.mark.parametrize(
     ("capability", "architectures"),
-    [((7, 5), CUDA_13), ((8, 9), CUDA_13), ((12, 1), CUDA_13), ((13, 0), CUDA_13), ((9, 0), ["sm_90a"])],
+    [
+        *[((7, 5), CUDA_13), ((8, 9), CUDA_13), ((12, 1), CUDA_13), ((13, 0), CUDA_13), ((9, 0), ["sm_90a"])],
+        ((9, 4), ["gfx90a", "gfx942"]),  # AMD's, by ROCm
+        ((8, 7), []),  # a build that does not say
+    ],
 )
 def test_a_card_that_torch_has_code_for(capability, architectures):
     require_compiled_for(capability, architectures)
@@ -38,11 +50,27 @@ def test_a_card_that_torch_has_code_for(capability, architectures):
     ("capability", "architectures"), [((6, 1), CUDA_13), ((7, 0), CUDA_13), ((11, 0), ["sm_90", "sm_120"])]
 )
 def test_a_card_that_torch_has_no_code_for(capability, architectures, monkeypatch, write_config):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+    pretend_cards(monkeypatch, [capability], architectures)
     with pytest.raises(MachineError, match=rf"compute capability {capability[0]}\.{capability[1]}; it has sm_"):
         require_device(load_config(write_config(training={"use_cpu": False})))
+
+
+def test_every_process_looks_at_its_own_card(monkeypatch, write_config):
+    config = load_config(write_config(training={"use_cpu": False}))
+    pretend_cards(monkeypatch, [(8, 9), (6, 1)], CUDA_13)
+    require_device(config)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(MachineError, match=r"compute capability 6\.1"):
+        require_device(config)
+
+
+def test_more_processes_than_cards_are_refused(monkeypatch, write_config):
+    """`configs/accelerate/ddp.yaml` starts two processes, also where there is one card."""
+    config = load_config(write_config(training={"use_cpu": False}))
+    pretend_cards(monkeypatch, [(8, 9)], CUDA_13)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(MachineError, match=r"process 2 on this machine .* torch sees 1: .*--num_processes 1\b"):
+        require_device(config)
 
 
 def test_nf4_under_fsdp_is_refused(monkeypatch, write_config):

@@ -6,6 +6,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -14,10 +15,14 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from bench_train_base import SHAPES
 from click.testing import CliRunner
-from gpu_check import command_line, schedule, training_speed, wheels
+from gpu_check import command_line, schedule, training_speed, verbs, wheels
 from gpu_check.command_line import choose
+from gpu_check.machine import GIB
 from gpu_check.readme_table import BEGIN, END, LANGUAGES, table_text
 from gpu_check.report import Report
 from gpu_check.schedule import Call, Outcome, run_steps
@@ -29,6 +34,7 @@ from gpu_check.training_speed import (
     SETUPS,
     UNSLOTH_VARIABLE,
     can_run,
+    is_too_large,
     rows_folder,
     step_name,
     unsloth_python,
@@ -37,6 +43,9 @@ from gpu_check.training_speed import (
 from packaging.requirements import Requirement
 
 from tests.conftest import REPOSITORY
+from train.core.config import load_config
+from train.plan.memory import Workload, memory
+from train.plan.shapes import find_shapes
 
 FOLDER = REPOSITORY / "scripts/gpu_check"
 
@@ -300,3 +309,90 @@ def test_without_a_card_it_says_so():
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and "--rehearse" in result.stderr
     assert not Path("logs").exists()
+
+
+def test_a_step_that_is_cut_off_leaves_whole_figures(working_folder):
+    """It may be killed while it writes: what stands under the name was whole when it came there."""
+    report = Report("good", working_folder)
+    report.record(n=1)
+    report.figures["bad"] = Unwritable()
+    with pytest.raises(RuntimeError):
+        report.save()
+    assert json.loads((working_folder / "good.json").read_bytes())["figures"] == {"n": 1}
+
+
+class Unwritable:
+    def __str__(self):
+        raise RuntimeError("cut off")
+
+
+def test_what_needs_a_larger_card_is_no_failure(call):
+    """Its base is not made there, so nothing that trains it can run."""
+    (call.results / "base-4b.json").write_text('{"missing": ["qwen3-4b: needs a card of 9 GiB"]}', encoding="utf-8")
+    outcome = run(call, Step("good", 9, "verbs.small_card", base="qwen3-4b"))["good"]
+    assert (outcome.verdict, outcome.missing) == ("NEEDS", ["good: as qwen3-4b: needs a card of 9 GiB"])
+
+
+@pytest.mark.parametrize(("visible", "first"), [(None, "0"), ("3,1", "3"), ("GPU-a,GPU-b", "GPU-a")])
+def test_a_step_sees_the_first_card_alone(call, monkeypatch, visible, first):
+    """Beside a second one plain TRL would spread its batches over both, and sft.py run with more memory."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (call.work / "program/__main__.py").write_text(
+        SCRIPT.replace("import json,", "import os, json,").replace(
+            '"n": 1', '"n": os.environ.get("CUDA_VISIBLE_DEVICES")'
+        )
+    )
+    outcomes = run(call, Step("good", 9, "libraries.environment"), BY_NAME["fsdp2"])
+    assert [outcome.figures["n"] for outcome in outcomes.values()] == [first, visible]
+
+
+def test_a_command_that_hangs_takes_what_it_started_with_it(working_folder, monkeypatch):
+    """torch's launcher gives its processes groups of their own: one left behind would keep the card's memory."""
+    program = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', CHILD], start_new_session=True)"
+    child = "import os, time; open('child', 'w').write(str(os.getpid())); time.sleep(60)"
+    monkeypatch.setattr(verbs, "has_cuda", lambda: True)
+    command = [sys.executable, "-c", f"CHILD = {child!r}; {program}; print('said', flush=True); time.sleep(60)"]
+    output = verbs.run_command(Report("step", working_folder), "hangs", command, work=working_folder, limit=2)
+    assert (output.exit_code, output.text) == (124, "said\n")
+    child = int(Path("child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(("gib", "runs"), [(8, {"4b-nf4", "4b-nf4-short"}), (24, {*SETUPS} - {"8b-bf16-kept"})])
+def test_a_setup_that_the_card_cannot_hold_is_no_failure(working_folder, monkeypatch, gib, runs):
+    monkeypatch.setattr(training_speed, "has_cuda", lambda: True)
+    monkeypatch.setattr(training_speed, "card_bytes", lambda: gib * GIB)
+    report = Report("x", working_folder)
+    assert {name for name, setup in SETUPS.items() if not is_too_large(report, setup, name)} == runs
+    assert len(report.missing) == len(SETUPS) - len(runs) and not report.checks
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_what_a_setup_takes_is_what_the_plan_says(name):
+    setup = SETUPS[name]
+    overrides = [
+        f"model.name_or_path={setup.base.replace('qwen3-', 'Qwen/Qwen3-').replace('b', 'B')}",
+        f"model.load_in_4bit={str(setup.load_in_4bit).lower()}",
+        f"training.per_device_train_batch_size={setup.batch}",
+        f"training.activation_checkpointing={str(setup.checkpointing).lower()}",
+        "training.kernels=off",
+    ]
+    config = load_config(REPOSITORY / "configs/natasha.yaml", overrides)
+    shapes, _ = find_shapes(config.model)
+    assert memory(config, Workload(shapes, setup.max_length)).peak / GIB == pytest.approx(setup.gib, abs=0.15)
+
+
+def test_a_base_of_any_shape_is_made_beside_the_card(working_folder, monkeypatch):
+    """Its numbers are those of a fresh model: a norm's are 1, the others as small as its config says."""
+    from bench_train_base import make_base
+    from transformers import AutoModelForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "tie_word_embeddings": True, "vocab_size": 5000}
+    monkeypatch.setitem(SHAPES, "wide", shape)
+    make_base(working_folder / "wide", "wide", REPOSITORY / "data/natasha.jsonl")
+    model = AutoModelForCausalLM.from_pretrained(working_folder / "wide")
+    assert model.dtype == torch.bfloat16 and model.lm_head.weight is model.model.embed_tokens.weight
+    assert float(model.model.embed_tokens.weight.detach().float().std()) == pytest.approx(0.02, rel=0.05)
+    assert bool((model.model.norm.weight == 1).all())

@@ -108,6 +108,40 @@ def rows_see_each_other(patch):
     patch.setattr(attention, "attention", lambda *parts, cu_seq_lens_q=None, **more: good(*parts, **more))
 
 
+def third_row_sees_the_second(patch):
+    good = attention.attention
+
+    def bad(*parts, cu_seq_lens_q=None, **more):
+        ends = cu_seq_lens_q if cu_seq_lens_q is None else torch.cat([cu_seq_lens_q[:2], cu_seq_lens_q[-1:]])
+        return good(*parts, cu_seq_lens_q=ends, **more)
+
+    patch.setattr(attention, "attention", bad)
+
+
+def first_row_of_a_batch_alone(patch):
+    """As a kernel that takes the first dimension for 1."""
+    good = lora._run
+
+    def bad(function, x, layers):
+        made = good(function, x, layers)
+        for y in made if isinstance(made, list) else [made]:
+            y[1:] *= 1.5
+        return made
+
+    patch.setattr(lora, "_run", bad)
+
+
+def other_loss_without_gradients(patch):
+    """As training's evaluation would compute it."""
+    good = head.TrainedLoss.apply
+
+    def bad(hidden, weight, bias, targets, learn):
+        loss, correct = good(hidden, weight, bias, targets, learn)
+        return (loss if learn else loss * 0.9), correct
+
+    patch.setattr(head.TrainedLoss, "apply", bad)
+
+
 def head_forgets_all_but_the_first_tile(patch):
     good = head.TrainedLoss.backward
 
@@ -139,11 +173,15 @@ LORA_FAULTS = [
     other_output_when_computed_again,
 ]
 WINDOW_FAULTS = [window_ignored, window_one_wider]
+REAL_WINDOW = 512
 FAULTS = [
     *((fault, LORA, {}) for fault in LORA_FAULTS),
     (gate_gradient_of_another_function, ["lora_mlp"], {}),
-    *((fault, ["varlen"], {"window": WINDOW}) for fault in WINDOW_FAULTS),
+    *((fault, ["varlen"], {"window": window}) for fault in WINDOW_FAULTS for window in (WINDOW, REAL_WINDOW)),
     (rows_see_each_other, ["varlen"], {}),
+    (third_row_sees_the_second, ["varlen"], {}),
+    (first_row_of_a_batch_alone, LORA, {}),
+    (other_loss_without_gradients, ["head"], {}),
     (head_forgets_all_but_the_first_tile, ["head"], {}),
     (norm_made_again_without_its_weight, ["lora_qkv", "norm"], {}),
     (norm_gradient_without_the_mean, ["norm"], {}),

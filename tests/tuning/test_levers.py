@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ from train.core.config import load_config
 from train.core.errors import ConfigError, MachineError
 from train.core.runs import Run
 from train.sft import train as train_run
-from train.tuning.processes import ALLOCATOR_VARIABLES, use_expandable_segments
+from train.tuning.processes import ALLOCATOR_VARIABLES, smallest_gpu_bytes, use_expandable_segments
 
 IDS = torch.tensor([[5, 17, 300, 42, 8, 99, 121]])
 
@@ -213,3 +214,12 @@ def test_training_sets_the_allocator_up_before_torch_reads_its_variables():
         command, capture_output=True, text=True, check=True, env={**environment, "PYTHONPATH": str(REPOSITORY)}
     ).stdout
     assert printed.split() == ["expandable_segments:True", "False"]
+
+
+@pytest.mark.parametrize(("free", "counted"), [(7.5, 8.0), (5.9, 6.5)])
+def test_fit_reckons_with_what_others_have_taken(free, counted, monkeypatch):
+    """A desktop, or an engine that serves: 7.5 of 8 GiB are free where nobody else is, beside our own CUDA context."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free * 2**30), 8 * 2**30))
+    state = SimpleNamespace(device=torch.device("cuda"))
+    assert smallest_gpu_bytes(state) == pytest.approx(counted * 2**30)
+    assert smallest_gpu_bytes(SimpleNamespace(device=torch.device("cpu"))) is None

@@ -364,6 +364,11 @@ class TestBadInput:
         overrides = ("model.load_in_4bit=true", "lora=null")
         self.refuse(ConfigError, "4-bit weights cannot be tuned whole", write_config(), *overrides)
 
+    def test_full_tuning_in_float16(self, write_config):
+        """On a GPU torch's gradient scaler would refuse it in the first step."""
+        overrides = ("model.dtype=float16", "lora=null")
+        self.refuse(ConfigError, "model.dtype=float16: such weights cannot be tuned", write_config(), *overrides)
+
     def test_folder_that_holds_another_run(self, write_config):
         path = write_config(name="taken", training={"max_steps": 1})
         run = train(load_config(path))

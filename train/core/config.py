@@ -209,8 +209,9 @@ class Training(Section):
     kernels: Literal["auto", "off"] | list[Kernel] = "auto"
     """Code of ours that computes the same faster.
 
-    auto: what was tested on such a device, on a CPU all but norm, on a GPU none yet; off: none; or names: varlen (rows
-    end to end instead of padded), head (the loss of trained positions alone), lora_qkv, lora_mlp, norm (less memory).
+    auto: on a CPU all but norm; on a CUDA GPU varlen, lora_qkv and lora_mlp, kept if a step on that card is faster with
+    them; off: none; or names: varlen (rows end to end instead of padded), head (the loss of trained positions alone),
+    lora_qkv, lora_mlp, norm (less memory).
     """
 
 
@@ -399,6 +400,9 @@ def _contradictions(config: Config) -> Iterator[tuple[Place, str]]:
         yield ("model", "attn_implementation"), text
     if config.model.load_in_4bit and config.lora is None:
         yield ("model", "load_in_4bit"), ": 4-bit weights cannot be tuned whole: give a lora section"
+    if config.model.dtype == "float16" and config.lora is None:
+        text = "=float16: such weights cannot be tuned whole, most steps are too small to change them: leave it at auto"
+        yield ("model", "dtype"), text
     targets = config.lora.target_modules if config.lora else []
     if isinstance(targets, str) and targets:
         try:

@@ -64,6 +64,9 @@ DISK_FULL = re.compile(
 )
 """How libraries say it that do not pass the system's error on: safetensors, SQLite, torch."""
 
+NO_GPU_MEMORY = re.compile(r"(CUDA|HIP) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+"""How torch and CUDA's libraries say that a card is full."""
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -88,6 +91,14 @@ def one_line_errors() -> Iterator[None]:
         if any(DISK_FULL.search(str(one)) for one in (error, error.__cause__, error.__context__) if one):
             _leave("no room left on disk while writing a file: free some and run it again", 2)
         summary = str(error).strip().split("\n", 1)[0]
+        if full := NO_GPU_MEMORY.search(str(error)):
+            tried = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
+            what = tried[0][0].lower() + tried[0][1:] if tried else full[0]
+            _leave(
+                f"the GPU has no memory left for this ({what}): end what else uses it, as nvidia-smi shows, or take a "
+                "smaller base; govor plan CONFIG says what each verb needs",
+                2,
+            )
         _leave(f"{type(error).__name__}: {summary} (unexpected: GOVOR_TRACEBACK=1 shows where)", 2)
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -95,7 +96,8 @@ def merge(
     import_peft(config)
     base = run_base(run)
     started = time.perf_counter()
-    dtype = replace_merged(run, base, target, device, force=force)
+    with _advice_on_memory(run):
+        dtype = replace_merged(run, base, target, device, force=force)
     seconds = round(time.perf_counter() - started, 1)
     written = {"target": target, "dtype": dtype, "seconds": seconds}
     run.update_manifest(merge={**written, "drift": None, "passed": None})
@@ -108,7 +110,8 @@ def merge(
                 write_merged(run, base, other, device, folder)
                 yield other, folder
 
-    measured = measure_drift(run, merged_models(), use_cpu=device == "cpu") if measure else None
+    with _advice_on_memory(run):
+        measured = measure_drift(run, merged_models(), use_cpu=device == "cpu") if measure else None
     trained_in: Target = "nf4" if config.model.load_in_4bit else "16bit"
     result = Merged(run.merged, target, dtype, seconds, trained_in, measured, max_drift)
     if measured is not None:
@@ -116,6 +119,21 @@ def merge(
             merge={**written, "drift": _figures(result, measured), "passed": result.passed, "fault": result.fault}
         )
     return result
+
+
+@contextmanager
+def _advice_on_memory(run: Run) -> Iterator[None]:
+    """Turn a full GPU into a MachineError that says how to go on."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        there = run.merged.exists()
+        what = "its check" if there else "the merge"
+        raise MachineError(
+            f"the GPU has no memory left for {what}: govor merge {run.path} --device cpu{' --force' * there}"
+        ) from None
 
 
 def _figures(result: Merged, measured: Measured) -> dict[str, Any]:

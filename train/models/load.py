@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,7 +43,13 @@ def require_device(config: Config) -> None:
     if config.training.use_cpu:
         return
     if torch.cuda.is_available():
-        require_compiled_for(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
+        card, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if card >= cards:
+            raise MachineError(
+                f"process {card + 1} on this machine finds no GPU of its own, for torch sees {cards}: start no more "
+                f"processes than that (--num_processes {cards}), or let more be seen by CUDA_VISIBLE_DEVICES"
+            )
+        require_compiled_for(torch.cuda.get_device_capability(card), torch.cuda.get_arch_list())
         return
     if torch.accelerator.is_available() and not config.model.load_in_4bit:
         return
@@ -57,16 +64,17 @@ def require_compiled_for(capability: tuple[int, int], architectures: Sequence[st
     """MachineError where torch has no code for a card of that compute capability.
 
     `architectures`: what torch was built for. Machine code (sm_XY) runs on cards of the same major version from that
-    minor one on, intermediate code (compute_XY) on every later card.
+    minor one on, intermediate code (compute_XY) on every later card. Other names, as ROCm's gfx942, tell nothing.
     """
     import torch
 
-    for name in architectures:
-        kind, _, digits = name.partition("_")
-        digits = digits.rstrip("af")
-        built = int(digits[:-1]), int(digits[-1])
-        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+    known = [found for name in architectures if (found := re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name))]
+    for found in known:
+        built = int(found[2]), int(found[3])
+        if built <= capability and (found[1] == "compute" or built[0] == capability[0]):
             return
+    if not known:
+        return
     card = ".".join(map(str, capability))
     raise MachineError(
         f"torch {torch.__version__} has no code for this card (compute capability {card}; it has "

@@ -20,6 +20,7 @@ from train.plan.shapes import Shapes
 from train.plan.tokens import Tokens, packed_rows, padded_tokens
 
 UTILIZATION = (0.20, 0.45)
+CONTEXT = 0.6 * GIB  # of a card, for the driver and a process's CUDA context
 LAUNCHES = (0.5e-3, 2e-3)  # seconds a layer and pass, at best and at worst
 
 
@@ -41,7 +42,7 @@ class Gpu(NamedTuple):
     @property
     def usable(self) -> int:
         """Bytes left for training beside the driver, the CUDA context and what fragmentation loses: 0.6 GiB and 5 %."""
-        return int(self.memory * 0.95 - 0.6 * GIB)
+        return int(self.memory * 0.95 - CONTEXT)
 
 
 class Price(NamedTuple):

@@ -17,6 +17,7 @@ from train.core.errors import MachineError
 from train.core.launch import launch_command, split_at_flags
 from train.core.runs import require_free, resumable_run
 from train.models.load import Precision
+from train.plan.estimate import CONTEXT
 from train.plan.fit import as_begun
 
 TIMEOUT = 1800  # seconds that a process waits for the others: transformers' own default of ddp_timeout
@@ -64,13 +65,17 @@ def join_processes(training: Training) -> Any:
 
 
 def smallest_gpu_bytes(state: Any) -> int | None:
-    """Memory of the smallest GPU that takes part, in bytes; None without CUDA. All processes must call it."""
+    """Memory of the smallest GPU that takes part, in bytes, without what others have taken of it; None without CUDA.
+
+    A desktop may have a GiB, an engine that serves most of it. All processes must call it.
+    """
     import torch
     from accelerate.utils import gather_object
 
     if state.device.type != "cuda":
         return None
-    return int(min(gather_object([torch.cuda.get_device_properties(state.device).total_memory])))
+    free, total = torch.cuda.mem_get_info(state.device)  # our own context is there by now
+    return int(min(gather_object([min(total, free + CONTEXT)])))
 
 
 def describe(state: Any, precision: Precision) -> str:

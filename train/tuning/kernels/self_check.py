@@ -1,36 +1,39 @@
-"""Whether a kernel computes what the model does without it: rows as long as training's, there and back.
+"""Whether a kernel computes what the model does without it, there and back.
 
 Loss and the gradient of every trained weight are compared, in train mode, with checkpointing where training has it, in
-training's types. The adapter's B is random meanwhile: before the first step it is zero, which hides the adapter's
-output and A's gradient. How far results may differ is measured on the model itself: a few times as far as they do when
-the output of every layer is rounded otherwise.
+training's types; then the loss as evaluation computes it. The adapter's B is random meanwhile: before the first step it
+is zero, which hides the adapter's output and A's gradient. Windows are narrow, so that much lies outside of them. How
+far results may differ is measured on the model itself: a few times as far as they do when the output of every layer is
+rounded otherwise.
 """
 
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from train.models.base import context_length
 from train.models.load import unwrap
 from train.tuning.kernels import head
 from train.tuning.kernels.head import IGNORE_INDEX
 
-SHORT = 21  # tokens of the row after the long one
+SHORT = 21, 13  # tokens of the rows after the long one
 LONG = {"cpu": 64, "cuda": 160}
 """Tokens of the long row, at least; on a GPU more than a block of flash attention."""
-BEYOND = 40  # tokens by which it is longer than a window
-MOST_TOKENS = 1024  # of a window that is tried where it is not known how long training's rows are
+WINDOW = 24
+"""Tokens of a window meanwhile. Of a window of 512 a row of 552 leaves so little out that rounding hides it."""
 HEAD_ROWS = 24  # in a tile of the kernel `head`, so that the rows fill several
 MOST_LOGITS = 2**24  # made at a time without the kernel `head`: 64 MiB in float32
 ADAPTER_STD = 0.05  # of B: with r = 8 the adapter's output is then a tenth of the base's and more
 ROUNDINGS = 2.5  # times what another rounding changes, a kernel may change
 LEAST = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 1e-2}
-"""Share of a result that a kernel may always change."""
+"""Share of a gradient that a kernel may always change."""
+LOSS_FINER = 5  # times less it may always change the loss, a sum in which roundings even out
 FAILURES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)  # a GPU without room is the first
 
 
@@ -39,6 +42,16 @@ class Refused(Exception):  # noqa: N818 (nothing is wrong: the plain path runs)
 
     tried = False
     """Whether it was put in and failed."""
+
+
+class Batch(NamedTuple):
+    """What the model is given."""
+
+    ids: Tensor
+    """[rows, tokens]"""
+    labels: Tensor
+    more: dict[str, Any]
+    """Beside them."""
 
 
 class SelfCheck:
@@ -58,6 +71,7 @@ class SelfCheck:
         row; a window that no row exceeds is not tried.
         """
         self.model, self.autocast, self.checkpointing = model, autocast, checkpointing
+        self.longest = longest
         self.base = unwrap(model)
         self.keeps_logits = "logits_to_keep" in inspect.signature(type(self.base).forward).parameters
         self.learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -65,33 +79,40 @@ class SelfCheck:
         self.device = parameter.device
         narrow = autocast or (parameter.dtype if parameter.is_floating_point() else torch.bfloat16)
         self.vocabulary = model.config.get_text_config().vocab_size
-        self.lengths = (_long_row(model, longest), SHORT)
+        self.lengths = (_long_row(model, longest), *SHORT)
         self.ids = (torch.arange(sum(self.lengths), device=self.device) * 7919 + 13) % self.vocabulary
         self.labels = self._labels(max(2 * HEAD_ROWS, MOST_LOGITS // self.vocabulary))
         try:
             with self._training():
-                self.loss = self._backward(flat=False, head=False)
+                rows = list(self._rows())
+                self.loss = self._backward(rows, head=False)
                 self.gradients = [None if p.grad is None else p.grad.cpu() for p in self.learned.values()]
                 with _rounded_otherwise(model):
-                    noise = self._differences(self._backward(flat=False, head=False))
+                    noise = self._differences(self._backward(rows, head=False))
         except FAILURES as error:  # training will say what is wrong
             raise Refused(f"the model does not run: {_first_line(error)}") from None
         least = LEAST.get(narrow, LEAST[torch.bfloat16])
         self.bounds = [max(least, ROUNDINGS * difference) for difference in noise]
+        self.bounds[0] = max(least / LOSS_FINER, ROUNDINGS * noise[0])
         if not (noise[0] < torch.inf and ROUNDINGS * noise[1] < 1):
             raise Refused(f"rounding alone changes the model's gradient by {noise[1]:.1e} of its size")
 
     def check(self, *, flat: bool, head: bool) -> None:
         """Refused unless loss and gradients are the same but for rounding.
 
-        `flat`: the rows end to end. `head`: by the kernel of that name, which makes no logits.
+        `flat`: the rows end to end, else padded to the longest. `head`: by the kernel of that name, which makes no
+        logits.
         """
         failure = None
+        batch = self._end_to_end() if flat else self._padded()
         try:
             with self._training():
-                differences = self._differences(self._backward(flat=flat, head=head))
-            names = ("loss", "gradient", *(f"gradient of {name}" for name in self.learned))
-            for name, difference, bound in zip(names, differences, self.bounds, strict=True):
+                differences = self._differences(self._backward([batch], head=head))
+                with torch.no_grad():
+                    evaluated = float(self._loss(batch, head))
+            names = ("loss", "gradient", *(f"gradient of {name}" for name in self.learned), "loss without gradients")
+            differences.append(_share(abs(evaluated - self.loss), abs(self.loss)))
+            for name, difference, bound in zip(names, differences, [*self.bounds, self.bounds[0]], strict=True):
                 undecided = (
                     bound >= 1 and difference < torch.inf
                 )  # rounding moves it as far: the whole gradient decides
@@ -106,20 +127,22 @@ class SelfCheck:
             raise refused
 
     def _labels(self, count: int) -> Tensor:
-        """The ids at about `count` positions, -100 elsewhere: all that the short row predicts, others in the long one.
+        """The ids at about `count` positions, -100 elsewhere: all in the short rows, others in the long one.
 
         With one or two in a row the plain path itself would be too inexact to compare with, see head.py.
         """
-        long, short = self.lengths
-        places = torch.linspace(1, long - 1, min(long - 1, max(1, count - short))).long()
-        chosen = torch.cat([places, torch.arange(long + 1, long + short)]).to(self.device)
+        long, *short = self.lengths
+        places = torch.linspace(1, long - 1, min(long - 1, max(1, count - sum(short)))).long()
+        chosen = torch.cat([places, torch.arange(long, sum(self.lengths))]).to(self.device)
         labels = torch.full_like(self.ids, IGNORE_INDEX)
         labels[chosen] = self.ids[chosen]
+        for row in labels.split(self.lengths):
+            row[0] = IGNORE_INDEX  # the row before it does not predict it
         return labels
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        """The model as training has it, but with a random B and without dropout; afterwards as it was."""
+        """The model as training has it, but with a random B, narrow windows and no dropout; afterwards as it was."""
         modules = list(self.model.modules())
         dropouts = [module for module in modules if isinstance(module, torch.nn.Dropout)]
         attentions = [module for module in modules if getattr(module, "attention_dropout", 0.0)]
@@ -130,35 +153,55 @@ class SelfCheck:
             stack.enter_context(_attribute_set(dropouts, "training", False))
             stack.enter_context(_attribute_set(attentions, "attention_dropout", 0.0))
             stack.enter_context(_attribute_set([head], "TILE", HEAD_ROWS * self.vocabulary))
+            stack.enter_context(_attribute_set(_windowed(self.model, self.longest), "sliding_window", WINDOW))
             stack.enter_context(_random_adapter(self.learned))
             if checkpoint and self.base.supports_gradient_checkpointing:
                 stack.enter_context(checkpointed(self.base))
             yield
 
-    def _backward(self, *, flat: bool, head: bool) -> float:
+    def _rows(self) -> Iterator[Batch]:
+        """Each row by itself."""
+        for ids, labels in zip(self.ids.split(self.lengths), self.labels.split(self.lengths), strict=True):
+            yield Batch(ids[None], labels[None], {})
+
+    def _end_to_end(self) -> Batch:
+        return Batch(self.ids[None], self.labels[None], end_to_end(self.lengths, self.device))
+
+    def _padded(self) -> Batch:
+        ids, labels = (
+            pad_sequence(list(whole.split(self.lengths)), batch_first=True, padding_value=value)
+            for whole, value in ((self.ids, 0), (self.labels, IGNORE_INDEX))
+        )
+        ends = torch.tensor(self.lengths, device=self.device)[:, None]
+        mask = (torch.arange(ids.shape[1], device=self.device) < ends).long()
+        return Batch(ids, labels, {"attention_mask": mask})
+
+    def _backward(self, batches: Iterable[Batch], *, head: bool) -> float:
         """The loss, a sum; its gradients are left with the weights."""
         self.model.zero_grad()
-        if flat:
-            return self._row(self.ids, self.labels, head, end_to_end(self.lengths, self.device))
-        rows = zip(self.ids.split(self.lengths), self.labels.split(self.lengths), strict=True)
-        return sum(self._row(ids, labels, head, {}) for ids, labels in rows)
+        total = 0.0
+        for batch in batches:
+            with torch.enable_grad():
+                loss = self._loss(batch, head)
+            loss.backward()
+            total += float(loss.detach())
+        return total
 
-    def _row(self, ids: Tensor, labels: Tensor, head: bool, more: dict[str, Any]) -> float:
-        """The loss of ids [tokens], its gradients added to those of before."""
-        autocast = torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
-        with torch.enable_grad(), autocast:
+    def _loss(self, batch: Batch, head: bool) -> Tensor:
+        """The sum over the labels of a batch."""
+        ids, labels, more = batch
+        with torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext():
             if head:
-                made = self.model(input_ids=ids[None], labels=labels[None], use_cache=False, trained_loss=True, **more)
-                loss = made["loss_sum"]
-            else:
-                places = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
-                kept = {"logits_to_keep": places} if self.keeps_logits else {}
-                logits = self.model(input_ids=ids[None], use_cache=False, **kept, **more).logits[0]
-                logits = logits if kept else logits[places]
-                # In float32 torch's own sum over a vocabulary of 262,144 puts the gradient 1e-4 off on a CPU
-                loss = functional.cross_entropy(logits.double(), labels[1:][places], reduction="sum")
-        loss.backward()
-        return float(loss.detach())
+                made = self.model(input_ids=ids, labels=labels, use_cache=False, trained_loss=True, **more)
+                return made["loss_sum"]
+            targets = labels[:, 1:]
+            places = (targets != IGNORE_INDEX).any(0).nonzero()[:, 0]
+            kept = {"logits_to_keep": places} if self.keeps_logits else {}
+            logits = self.model(input_ids=ids, use_cache=False, **kept, **more).logits
+            logits, targets = logits if kept else logits[:, places], targets[:, places]
+            trained = targets != IGNORE_INDEX
+            # In float32 torch's own sum over a vocabulary of 262,144 puts the gradient 1e-4 off on a CPU
+            return functional.cross_entropy(logits[trained].double(), targets[trained], reduction="sum")
 
     def _differences(self, loss: float) -> list[float]:
         """How far a loss and the gradients with the weights are from those of the model as it was.
@@ -191,13 +234,18 @@ def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
 
 
 def _long_row(model: Any, longest: int | None) -> int:
-    """Tokens of the long row: beyond every window that training's rows exceed, but no more than the longest of them."""
-    windows = (getattr(module, "sliding_window", None) for module in model.modules())
-    reached = (window for window in windows if isinstance(window, int) and window < (longest or MOST_TOKENS))
-    least = LONG.get(next(model.parameters()).device.type, LONG["cuda"])
-    wanted = max((least, *(window + BEYOND for window in reached)))
+    """Tokens of the long row, no more than training's longest has."""
+    wanted = LONG.get(next(model.parameters()).device.type, LONG["cuda"])
     positions = context_length(model.config.get_text_config().to_dict())
     return max(2, min(length for length in (wanted, longest, positions) if length))
+
+
+def _windowed(model: Any, longest: int | None) -> list[Any]:
+    """The modules, and the configs from which masks are made, with a window that training's rows exceed."""
+    modules = list(model.modules())
+    configs = {id(config): config for module in modules if (config := getattr(module, "config", None)) is not None}
+    found = ((one, getattr(one, "sliding_window", None)) for one in (*modules, *configs.values()))
+    return [one for one, window in found if isinstance(window, int) and WINDOW < window < (longest or window + 1)]
 
 
 @contextmanager
@@ -241,14 +289,18 @@ def checkpointed(base: Any) -> Iterator[None]:
 
 @contextmanager
 def _rounded_otherwise(model: Any) -> Iterator[None]:
-    """The output of every innermost module a unit in its last place up or down or as it is: at random, always alike."""
+    """Of every innermost module's output two numbers in nine a unit in their last place off: at random, always alike.
+
+    To round all of it otherwise moves it about as far.
+    """
 
     def nudge(number: int) -> Any:
         def hook(_: Any, __: Any, output: Any) -> Any:
             if not isinstance(output, Tensor) or not output.is_floating_point():
                 return None
             generator = torch.Generator(output.device).manual_seed(number)
-            steps = torch.randint(-1, 2, output.shape, generator=generator, device=output.device, dtype=output.dtype)
+            steps = torch.randint(-4, 5, output.shape, generator=generator, device=output.device, dtype=output.dtype)
+            steps = (steps / 4).trunc()
             return output * (1 + steps * torch.finfo(output.dtype).eps)
 
         return hook
