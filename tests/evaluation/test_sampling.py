@@ -31,12 +31,29 @@ def test_dialogues_that_begin_alike_are_answered_each_for_itself():
 
     prompts = held_out_prompts(GREETINGS)
     file = AnswerFile(Path("kept/answers.jsonl"))
-    answers = collect_answers(file, "m", "s", prompts, 2, ask, "answers")
+    answers = collect_answers(file, "m", "s", prompts, 2, ask, "answers", batch_size=1)
     assert set(asked.values()) == {2} and len(asked) == 4
     assert [(answer.dialogue, answer.text) for answer in answers if "Привет" in answer.text] == [
         (0, "Привет 0 0"), (0, "Привет 0 1"), (2, "Привет 1 0"), (2, "Привет 1 1"),
     ]  # fmt: skip
     assert collect_answers(file, "m", "s", prompts, 2, None, "answers") == answers
+
+
+def test_few_prompts_fill_whole_batches():
+    """With five held-out dialogues 26 samples are asked for together: a step of a large model costs what it costs."""
+    batches: list[tuple[int, int]] = []
+
+    def ask(prompts, sample):
+        batches.append((len(prompts), sample))
+        return [f"{prompt.key} {sample}" for prompt in prompts]
+
+    prompts = held_out_prompts(GREETINGS)
+    answers = collect_answers(
+        AnswerFile(Path("kept/answers.jsonl")), "m", "s", prompts, 5, ask, "answers", batch_size=8
+    )
+    assert [size for size, _ in batches] == [8, 8, 4] and len(answers) == 20
+    asked = [text for text in (answer.text for answer in answers) if text.startswith(prompts[0].key)]
+    assert len(asked) == 5 and len(set(asked)) > 1, "in the next batch it has another seed"
 
 
 def test_base_answers_are_those_of_the_last_settings(run):

@@ -114,7 +114,7 @@ class AnswerFile:
 
 
 Ask = Callable[[Sequence[Prompt], int], list[str]]
-"""Answers to some prompts; the number of the sample is part of the seed."""
+"""Answers to some prompts, all made with one seed; the number of the first one's sample is part of it."""
 
 
 def collect_answers(
@@ -134,23 +134,16 @@ def collect_answers(
     """
     known = file.read(model, settings)
     missing = [(prompt, sample) for sample in range(samples) for prompt in prompts if (prompt.key, sample) not in known]
-    missing.sort(key=lambda pair: (pair[1], sum(len(text_of(message)) for message in pair[0].messages)))
+    missing.sort(key=lambda pair: sum(len(text_of(message)) for message in pair[0].messages))
     with progress(task, len(missing)) as update:
-        done = 0
-        for sample, batch in _batches(missing, batch_size):
-            texts = ask(batch, sample)
-            file.append(model, settings, [(prompt, sample, text) for prompt, text in zip(batch, texts, strict=True)])
-            known |= {(prompt.key, sample): text for prompt, text in zip(batch, texts, strict=True)}
-            done += len(batch)
-            update(done)
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            texts = ask([prompt for prompt, _ in batch], batch[0][1])
+            answered = [(prompt, sample, text) for (prompt, sample), text in zip(batch, texts, strict=True)]
+            file.append(model, settings, answered)
+            known |= {(prompt.key, sample): text for prompt, sample, text in answered}
+            update(start + len(batch))
     return [prompt.real._replace(text=known[prompt.key, sample]) for prompt in prompts for sample in range(samples)]
-
-
-def _batches(missing: Sequence[tuple[Prompt, int]], size: int) -> Iterator[tuple[int, list[Prompt]]]:
-    for sample in sorted({sample for _, sample in missing}):
-        prompts = [prompt for prompt, at in missing if at == sample]
-        for start in range(0, len(prompts), size):
-            yield sample, prompts[start : start + size]
 
 
 def ask_model(model: Any, tokenizer: Any, generation: Generation, stop: Sequence[int], seed: int) -> Ask:
