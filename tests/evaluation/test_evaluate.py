@@ -77,7 +77,7 @@ def test_loss_is_that_of_every_trained_token(write_config):
         right += int((made.logits[0, :-1].argmax(-1) == labels[0, 1:]).sum())
         count += n
     found = score(model, encode_held_out(run, tokenizer, held_out_rows(run)))
-    assert found == pytest.approx((total / count, right / count), rel=1e-5)
+    assert (found.loss, found.accuracy) == pytest.approx((total / count, right / count), rel=1e-5)
     curve = [entry for entry in run.metrics() if "eval_loss" in entry][-1]
     assert curve["eval_loss"] == pytest.approx(found.loss, rel=1e-5)
 
@@ -164,6 +164,8 @@ def test_the_whole_evaluation(run):
     assert found["leakage"]["longest_copy"].keys() == {"tuned", "held_out", "base", "ceiling"}
     assert found["leakage"]["recites"] is False and found["forgetting"]["log_loss"]["tuned"]["value"] > 0
     assert found["loss"]["base"] == run.manifest()["evaluation"]["base_loss"]
+    value, low, high = found["loss_interval"]["tuned"]
+    assert value == pytest.approx(found["loss"]["tuned"]) and low < value < high
     assert found["not_measured"] and found["verdict"]["en"] in result.stdout
     page = load_page(run)
     assert found["verdict"]["ru"] in page and found["verdict"]["en"] in page

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from train.core.files import write_atomically
 from train.core.runs import Run, now
-from train.encoding.held_out import held_out_rows
 from train.evaluation.forgetting import KNOWS_ENOUGH, prose, questions
 from train.evaluation.intervals import Interval
 from train.evaluation.judge import FORGOTTEN, OVERFITTED, Evaluation, Judgement, verdict
@@ -213,10 +212,18 @@ class _Section:
             yield self.say("auc", p=test.p), self.number(test.auc), "", self.interval(spread), "1", answers
         base, tuned = evaluation.base, evaluation.tuned
         if base and tuned:
-            rows = str(len(held_out_rows(self.run)))
-            yield self.say("loss", base=base.held_out), self.number(tuned.held_out, 3), "", "", "", rows
+            rows, (loss, right) = str(tuned.rows), tuned.intervals
+            yield (
+                self.say("loss", base=base.held_out),
+                self.number(tuned.held_out, 3),
+                self.interval(loss, 3),
+                "",
+                "",
+                rows,
+            )
             accuracy = self.number(100 * tuned.held_out_accuracy, 1) + " %"
-            yield self.say("accuracy", base=base.held_out_accuracy), accuracy, "", "", "", rows
+            shares = right and Interval(*(100 * share for share in right))
+            yield self.say("accuracy", base=base.held_out_accuracy), accuracy, self.interval(shares, 1), "", "", rows
             if base.gap is not None and tuned.gap is not None:
                 most = self.number(base.gap + OVERFITTED)
                 yield self.say("gap", base=base.gap), self.number(tuned.gap), "", self.number(base.gap), most, rows

@@ -31,6 +31,10 @@ class Losses(NamedTuple):
     held_out_accuracy: float
     training: float | None
     """Of training rows, as many as are held out."""
+    rows: int = 0
+    """Held out."""
+    intervals: tuple[Interval | None, Interval | None] = (None, None)
+    """Of loss and accuracy on held-out rows, drawn by row."""
 
     @property
     def gap(self) -> float | None:
@@ -235,6 +239,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "leakage": _leakage(evaluation),
         "forgetting": _forgetting(evaluation.forgetting, forgot=evaluation.forgot) if evaluation.forgetting else None,
         "loss": {name: each.held_out for name, each in losses.items() if each},
+        "loss_interval": {name: each.intervals[0] for name, each in losses.items() if each},
         "token_accuracy": {name: each.held_out_accuracy for name, each in losses.items() if each},
         "checkpoints": [
             {"name": name, "position": place._asdict() if place else None, "recites": recites}

@@ -17,6 +17,7 @@ from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
 from train.evaluation.generate import answer
+from train.evaluation.intervals import Interval, Side, cluster_interval
 from train.evaluation.judge import Losses
 from train.evaluation.judged_rows import other_rows, persona_run, trained_rows
 from train.evaluation.sampling import (
@@ -65,9 +66,9 @@ class Meter:
         if not math.isfinite(found.loss):
             raise GovorError(f"{self.run.path}: its held-out loss {when} training is no number: weights are damaged")
         if not (some := self.some_trained()):
-            return Losses(found.loss, found.accuracy, None)
+            return Losses(found.loss, found.accuracy, None, len(self.rows), found.intervals)
         seen = score(model, track(self.encode(some), f"loss of training rows {when} training", len(some)))
-        return Losses(found.loss, found.accuracy, seen.loss)
+        return Losses(found.loss, found.accuracy, seen.loss, len(self.rows), found.intervals)
 
     def configured(self, model: Any, when: str) -> list[str]:
         """Answers to the config's prompts."""
@@ -120,6 +121,8 @@ class Score(NamedTuple):
     """Nats a token."""
     accuracy: float
     """Share of the tokens that were the likeliest."""
+    intervals: tuple[Interval | None, Interval | None] = (None, None)
+    """Of both, drawn by row; None of fewer than two rows."""
 
 
 def score(model: Any, rows: Iterable[Encoded]) -> Score:
@@ -127,7 +130,7 @@ def score(model: Any, rows: Iterable[Encoded]) -> Score:
     import torch
     from torch.nn.functional import cross_entropy
 
-    total, right, count = 0.0, 0, 0
+    counts: list[tuple[float, int, int]] = []  # of each row: nats, tokens guessed, tokens
     chooses = "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
     for encoded in rows:  # one at a time: no padding, and the logits of a long row fit small cards
         labels = torch.tensor(encoded.labels[1:], device=model.device)
@@ -136,10 +139,14 @@ def score(model: Any, rows: Iterable[Encoded]) -> Score:
         with torch.inference_mode():
             logits = model(torch.tensor([encoded.input_ids], device=model.device), **wanted).logits[0]
         logits, labels = (logits if chooses else logits[kept]).float(), labels[kept]
-        total += cross_entropy(logits, labels, reduction="sum").item()
-        right += int((logits.argmax(-1) == labels).sum())
-        count += len(labels)
-    return Score(total / count, right / count) if count else Score(float("nan"), float("nan"))
+        nats = cross_entropy(logits, labels, reduction="sum").item()
+        counts.append((nats, int((logits.argmax(-1) == labels).sum()), len(labels)))
+    total, right, tokens = map(sum, zip(*counts, strict=True)) if counts else (0.0, 0, 0)
+    if not tokens or not math.isfinite(total):
+        return Score(float("nan"), float("nan"))
+    sides = [Side(values, range(len(counts))) for values in zip(*counts, strict=True)]
+    loss, accuracy = (cluster_interval([side, sides[2]], lambda made, of: made / of) for side in sides[:2])
+    return Score(total / tokens, right / tokens, (loss, accuracy))
 
 
 @contextmanager

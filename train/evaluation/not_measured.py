@@ -17,7 +17,7 @@ def not_measured(meter: Meter, evaluation: Evaluation, strange: int = 0) -> tupl
         (
             judged and meter.other is None,
             f"Copies: the rows of {start}, which it went on from, are gone or no longer what was trained on.",
-            f"Цитаты: строк прогона {start}, с которого он продолжен, нет, или обучение шло на других.",
+            f"Цитаты: строк запуска {start}, который он продолжает, нет, или обучение шло на других.",
         ),
         (
             judged and judged.two_sample is None,
@@ -42,7 +42,7 @@ def not_measured(meter: Meter, evaluation: Evaluation, strange: int = 0) -> tupl
         (
             judged and start and not (evaluation.beside or evaluation.via),
             f"Better or worse than {start}, which it went on from: that is gone or has changed.",
-            f"Лучше или хуже прогона {start}, с которого он продолжен: его нет, или он изменился.",
+            f"Лучше или хуже запуска {start}, который он продолжает: того нет, или он изменился.",
         ),
         (
             judged and not judged.russian,

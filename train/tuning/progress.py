@@ -154,13 +154,12 @@ class ProgressBar(TrainerCallback):
         self.evaluated += 1
         self.doing = f"held-out batch {self.evaluated} of {len(eval_dataloader)}"
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.evaluated, self.doing = 0, ""
-
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         logs = logs or {}
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
+        if "eval_loss" in logs:
+            self.evaluated, self.doing = 0, ""
         self.loss, self.eval_loss = logs.get("loss", self.loss), logs.get("eval_loss", self.eval_loss)
         self._show(state)
 
