@@ -2,9 +2,11 @@
 
 import random
 import shutil
+from itertools import repeat, zip_longest
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import govor
 from train.core.config import load_config
@@ -105,8 +107,11 @@ def test_a_planted_overfit_is_flagged(write_config, working_folder):
     rows, held_out = [
         [*encode_held_out(run, tokenizer, part)] for part in (split_of(run), held_out_rows(run))
     ]  # fmt: skip
-    halves = continuation(model, tokenizer, rows, held_out, run.end_of_turn())
+    halves = continuation(model, tokenizer, rows, held_out)
     assert isinstance(halves, Continuation) and halves.by_heart and halves.trained.value > 0.5
+    assert halves.trained.value == pytest.approx(
+        sum(map(share_generated, repeat(model), repeat(tokenizer), rows)) / len(rows)
+    )
     result = govor("eval", str(run.path), "--samples", "1", "--gate")
     assert result.exit_code == 1, result.output
     assert "Recites training rows. Overfitted" in result.stdout
@@ -114,6 +119,18 @@ def test_a_planted_overfit_is_flagged(write_config, working_folder):
     short = train(load_config(write_config(name="short", training={"max_steps": 2})))
     result = govor("eval", str(short.path), "--samples", "1", "--gate")
     assert result.exit_code == 0 and "Does not recite." in result.stdout
+
+
+def share_generated(model, tokenizer, row):
+    """The same, generated token by token."""
+    start, end = max(row.answers, key=lambda span: span[1] - span[0])
+    middle = (start + end) // 2
+    ids = torch.tensor([row.input_ids[:middle]])
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=end - middle)
+    texts = [words_of(tokenizer.decode(part, skip_special_tokens=True))
+             for part in (made[0, middle:], row.input_ids[middle:end])]  # fmt: skip
+    same = [one == other for one, other in zip_longest(*texts)][: len(texts[1])]
+    return [*same, False].index(False) / len(texts[1])
 
 
 def split_of(run):

@@ -96,9 +96,7 @@ def evaluate_whole(
     halves = None
     after = meter.losses(tuned, "after"), meter.configured(tuned, "after")
     if meter.trained and meter.rows:
-        halves = continuation(
-            tuned, tokenizer, [*meter.encode(meter.some_trained())], [*meter.encode(meter.rows)], meter.stop
-        )
+        halves = continuation(tuned, tokenizer, [*meter.encode(meter.some_trained())], [*meter.encode(meter.rows)])
     knows = [measure_knowledge(tuned, tokenizer, "after training")]
     if via:
         ask = ask_server(via, meter.generation, meter.config.training.seed)

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from train.chats.privacy.scrub import find_personal_data
-from train.core.config import Generation
 from train.core.progress import track
 from train.encoding.loss_mask import Encoded
-from train.evaluation.generate import answer_batch
+from train.evaluation.generate import logits_at
 from train.evaluation.intervals import Interval, Side, cluster_interval
 from train.evaluation.style import Answer
 
@@ -94,12 +93,15 @@ BY_HEART = 0.1
 
 
 def continuation(
-    model: Any, tokenizer: Any, trained: Sequence[Encoded], held_out: Sequence[Encoded], stop: Sequence[int]
+    model: Any, tokenizer: Any, trained: Sequence[Encoded], held_out: Sequence[Encoded]
 ) -> Continuation | None:
-    """Let the model go on greedily from half an answer, of training rows and of held-out rows.
+    """How far the model goes on word by word from half an answer, of training rows and of held-out rows.
 
-    Counted are the words up to the first that differs. None where a side has fewer than two answers long enough.
+    Counted are the words up to the first that differs from the likeliest, which one pass over the whole answer tells.
+    None where a side has fewer than two answers long enough.
     """
+    import torch
+
     sides = []
     for kind, rows in (("training", trained), ("held-out", held_out)):
         halves = []
@@ -107,13 +109,16 @@ def continuation(
             start, end = max(row.answers, key=lambda span: span[1] - span[0])
             if end - start >= SHORTEST:
                 middle = (start + end) // 2
-                halves.append((number, row.input_ids[:middle], row.input_ids[middle:end]))
+                halves.append((number, row.input_ids[:end], middle))
         halves = halves[:: max(1, -(-len(halves) // MOST))]
         values = []
-        for _, before, after in track(halves, f"halves of {kind} answers", len(halves)):
-            greedy = Generation(do_sample=False, max_new_tokens=len(after))
-            (said,) = answer_batch(model, tokenizer, [before], greedy, stop=stop, seed=0)
-            values.append(_same_beginning(words_of(said), words_of(tokenizer.decode(after, skip_special_tokens=True))))
+        for _, ids, middle in track(halves, f"halves of {kind} answers", len(halves)):
+            likeliest = logits_at(model, ids, torch.arange(middle - 1, len(ids) - 1, device=model.device)).argmax(-1)
+            meant = ids[middle:]
+            same = _same_beginning(likeliest.tolist(), meant)
+            said = [*meant[:same], *likeliest[same : same + 1].tolist()]
+            texts = [words_of(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in (said, meant)]
+            values.append(_same_beginning(*texts) / max(1, len(texts[1])))
         sides.append(Side(values, [(kind, number) for number, *_ in halves]))
     found = cluster_interval(sides, lambda trained, held_out: trained - held_out)
     if found is None or any(len(side.values) < 2 for side in sides):
@@ -123,10 +128,9 @@ def continuation(
     return Continuation(each[0], each[1], found, found.low > 0 and found.value > BY_HEART, len(sides[0].values))
 
 
-def _same_beginning(said: Sequence[str], meant: Sequence[str]) -> float:
-    """Share of the words meant that are said before the first other one."""
-    same = next((at for at, word in enumerate(meant) if at >= len(said) or said[at] != word), len(meant))
-    return same / len(meant) if meant else 0.0
+def _same_beginning(said: Sequence[object], meant: Sequence[object]) -> int:
+    """How many of those meant are said before the first other one."""
+    return next((at for at, one in enumerate(meant) if at >= len(said) or said[at] != one), len(meant))
 
 
 class Leakage(NamedTuple):

@@ -1,6 +1,5 @@
 """Losses and answers of one model after another, by a run's rows, prompts and settings."""
 
-import inspect
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from train.core.progress import track
 from train.core.runs import Run
 from train.encoding.held_out import encode_held_out, held_out_rows
 from train.encoding.loss_mask import IGNORE_INDEX, Encoded
-from train.evaluation.generate import answer
+from train.evaluation.generate import answer, logits_at
 from train.evaluation.intervals import Interval, Side, cluster_interval
 from train.evaluation.judge import Losses
 from train.evaluation.judged_rows import other_rows, persona_run, trained_rows
@@ -34,7 +33,7 @@ from train.evaluation.sampling import (
 )
 from train.evaluation.style import Answer
 from train.models.base import run_base
-from train.models.load import load_base, load_merged, require_safe_adapter, resolve_precision, unwrap
+from train.models.load import load_base, load_merged, require_safe_adapter, resolve_precision
 
 
 @dataclass
@@ -131,14 +130,10 @@ def score(model: Any, rows: Iterable[Encoded]) -> Score:
     from torch.nn.functional import cross_entropy
 
     counts: list[tuple[float, int, int]] = []  # of each row: nats, tokens guessed, tokens
-    chooses = "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
     for encoded in rows:  # one at a time: no padding, and the logits of a long row fit small cards
         labels = torch.tensor(encoded.labels[1:], device=model.device)
         kept = (labels != IGNORE_INDEX).nonzero()[:, 0]
-        wanted = {"logits_to_keep": kept} if chooses else {}  # half of the work where the vocabulary has 262,144
-        with torch.inference_mode():
-            logits = model(torch.tensor([encoded.input_ids], device=model.device), **wanted).logits[0]
-        logits, labels = (logits if chooses else logits[kept]).float(), labels[kept]
+        logits, labels = logits_at(model, encoded.input_ids, kept), labels[kept]
         nats = cross_entropy(logits, labels, reduction="sum").item()
         counts.append((nats, int((logits.argmax(-1) == labels).sum()), len(labels)))
     total, right, tokens = map(sum, zip(*counts, strict=True)) if counts else (0.0, 0, 0)
