@@ -20,10 +20,10 @@ from tests.exports.hub_server import User, card_errors, front_matter, hub_server
 from train.chats.privacy.secret_scan import local_secrets, scan_file
 from train.chats.readers import read_rows
 from train.cli import main
-from train.core.files import NOTE, note_files
+from train.core.files import NOTE, note_files, sha256
 from train.core.runs import Run
 from train.evaluation.report import Sample
-from train.exports.hub.card_samples import languages_of, without_quotations
+from train.exports.hub.card_samples import languages_of, read_run_rows, without_quotations
 from train.exports.hub.card_usage import as_text
 from train.exports.hub.files import with_public_base
 from train.exports.hub.licences import Licence, licence_beside
@@ -265,6 +265,25 @@ class TestCard:
         for row in read_rows(rows_file):
             for message in row.messages:
                 assert message["content"] not in card
+
+    def test_answers_that_quote_a_row_of_the_run_before_stay_out(self, run):
+        """Of preference tuning, say, whose own rows are pairs."""
+        shutil.copytree(run.path, "runs/later")
+        later = Run(Path("runs/later"))
+        config = later.config_file.read_text(encoding="utf-8").replace("start_from: null", "start_from: runs/done")
+        file = str(run.config().data.train_file)
+        Path("own.jsonl").write_text(
+            '{"messages":[{"role":"user","content":"а"},{"role":"assistant","content":"б"}]}\n'
+        )
+        later.config_file.write_text(config.replace(file, "own.jsonl"), encoding="utf-8")
+        later.update_manifest(
+            data={**run.manifest()["data"], "train": {"rows": 1, "sha256": sha256(Path("own.jsonl"))}}
+        )
+        rows, complete = read_run_rows(later)
+        learned = [row.messages for row in read_rows(Path(file))]
+        assert complete and all(messages in [row.messages for row in rows] for messages in learned)
+        later.update_manifest(start={"adapter_model.safetensors": "of another time"})
+        assert read_run_rows(later)[1] is False, "it is no longer what was gone on from"
 
     def test_drift_of_the_merged_model(self, merged, hub):
         drift = {"rows": 5, "tokens": 247, "adapter_loss": 6.2806, "max_drift": 0.06}

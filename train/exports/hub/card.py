@@ -46,7 +46,7 @@ def metadata(facts: CardFacts) -> dict[str, Any]:
     entries |= {"library_name": LIBRARY[facts.artifact], "pipeline_tag": "text-generation"}
     if facts.languages:
         entries["language"] = list(facts.languages)
-    method = ["lora" if facts.config.lora else "full-tuning", "sft", "trl"]
+    method = ["lora" if facts.config.lora else "full-tuning", "dpo" if facts.config.dpo else "sft", "trl"]
     return entries | {"tags": [*method, *(["gguf"] if facts.artifact == "gguf" else []), "govor"]}
 
 

@@ -13,6 +13,7 @@ from train.core.files import sha256
 from train.core.runs import Run
 from train.encoding.held_out import held_out_rows
 from train.evaluation.evaluate import shown
+from train.evaluation.judged_rows import start_of
 from train.evaluation.report import Sample
 
 QUOTED_WORDS = 6
@@ -50,14 +51,20 @@ LANGUAGE_LETTERS = {
 
 
 def read_run_rows(run: Run) -> tuple[list[Row], bool]:
-    """(held-out rows and those of the training file, True), or, where that file has changed, (held-out rows, False)."""
-    manifest = run.manifest()
-    held_out = held_out_rows(run)
-    file, trained_on = run.config().data.train_file, manifest["data"].get("train") or {}
-    if file.is_file() and sha256(file) == trained_on.get("sha256"):
-        rows = [row for pair in read_pairs(file) for row in pair] if run.config().dpo else read_rows(file)
-        return [*rows, *held_out], True
-    return held_out, False
+    """(held-out rows and those of the training file, True), or, where that file has changed, (held-out rows, False).
+
+    Those of the run that it went on from are among them.
+    """
+    config, rows = run.config(), held_out_rows(run)
+    file, trained_on = config.data.train_file, run.manifest()["data"].get("train") or {}
+    if complete := file.is_file() and sha256(file) == trained_on.get("sha256"):
+        own = [row for pair in read_pairs(file) for row in pair] if config.dpo else read_rows(file)
+        rows = [*own, *rows]
+    if config.lora and config.lora.start_from:
+        start = start_of(run)
+        earlier, known = read_run_rows(start) if start else ([], False)
+        return [*rows, *earlier], complete and known
+    return rows, complete
 
 
 def languages_of(rows: Sequence[Row]) -> list[str]:
