@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -247,7 +248,14 @@ class TestServer:
 @pytest.mark.alone
 @pytest.mark.slow
 def test_it_starts_in_a_moment(tmp_path):
-    """Processor time of `govor studio` until it listens; on an idle machine it is the time that passes."""
+    """Processor time of `govor studio` until it listens, against what the import of its server takes at the time.
+
+    It is about 2.5 times as much, 1.3 s on an idle machine; torch alone would be five times.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", "import fastapi, uvicorn"], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    server_alone = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     with StudioServer(tmp_path) as server:
         used = psutil.Process(server.process.pid).cpu_times()
-        assert used.user + used.system < 1.5
+        assert used.user + used.system < 4 * server_alone
