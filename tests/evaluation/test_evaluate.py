@@ -263,7 +263,7 @@ def test_beside_the_run_that_it_began_with(write_config, finished_run):
     shutil.rmtree("start")
     result = govor("eval", str(run.path), "--samples", "1", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["beside"] is None
-    assert any("lora.start_from" in reason for reason in json.loads(result.stdout)["not_measured"])
+    assert any("Better or worse than start" in reason for reason in json.loads(result.stdout)["not_measured"])
 
 
 def test_better_or_worse_than_before():
