@@ -326,47 +326,50 @@ class TestBadStarts:
         stand_in.model = Model()
 
 
+@pytest.fixture
+def alone(tmp_path):
+    """(a Telegram of its own, the bot's folder, a function that starts a bot there): for what stops a bot."""
+    stand_in, bots = StandIn(), []
+
+    def start():
+        bots.append(Bot(stand_in, tmp_path / "bot"))
+        return bots[-1]
+
+    yield stand_in.telegram, tmp_path / "bot", start
+    for bot in bots:
+        bot.kill()
+    stand_in.close()
+
+
 @pytest.mark.long
-def test_a_database_that_another_program_holds(tmp_path):
+def test_a_database_that_another_program_holds(alone):
     """The bot ends with a line, and whoever starts it again has every message answered."""
-    stand_in = StandIn()
-    telegram, folder = stand_in.telegram, tmp_path / "bot"
-    bots = [Bot(stand_in, folder)]
-    try:
-        with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            telegram.write(7, "один")
-            telegram.write(8, "два")
-            assert bots[0].process.wait(120) == 2
-        output = bots[0].kill()
-        assert output.endswith(f"error: {folder / DATABASE}: database is locked: end the program that holds it\n")
-        bots.append(Bot(stand_in, folder))
-        telegram.settle(60)
-        assert {telegram.texts(7)[-1], telegram.texts(8)[-1]} == {"один: вот ответ", "два: вот ответ"}
-        assert len(telegram.texts(7)) + len(telegram.texts(8)) <= 3, "one twice at most"
-    finally:
-        for bot in bots:
-            bot.kill()
-        stand_in.close()
+    telegram, folder, start = alone
+    bot = start()
+    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        telegram.write(7, "один")
+        telegram.write(8, "два")
+        assert bot.process.wait(120) == 2
+    output = bot.kill()
+    assert output.endswith(f"error: {folder / DATABASE}: database is locked: end the program that holds it\n")
+    start()
+    telegram.settle(60)
+    assert {telegram.texts(7)[-1], telegram.texts(8)[-1]} == {"один: вот ответ", "два: вот ответ"}
+    assert len(telegram.texts(7)) + len(telegram.texts(8)) <= 3, "one twice at most"
 
 
 @pytest.mark.long
-def test_a_token_that_is_revoked_loses_nothing(tmp_path):
-    stand_in = StandIn()
-    telegram, folder = stand_in.telegram, tmp_path / "bot"
-    bots = [Bot(stand_in, folder)]
-    try:
-        telegram.refusals = [(401, {"description": "Unauthorized"})]
-        telegram.write(7, "один")
-        assert bots[0].process.wait(60) == 2
-        assert bots[0].kill().endswith("error: Telegram refuses the token in TELEGRAM_BOT_TOKEN\n")
-        bots.append(Bot(stand_in, folder))
-        telegram.settle(60)
-        assert telegram.texts(7) == ["один: вот ответ"]
-    finally:
-        for bot in bots:
-            bot.kill()
-        stand_in.close()
+def test_a_token_that_is_revoked_loses_nothing(alone):
+    telegram, _, start = alone
+    bot = start()
+    telegram.refusals = [(401, {"description": "Unauthorized"})]
+    telegram.write(7, "один")
+    assert bot.process.wait(60) == 2
+    assert bot.kill().endswith("error: Telegram refuses the token in TELEGRAM_BOT_TOKEN\n")
+    start()
+    telegram.settle(60)
+    assert telegram.texts(7) == ["один: вот ответ"]
 
 
 @pytest.mark.long

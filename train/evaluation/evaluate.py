@@ -38,7 +38,7 @@ from train.evaluation.sampling import (
     ask_server,
 )
 from train.evaluation.style import Answer
-from train.models.base import context_length, language_config, run_base, weights_fingerprint
+from train.models.base import context_length, language_config, run_base, tuned_weights, weights_fingerprint
 from train.models.load import (
     load_run_tokenizer,
     load_tuned,
@@ -102,7 +102,7 @@ def evaluate_whole(
         ask = ask_server(via, meter.generation, meter.config.training.seed)
         answers = meter.sample(prompts, ask, via, via.model, batch_size=1)
     else:
-        answers = meter.sample(prompts, meter.ask(tuned), _weights(run), "the tuned model")
+        answers = meter.sample(prompts, meter.ask(tuned), tuned_weights(run), "the tuned model")
     saved = []
     for checkpoint in states:
         with at_checkpoint(tuned, run, checkpoint) as model:
@@ -188,11 +188,6 @@ def read_answers(file: Path, prompts: Sequence[Prompt]) -> tuple[list[Answer], i
         strange += not alike
         judged.append(meant._replace(text=text))
     return judged, strange
-
-
-def _weights(run: Run) -> dict[str, str]:
-    """What tells the tuned model from any other."""
-    return weights_fingerprint(run.adapter if run.adapter.exists() else run.merged)
 
 
 def _compare(

@@ -66,11 +66,11 @@ def judge_answers(
     base: Sequence[Answer],
     tuned: Sequence[Answer],
     samples: int,
-    before: Sequence[Row] | None = (),
+    other: Sequence[Row] | None = (),
 ) -> Judgement:
     """Judge `tuned` by the persona's real answers and the base's; `rows` were trained on, None where they are gone.
 
-    `before`: rows of earlier runs that this one went on from, None where they are not known: no copy is excluded then.
+    `other`: rows that it has learned besides, None where they are not known: no copy is excluded then.
     """
     return Judgement(
         prompts=len(real),
@@ -80,7 +80,7 @@ def judge_answers(
         two_sample=two_sample(real, tuned),
         markers=marker_table(real, base, tuned),
         russian=is_russian(real),
-        leakage=_find_leakage(rows, before, real, base, tuned),
+        leakage=_find_leakage(rows, other, real, base, tuned),
         real=list(real),
         base=list(base),
         tuned=list(tuned),
@@ -90,16 +90,16 @@ def judge_answers(
 def judge_beside(
     run: str,
     rows: Sequence[Row] | None,
-    earlier: Sequence[Row] | None,
+    other: Sequence[Row] | None,
     answers: Sequence[Answer],
     judged: Judgement,
 ) -> Beside:
     """Judge the answers that the run of that name gave to the same prompts beside those of this run.
 
-    `rows`, `earlier`: as `judge_answers` takes them.
+    `rows`, `other`: as `judge_answers` takes them.
     """
     place = _position(rows, judged.real, judged.base, answers)
-    leakage = _find_leakage(rows, earlier, judged.real, judged.base, answers)
+    leakage = _find_leakage(rows, other, judged.real, judged.base, answers)
     lengths = [float(median(len(answer.text) for answer in side)) for side in (answers, judged.tuned, judged.real)]
     return Beside(
         run,
@@ -115,17 +115,17 @@ def judge_state(
     real: Sequence[Answer],
     base: Sequence[Answer],
     answers: Sequence[Answer],
-    before: Sequence[Row] | None = (),
+    other: Sequence[Row] | None = (),
 ) -> tuple[Interval | None, bool | None]:
     """(position, whether it recites) of a saved state's answers: what decides which one to keep."""
-    place, leakage = _position(rows, real, base, answers), _find_leakage(rows, before, real, base, answers)
+    place, leakage = _position(rows, real, base, answers), _find_leakage(rows, other, real, base, answers)
     return place.whole if place else None, leakage.recites if leakage else None
 
 
-def _find_leakage(rows: Sequence[Row] | None, before: Sequence[Row] | None, *sides: Sequence[Answer]) -> Leakage | None:
-    if not rows or before is None:
+def _find_leakage(rows: Sequence[Row] | None, other: Sequence[Row] | None, *sides: Sequence[Answer]) -> Leakage | None:
+    if not rows or other is None:
         return None
-    return find_leakage(chain(sources(rows), ((None, text) for _, text in sources(before))), *sides)
+    return find_leakage(chain(sources(rows), ((None, text) for _, text in sources(other))), *sides)
 
 
 def _position(

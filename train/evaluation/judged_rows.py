@@ -40,11 +40,16 @@ def trained_rows(run: Run, held_out: Sequence[Row]) -> list[Row] | None:
     return split.train if split and same else None
 
 
+def training_file_is_same(run: Run) -> bool:
+    """Whether the run's training file is there and still what was trained on."""
+    file, trained = run.config().data.train_file, run.manifest()["data"].get("train") or {}
+    return file.is_file() and sha256(file) == trained.get("sha256")
+
+
 def _split_of(run: Run) -> Split | None:
     """The rows of the run's training file; None where that is gone or has changed."""
-    config, trained = run.config(), run.manifest()["data"].get("train") or {}
     try:
-        return read_split(config) if sha256(config.data.train_file) == trained.get("sha256") else None
+        return read_split(run.config()) if training_file_is_same(run) else None
     except (DataError, OSError):
         return None
 

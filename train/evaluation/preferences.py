@@ -15,7 +15,7 @@ from train.evaluation.generate import context_of
 from train.evaluation.judged_rows import persona_run, trained_rows
 from train.evaluation.meter import Meter
 from train.evaluation.sampling import held_out_prompts, spread, that_fit
-from train.models.base import weights_fingerprint
+from train.models.base import tuned_weights
 from train.models.load import load_tuned, quiet_libraries
 
 
@@ -82,7 +82,7 @@ def preferred_to_own(run: Run, prompts: int) -> Iterator[Preference]:
     tuned, tokenizer = load_tuned(run)
     meter = Meter(run, config, config.generation, tokenizer, held_out, rows, 1)
     asked = spread(that_fit(held_out_prompts(rows), tokenizer, context_of(tuned), config.generation), prompts)
-    weights = weights_fingerprint(run.adapter if run.adapter.exists() else run.merged)
+    weights = tuned_weights(run)
     for prompt, own in zip(asked, meter.sample(asked, meter.ask(tuned), weights, "the tuned model"), strict=True):
         real, said = prompt.real.text.strip(), own.text.strip()
         if said and said != real:

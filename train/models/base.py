@@ -181,6 +181,11 @@ def weights_fingerprint(base: Path) -> dict[str, str]:
     return found
 
 
+def tuned_weights(run: Run) -> dict[str, str]:
+    """The `weights_fingerprint` of what the run has trained: it tells its model from any other."""
+    return weights_fingerprint(run.adapter if run.adapter.exists() else run.merged)
+
+
 def given_folder(model: Model) -> Path | None:
     """The base's own folder; None where it is named by a Hub id, BaseError where it is neither."""
     folder = Path(model.name_or_path)

@@ -12,7 +12,7 @@ from train.core.errors import GovorError
 from train.core.runs import Run, whole_checkpoints
 from train.encoding.held_out import held_out_rows
 from train.evaluation.sampling import held_out_prompts
-from train.models.base import weights_fingerprint
+from train.models.base import tuned_weights, weights_fingerprint
 
 MOST_PROMPTS = 12
 """Held-out prompts whose answers are shown side by side."""
@@ -61,7 +61,7 @@ def answers_by_state(run: Run) -> dict[str, Any] | None:
         return None
     states = {_key(run.manifest()["base"]["weights"]): "base"}
     states |= {_key(weights_fingerprint(folder)): folder.name for folder in whole_checkpoints(run.checkpoints)}
-    states[_key(weights_fingerprint(run.adapter if run.adapter.exists() else run.merged))] = "tuned"
+    states[_key(tuned_weights(run))] = "tuned"
     answers: dict[tuple[str, str], str] = {}
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:

@@ -9,11 +9,10 @@ from train.chats.readers import read_rows
 from train.chats.rows import Row, configured_prompts, text_of
 from train.core.config import Config
 from train.core.errors import RunError
-from train.core.files import sha256
 from train.core.runs import Run
 from train.encoding.held_out import held_out_rows
 from train.evaluation.evaluate import shown
-from train.evaluation.judged_rows import start_of
+from train.evaluation.judged_rows import start_of, training_file_is_same
 from train.evaluation.report import Sample
 
 QUOTED_WORDS = 6
@@ -56,8 +55,8 @@ def read_run_rows(run: Run) -> tuple[list[Row], bool]:
     Those of the run that it went on from are among them.
     """
     config, rows = run.config(), held_out_rows(run)
-    file, trained_on = config.data.train_file, run.manifest()["data"].get("train") or {}
-    if complete := file.is_file() and sha256(file) == trained_on.get("sha256"):
+    file = config.data.train_file
+    if complete := training_file_is_same(run):
         own = [row for pair in read_pairs(file) for row in pair] if config.dpo else read_rows(file)
         rows = [*own, *rows]
     if config.lora and config.lora.start_from:
