@@ -64,12 +64,14 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], c
         started = time.process_time()
         judge_answers(trained, real_answers(held_out), tuned, tuned, 1)
         print(f"all measures on {len(tuned)} ready answers a side: {time.process_time() - started:.1f} s of one core")
-        batched, alone = sampling_speed(opened)
-        print(f"sampled in batches {batched:.0f} tokens a second of one core, one at a time {alone:.0f}")
+        speeds = [sampling_speed(opened) for _ in range(3)]
+        ratio = statistics.median(batched / alone for batched, alone in speeds)
+        each = ", ".join(f"{batched:.0f} and {alone:.0f}" for batched, alone in speeds)
+        print(f"sampled in batches and one at a time, tokens a second: {each}; median ratio {ratio:.1f}")
 
 
 def sampling_speed(run: Run) -> tuple[float, float]:
-    """Tokens a second that the tuned model answers, of BATCH held-out prompts together, and of each by itself."""
+    """Tokens a second, by the clock, of BATCH held-out prompts together, and of each by itself."""
     model, tokenizer = load_tuned(run)
     config = run.config()
     ask = ask_model(model, tokenizer, config.generation, run.end_of_turn(), config.training.seed)
@@ -78,10 +80,10 @@ def sampling_speed(run: Run) -> tuple[float, float]:
     ask(prompts[:1], 0)  # the first call warms up
     speeds = []
     for batches in ([prompts], [[prompt] for prompt in prompts]):
-        started = time.process_time()
+        started = time.perf_counter()
         texts = [text for batch in batches for text in ask(batch, 0)]
         tokens = sum(map(len, tokenizer(texts)["input_ids"]))
-        speeds.append(tokens / (time.process_time() - started))
+        speeds.append(tokens / (time.perf_counter() - started))
     return speeds[0], speeds[1]
 
 
@@ -111,7 +113,7 @@ def speeches(file: Path) -> dict[str, list[Answer]]:
 def draw_halves(answers: Sequence[Answer], others: Sequence[Answer], base: Sequence[Answer], draws: int) -> str:
     """Halves of a person's dialogues against each other, and others' answers in the place of the second."""
     dialogues = list(dict.fromkeys(answer.dialogue for answer in answers))
-    inside = covered = covered_others = lower = 0
+    inside = told = covered = covered_others = lower = 0
     widths = []
     for seed in range(draws):
         random.Random(seed).shuffle(dialogues)
@@ -125,6 +127,7 @@ def draw_halves(answers: Sequence[Answer], others: Sequence[Answer], base: Seque
         test, place = two_sample(real, same), position(persona, plain, real, same)
         assert test and place
         inside += abs(test.auc - 0.5) <= 2 * test.spread
+        told += test.low <= 0.5 <= test.high
         covered += place.whole.low <= 1 <= place.whole.high
         widths.append(place.whole.high - place.whole.low)
         if others:
@@ -135,8 +138,8 @@ def draw_halves(answers: Sequence[Answer], others: Sequence[Answer], base: Seque
             covered_others += foreign.whole.low <= 1 <= foreign.whole.high
             lower += foreign.whole.value < place.whole.value
     text = (
-        f"two halves of {len(answers)} answers, {draws} draws: AUC by chance in {inside}, position covers 1 in "
-        f"{covered}, width {statistics.median(widths):.2f}"
+        f"two halves of {len(answers)} answers, {draws} draws: AUC by chance in {inside}, its interval covers "
+        f"0.5 in {told}, position covers 1 in {covered}, width {statistics.median(widths):.2f}"
     )
     return f"{text}; others' answers: covered in {covered_others}, lower in {lower}" if others else text
 

@@ -174,6 +174,8 @@ def test_what_the_time_does_not_suffice_for_is_left_for_the_next_call(call):
     assert [outcome.verdict for outcome in outcomes.values()] == ["PASS", "SKIP", "SKIP"]
     write_outcomes(outcomes, call.results, None)
     assert set(read_outcomes(call.results)) == {"good"} and all_passed(outcomes)
+    del outcomes["good"]
+    assert not all_passed(outcomes)  # nothing ran
 
 
 def test_a_step_waits_for_its_base_and_fails_without_it(call):

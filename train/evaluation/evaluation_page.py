@@ -209,7 +209,15 @@ class _Section:
                 yield name, self.number(found.value), self.interval(found), "0", "1", str(by_turn[turn])
         if judged and (test := judged.two_sample):
             spread = Interval(0.5, 0.5 - 2 * test.spread, 0.5 + 2 * test.spread)
-            yield self.say("auc", p=test.p), self.number(test.auc), "", self.interval(spread), "1", answers
+            told = Interval(test.auc, test.low, test.high)
+            yield (
+                self.say("auc", p=test.p),
+                self.number(test.auc),
+                self.interval(told),
+                self.interval(spread),
+                "1",
+                answers,
+            )
         base, tuned = evaluation.base, evaluation.tuned
         if base and tuned:
             rows, (loss, right) = str(tuned.rows), tuned.intervals
@@ -226,7 +234,8 @@ class _Section:
             yield self.say("accuracy", base=base.held_out_accuracy), accuracy, self.interval(shares, 1), "", "", rows
             if base.gap is not None and tuned.gap is not None:
                 most = self.number(base.gap + OVERFITTED)
-                yield self.say("gap", base=base.gap), self.number(tuned.gap), "", self.number(base.gap), most, rows
+                apart = self.interval(tuned.gap_interval)
+                yield self.say("gap", base=base.gap), self.number(tuned.gap), apart, self.number(base.gap), most, rows
         if judged and (leakage := judged.leakage):
             ceiling, floor = str(leakage.ceiling), str(leakage.longest_held_out)
             yield self.say("copy"), str(leakage.longest), "", floor, ceiling, answers

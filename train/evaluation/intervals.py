@@ -30,10 +30,9 @@ def cluster_interval(sides: Sequence[Side], statistic: Callable[..., Any], *, se
     `statistic` takes one number or array a side. A dialogue that is drawn counts on every side that has answers of it,
     so that sides with the same prompts are compared in pairs. None where a side has fewer than two dialogues.
     """
-    numbers = {dialogue: at for at, dialogue in enumerate(dict.fromkeys(d for side in sides for d in side.dialogues))}
     if min(len(set(side.dialogues)) for side in sides) < 2:
         return None
-    drawn = np.random.default_rng(seed).multinomial(len(numbers), [1 / len(numbers)] * len(numbers), RESAMPLES)
+    numbers, drawn = _draw([dialogue for side in sides for dialogue in side.dialogues], seed)
     wholes, means = [], []
     for side in sides:
         at = [numbers[dialogue] for dialogue in side.dialogues]
@@ -46,6 +45,27 @@ def cluster_interval(sides: Sequence[Side], statistic: Callable[..., Any], *, se
         found = statistic(*means)
     low, high = np.nanpercentile(found, [2.5, 97.5])
     return Interval(float(statistic(*wholes)), float(low), float(high))
+
+
+def resamples(dialogues: Sequence[Hashable], *, seed: int = 0) -> np.ndarray:
+    """How often each answer is drawn, [1000, answers], where dialogues are drawn; `dialogues`: that of each answer."""
+    numbers, drawn = _draw(dialogues, seed)
+    return drawn[:, [numbers[dialogue] for dialogue in dialogues]]
+
+
+def _draw(dialogues: Sequence[Hashable], seed: int) -> tuple[dict[Hashable, int], np.ndarray]:
+    """(dialogue → its column, how often each was drawn [resample, column])."""
+    numbers = {dialogue: at for at, dialogue in enumerate(dict.fromkeys(dialogues))}
+    drawn = np.random.default_rng(seed).multinomial(len(numbers), [1 / len(numbers)] * len(numbers), RESAMPLES)
+    return numbers, drawn
+
+
+def difference(first: Interval, second: Interval) -> Interval:
+    """First less second, of different dialogues; distances to the borders are added in squares (Newcombe 1998)."""
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above)
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:

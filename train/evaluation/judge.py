@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from train.chats.rows import Row, text_of, trained_answers
 from train.evaluation.beside import Beside
 from train.evaluation.forgetting import KNOWS_ENOUGH, Forgetting
-from train.evaluation.intervals import Interval
+from train.evaluation.intervals import Interval, difference
 from train.evaluation.leakage import Continuation, Leakage, find_leakage
 from train.evaluation.markers import MarkerRow, is_russian, marker_table
 from train.evaluation.style import Answer, Position, TwoSample, position, two_sample
@@ -35,10 +35,17 @@ class Losses(NamedTuple):
     """Held out."""
     intervals: tuple[Interval | None, Interval | None] = (None, None)
     """Of loss and accuracy on held-out rows, drawn by row."""
+    training_interval: Interval | None = None
 
     @property
     def gap(self) -> float | None:
         return None if self.training is None else self.held_out - self.training
+
+    @property
+    def gap_interval(self) -> Interval | None:
+        if self.gap is None or not (self.intervals[0] and self.training_interval):
+            return None
+        return difference(self.intervals[0], self.training_interval)
 
 
 class Judgement(NamedTuple):

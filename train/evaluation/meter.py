@@ -67,7 +67,7 @@ class Meter:
         if not (some := self.some_trained()):
             return Losses(found.loss, found.accuracy, None, len(self.rows), found.intervals)
         seen = score(model, track(self.encode(some), f"loss of training rows {when} training", len(some)))
-        return Losses(found.loss, found.accuracy, seen.loss, len(self.rows), found.intervals)
+        return Losses(found.loss, found.accuracy, seen.loss, len(self.rows), found.intervals, seen.intervals[0])
 
     def configured(self, model: Any, when: str) -> list[str]:
         """Answers to the config's prompts."""
