@@ -20,7 +20,7 @@ import click
 from scipy.stats import spearmanr
 
 from train.chats.rows import Row
-from train.core.errors import one_line_errors
+from train.core.errors import GovorError, one_line_errors
 from train.core.runs import Run, open_run
 from train.encoding.held_out import held_out_rows
 from train.evaluation.generate import context_of
@@ -32,6 +32,8 @@ from train.evaluation.style import Answer, position, two_sample
 from train.models.load import load_tuned
 
 ANSWERS = 128
+FEWEST_STATES = 6
+"""Of which a rank correlation says something."""
 
 
 @click.command()
@@ -45,10 +47,13 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], c
     with one_line_errors():
         opened = open_run(run)
         trained, held_out = trained_rows(opened, held_out_rows(opened)) or [], held_out_rows(opened)
-        base = base_answers(opened, held_out)
+        if not (base := base_answers(opened, held_out)):
+            raise GovorError(f"{run} holds no answers of its base: govor eval {run} samples them")
         hers = [answer for rows in (trained, held_out) for answer in real_answers(rows)]
         people = {"the persona": hers}
         lines = speeches(plays) if plays else {}
+        if missing := set(speakers) - set(lines):
+            raise GovorError(f"{plays or '--plays'} has no speeches of {', '.join(sorted(missing))}")
         people |= {speaker: lines[speaker] for speaker in speakers}
         for name, answers in people.items():
             others = [answer for other, said in people.items() if other != name for answer in said]
@@ -89,8 +94,13 @@ def sampling_speed(run: Run) -> tuple[float, float]:
 
 def rank_correlation(run: Run) -> float:
     """Spearman's, of step and position, over the saved states that `govor eval RUN --checkpoints` judged."""
-    told = json.loads((run.evaluation / "evaluation.json").read_text(encoding="utf-8"))
-    places = [(int(state["name"].rpartition("-")[2]), state["position"]["value"]) for state in told["checkpoints"]]
+    file = run.evaluation / "evaluation.json"
+    states = json.loads(file.read_text(encoding="utf-8"))["checkpoints"] if file.exists() else []
+    placed = [state for state in states if state["position"]]
+    if len(placed) < FEWEST_STATES:
+        said = f"{file} places {len(placed)} saved states, {FEWEST_STATES} are needed"
+        raise GovorError(f"{said}: govor eval {run.path} --checkpoints")
+    places = [(int(state["name"].rpartition("-")[2]), state["position"]["value"]) for state in placed]
     return float(spearmanr(*zip(*places, strict=True)).statistic)
 
 

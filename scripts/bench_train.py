@@ -136,7 +136,9 @@ def main(
         cpu, steps, batch, max_length, load_in_4bit, checkpointing,
     )  # fmt: skip
     pythons = {"govor": Path(sys.executable), "trl": Path(sys.executable)}
-    pythons |= {name: env / "bin/python" for name, env in (("llamafactory", llamafactory), ("unsloth", unsloth)) if env}
+    for name, environment in (("llamafactory", llamafactory), ("unsloth", unsloth)):
+        if environment:
+            pythons[name] = environment.absolute() / "bin/python"
     found: dict[str, list[Measured]] = {tool: [] for tool in pythons}
     for number in range(rounds):
         for tool, python in pythons.items():
