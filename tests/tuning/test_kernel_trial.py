@@ -3,23 +3,23 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Gemma3TextConfig, Qwen3Config
 
 from train.core.compat import forbid_cpu_repacking
-from train.tuning.kernels import attention, head, lora, norm, switch_on
+from train.tuning.kernels import attention, head, lora, norm, self_check, switch_on
 
 KERNELS = ["varlen", "head", "lora_qkv", "lora_mlp", "norm"]
 LORA = ["lora_qkv", "lora_mlp"]
 WINDOW = 48
 
 
-def small(dtype=torch.float32, window=None, head_dim=16, folder=None):
+def small(dtype=torch.float32, window=None, head_dim=16, folder=None, layers=2, **more):
     """Qwen3 with random weights and a fresh adapter, whose B is zero; in NF4 through `folder`."""
     torch.manual_seed(0)
     windowed = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0} if window else {}
     config = Qwen3Config(
-        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=head_dim, tie_word_embeddings=True, **windowed,
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=head_dim, tie_word_embeddings=True, **windowed, **more,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype)
     if folder:
@@ -290,3 +290,40 @@ def test_a_model_that_overflows_is_left_alone(capsys):
     model.get_input_embeddings().weight.data.mul_(1e6)
     assert switch_on(model, KERNELS) == set()
     assert "rounding alone changes the model's gradient by nan" in capsys.readouterr().err
+
+
+def a_gradient_slightly_too_large(patch):
+    good = lora.Layer.backward
+
+    def bad(*arguments):
+        da, db, dx = good(*arguments)
+        return None if da is None else da * 1.3, db, dx
+
+    patch.setattr(lora.Layer, "backward", bad)
+
+
+NOISY = {"layers": 24, "initializer_range": 0.3}
+"""Rounding to bfloat16 changes the gradient of such a model by a third, that of its first two layers by a twentieth."""
+
+
+@pytest.mark.parametrize("noisy", [NOISY, {"layers": 48, "initializer_range": 0.4}], ids=["a third", "half"])
+def test_where_depth_amplifies_rounding_the_first_layers_are_tried(noisy, monkeypatch, capsys):
+    assert switch_on(small(torch.bfloat16, **noisy), KERNELS, autocast=torch.bfloat16) == set(KERNELS)
+    assert capsys.readouterr().err == ""
+    a_gradient_slightly_too_large(monkeypatch)
+    assert switch_on(small(torch.bfloat16, **noisy), LORA, autocast=torch.bfloat16) == set()
+
+
+def test_a_small_fault_hides_in_the_rounding_of_a_whole_model(monkeypatch):
+    """Why the first layers are tried by themselves."""
+    monkeypatch.setattr(self_check, "_depths", lambda model: [NOISY["layers"]])
+    a_gradient_slightly_too_large(monkeypatch)
+    assert switch_on(small(torch.bfloat16, **NOISY), ["lora_mlp"], autocast=torch.bfloat16) == {"lora_mlp"}
+
+
+def test_the_first_layers_hold_one_of_every_kind():
+    config = Gemma3TextConfig(vocab_size=99, hidden_size=32, intermediate_size=32, num_hidden_layers=14, head_dim=16)
+    gemma = AutoModelForCausalLM.from_config(config)
+    assert self_check._depths(gemma) == [14, 6]  # five with a window, then one without
+    assert self_check._depths(small(layers=9)) == [9, 2]
+    assert self_check._depths(small(layers=2)) == [2]

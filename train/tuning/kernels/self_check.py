@@ -4,7 +4,8 @@ Loss and the gradient of every trained weight are compared, in train mode, with 
 training's types; then the loss as evaluation computes it. The adapter's B is random meanwhile: before the first step it
 is zero, which hides the adapter's output and A's gradient. Windows are narrow, so that much lies outside of them. How
 far results may differ is measured on the model itself: a few times as far as they do when the output of every layer is
-rounded otherwise.
+rounded otherwise. Each layer amplifies that. Where it changes the gradient of the whole model by much, as in 16 bits it
+does, the first layers are tried by themselves as well.
 """
 
 import inspect
@@ -33,6 +34,8 @@ ADAPTER_STD = 0.05  # of B: with r = 8 the adapter's output is then a tenth of t
 ROUNDINGS = 2.5  # times what another rounding changes, a kernel may change
 LEAST = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 """Share of a gradient that a kernel may always change."""
+QUIET = 0.1
+"""Share of the gradient by which rounding may change it before the first layers are tried by themselves as well."""
 LOSS_FINER = 5  # times less it may always change the loss, a sum in which roundings even out
 FAILURES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)  # a GPU without room is the first
 
@@ -52,6 +55,18 @@ class Batch(NamedTuple):
     labels: Tensor
     more: dict[str, Any]
     """Beside them."""
+
+
+class Reference(NamedTuple):
+    """What the model computed as it was, and how far a kernel may be from that."""
+
+    layers: int
+    """The first ones, which ran."""
+    loss: float
+    gradients: list[Tensor | None]
+    """Of each trained weight, on the CPU."""
+    bounds: list[float]
+    """As shares of their sizes: of the loss, of all gradients as one, of each gradient."""
 
 
 class SelfCheck:
@@ -82,20 +97,35 @@ class SelfCheck:
         self.lengths = (_long_row(model, longest), *SHORT)
         self.ids = (torch.arange(sum(self.lengths), device=self.device) * 7919 + 13) % self.vocabulary
         self.labels = self._labels(max(2 * HEAD_ROWS, MOST_LOGITS // self.vocabulary))
-        try:
-            with self._training():
-                rows = list(self._rows())
-                self.loss = self._backward(rows, head=False)
-                self.gradients = [None if p.grad is None else p.grad.cpu() for p in self.learned.values()]
-                with _rounded_otherwise(model):
-                    noise = self._differences(self._backward(rows, head=False))
-        except FAILURES as error:  # training will say what is wrong
-            raise Refused(f"the model does not run: {_first_line(error)}") from None
         least = LEAST.get(narrow, LEAST[torch.bfloat16])
-        self.bounds = [max(least, ROUNDINGS * difference) for difference in noise]
-        self.bounds[0] = max(least / LOSS_FINER, ROUNDINGS * noise[0])
-        if not (noise[0] < torch.inf and ROUNDINGS * noise[1] < 1):
-            raise Refused(f"rounding alone changes the model's gradient by {noise[1]:.1e} of its size")
+        self.references: list[Reference] = []
+        for layers in _depths(model):
+            try:
+                noise = self._refer_to(layers, least)
+            except FAILURES as error:  # training will say what is wrong
+                raise Refused(f"the model does not run: {_first_line(error)}") from None
+            if noise <= QUIET:
+                break
+        if not self.references:
+            raise Refused(f"rounding alone changes the model's gradient by {noise:.1e} of its size")
+
+    def _refer_to(self, layers: int, least: float) -> float:
+        """Keep what the first `layers` layers compute, unless rounding changes it too much; how much it does.
+
+        `least`: what a kernel may always change.
+        """
+        with self._training(layers):
+            rows = list(self._rows())
+            loss = self._backward(rows, head=False)
+            gradients = [None if p.grad is None else p.grad.cpu() for p in self.learned.values()]
+            plain = Reference(layers, loss, gradients, [])
+            with _rounded_otherwise(self.model):
+                noise = self._differences(plain, self._backward(rows, head=False))
+        bounds = [max(least, ROUNDINGS * difference) for difference in noise]
+        bounds[0] = max(least / LOSS_FINER, ROUNDINGS * noise[0])
+        if noise[0] < torch.inf and ROUNDINGS * noise[1] < 1:
+            self.references.append(plain._replace(bounds=bounds))
+        return noise[1]
 
     def check(self, *, flat: bool, head: bool) -> None:
         """Refused unless loss and gradients are the same but for rounding.
@@ -103,28 +133,29 @@ class SelfCheck:
         `flat`: the rows end to end, else padded to the longest. `head`: by the kernel of that name, which makes no
         logits.
         """
-        failure = None
         batch = self._end_to_end() if flat else self._padded()
         try:
-            with self._training():
-                differences = self._differences(self._backward([batch], head=head))
-                with torch.no_grad():
-                    evaluated = float(self._loss(batch, head))
-            names = ("loss", "gradient", *(f"gradient of {name}" for name in self.learned), "loss without gradients")
-            differences.append(_share(abs(evaluated - self.loss), abs(self.loss)))
-            for name, difference, bound in zip(names, differences, [*self.bounds, self.bounds[0]], strict=True):
-                undecided = (
-                    bound >= 1 and difference < torch.inf
-                )  # rounding moves it as far: the whole gradient decides
-                if not (difference < bound or undecided):
-                    failure = f"it changed the model's results by {difference:.1e} of their size ({name})"
-                    break
+            failures = [self._failure(reference, batch, head) for reference in self.references]
         except FAILURES as error:
-            failure = _first_line(error)
-        if failure:
+            failures = [_first_line(error)]
+        if failure := next(filter(None, failures), None):
             refused = Refused(f"in its trial on this model: {failure}")
             refused.tried = True
             raise refused
+
+    def _failure(self, reference: Reference, batch: Batch, head: bool) -> str | None:
+        """What differs by more than the reference allows."""
+        with self._training(reference.layers):
+            differences = self._differences(reference, self._backward([batch], head=head))
+            with torch.no_grad():
+                evaluated = float(self._loss(batch, head))
+        differences.append(_share(abs(evaluated - reference.loss), abs(reference.loss)))
+        names = ("loss", "gradient", *(f"gradient of {name}" for name in self.learned), "loss without gradients")
+        for name, difference, bound in zip(names, differences, [*reference.bounds, reference.bounds[0]], strict=True):
+            undecided = bound >= 1 and difference < torch.inf  # rounding moves it as far: the whole gradient decides
+            if not (difference < bound or undecided):
+                return f"it changed the model's results by {difference:.1e} of their size ({name})"
+        return None
 
     def _labels(self, count: int) -> Tensor:
         """The ids at about `count` positions, -100 elsewhere: all in the short rows, others in the long one.
@@ -141,14 +172,15 @@ class SelfCheck:
         return labels
 
     @contextmanager
-    def _training(self) -> Iterator[None]:
-        """The model as training has it, but with a random B, narrow windows and no dropout; afterwards as it was."""
+    def _training(self, layers: int) -> Iterator[None]:
+        """The first layers as training has them, but with a random B, narrow windows and no dropout."""
         modules = list(self.model.modules())
         dropouts = [module for module in modules if isinstance(module, torch.nn.Dropout)]
         attentions = [module for module in modules if getattr(module, "attention_dropout", 0.0)]
         checkpoint = self.checkpointing and not any(getattr(m, "gradient_checkpointing", False) for m in modules)
         with ExitStack() as stack:
             stack.callback(self.model.zero_grad)
+            stack.enter_context(_attribute_set([self.model.config.get_text_config()], "num_hidden_layers", layers))
             stack.enter_context(_attribute_set(modules, "training", True))
             stack.enter_context(_attribute_set(dropouts, "training", False))
             stack.enter_context(_attribute_set(attentions, "attention_dropout", 0.0))
@@ -203,13 +235,13 @@ class SelfCheck:
             # In float32 torch's own sum over a vocabulary of 262,144 puts the gradient 1e-4 off on a CPU
             return functional.cross_entropy(logits[trained].double(), targets[trained], reduction="sum")
 
-    def _differences(self, loss: float) -> list[float]:
-        """How far a loss and the gradients with the weights are from those of the model as it was.
+    def _differences(self, reference: Reference, loss: float) -> list[float]:
+        """How far a loss and the gradients with the weights are from the reference's.
 
         Each as a share of its size: the loss, all gradients as one, each gradient.
         """
         each, changed, whole = [], 0.0, 0.0
-        for parameter, before in zip(self.learned.values(), self.gradients, strict=True):
+        for parameter, before in zip(self.learned.values(), reference.gradients, strict=True):
             after = parameter.grad
             if before is None or after is None:
                 each.append(0.0 if before is after else torch.inf)
@@ -218,7 +250,7 @@ class SelfCheck:
             change, size = float((after.float() - wide).norm()), float(wide.norm())
             changed, whole = changed + change**2, whole + size**2
             each.append(_share(change, size))
-        return [_share(abs(loss - self.loss), abs(self.loss)), _share(changed**0.5, whole**0.5), *each]
+        return [_share(abs(loss - reference.loss), abs(reference.loss)), _share(changed**0.5, whole**0.5), *each]
 
 
 def end_to_end(lengths: tuple[int, ...], device: Any) -> dict[str, Any]:
@@ -238,6 +270,17 @@ def _long_row(model: Any, longest: int | None) -> int:
     wanted = LONG.get(next(model.parameters()).device.type, LONG["cuda"])
     positions = context_length(model.config.get_text_config().to_dict())
     return max(2, min(length for length in (wanted, longest, positions) if length))
+
+
+def _depths(model: Any) -> list[int]:
+    """All layers; then so many of the first that there is one of every kind, and two at least.
+
+    transformers runs as many as the config's num_hidden_layers says.
+    """
+    config = model.config.get_text_config()
+    kinds = list(getattr(config, "layer_types", None) or [])
+    first = max(2, *(kinds.index(kind) + 1 for kind in kinds)) if kinds else 2
+    return [config.num_hidden_layers, *([first] if first < config.num_hidden_layers else [])]
 
 
 def _windowed(model: Any, longest: int | None) -> list[Any]:
