@@ -241,7 +241,9 @@ class TestMarkers:
     def test_a_beginning_that_two_answers_share_is_no_mark(self, natasha):
         """Of a few real answers none need begin alike, and then each resample says that nobody does."""
         real = [answer for answer in natasha if answer.dialogue < 20 and answer.turn == 1]
-        tuned = [answer._replace(text=f"{chr(1072 + at // 2)}бв где. {answer.text}") for at, answer in enumerate(real * 4)]
+        tuned = [
+            answer._replace(text=f"{chr(1072 + at // 2)}бв где. {answer.text}") for at, answer in enumerate(real * 4)
+        ]
         row = next(row for row in marker_table(real, real, tuned) if row.name == "opening")
         assert row.real == 0 < row.difference.low and not row.flagged
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,6 +37,8 @@ LEAST = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 1e-2}
 """Share of a gradient that a kernel may always change."""
 QUIET = 0.1
 """Share of the gradient by which rounding may change it before the first layers are tried by themselves as well."""
+LOSS_DRAWS, LOSS_ROUNDINGS = 4, 4
+"""Of one number a single rounding tells little: from so many its deviation, and times that a kernel may change it."""
 LOSS_FINER = 5  # times less it may always change the loss, a sum in which roundings even out
 FAILURES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)  # a GPU without room is the first
 
@@ -119,11 +122,16 @@ class SelfCheck:
             loss = self._backward(rows, head=False)
             gradients = [None if p.grad is None else p.grad.cpu() for p in self.learned.values()]
             plain = Reference(layers, loss, gradients, [])
-            with _rounded_otherwise(self.model):
+            with _rounded_otherwise(self.model, 0):
                 noise = self._differences(plain, self._backward(rows, head=False))
+            drawn = [noise[0]]
+            for draw in range(1, LOSS_DRAWS):
+                with torch.no_grad(), _rounded_otherwise(self.model, draw):
+                    total = sum(float(self._loss(row, head=False)) for row in rows)
+                drawn.append(_share(abs(total - loss), abs(loss)))
         bounds = [max(least, ROUNDINGS * difference) for difference in noise]
-        bounds[0] = max(least / LOSS_FINER, ROUNDINGS * noise[0])
-        if noise[0] < torch.inf and ROUNDINGS * noise[1] < 1:
+        bounds[0] = max(least / LOSS_FINER, LOSS_ROUNDINGS * float(np.sqrt(np.mean(np.square(drawn)))))
+        if bounds[0] < torch.inf and ROUNDINGS * noise[1] < 1:
             self.references.append(plain._replace(bounds=bounds))
         return noise[1]
 
@@ -331,8 +339,8 @@ def checkpointed(base: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _rounded_otherwise(model: Any) -> Iterator[None]:
-    """Of every innermost module's output two numbers in nine a unit in their last place off: at random, always alike.
+def _rounded_otherwise(model: Any, draw: int) -> Iterator[None]:
+    """Of every innermost module's output two numbers in nine a unit in their last place off, at random by `draw`.
 
     To round all of it otherwise moves it about as far.
     """
@@ -341,7 +349,7 @@ def _rounded_otherwise(model: Any) -> Iterator[None]:
         def hook(_: Any, __: Any, output: Any) -> Any:
             if not isinstance(output, Tensor) or not output.is_floating_point():
                 return None
-            generator = torch.Generator(output.device).manual_seed(number)
+            generator = torch.Generator(output.device).manual_seed(number + 100_000 * draw)
             steps = torch.randint(-4, 5, output.shape, generator=generator, device=output.device, dtype=output.dtype)
             steps = (steps / 4).trunc()
             return output * (1 + steps * torch.finfo(output.dtype).eps)
