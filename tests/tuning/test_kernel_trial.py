@@ -321,6 +321,18 @@ def test_a_small_fault_hides_in_the_rounding_of_a_whole_model(monkeypatch):
     assert switch_on(small(torch.bfloat16, **NOISY), ["lora_mlp"], autocast=torch.bfloat16) == {"lora_mlp"}
 
 
+def test_layers_that_do_not_run_by_themselves_are_not_tried():
+    model = small(torch.bfloat16, **NOISY)
+    base = model.get_base_model()
+
+    def all_or_none(*_):
+        if base.config.num_hidden_layers < NOISY["layers"]:
+            raise RuntimeError("shapes do not fit")
+
+    base.model.register_forward_pre_hook(all_or_none)
+    assert switch_on(model, KERNELS, autocast=torch.bfloat16) == set(KERNELS)
+
+
 def test_the_first_layers_hold_one_of_every_kind():
     config = Gemma3TextConfig(vocab_size=99, hidden_size=32, intermediate_size=32, num_hidden_layers=14, head_dim=16)
     gemma = AutoModelForCausalLM.from_config(config)

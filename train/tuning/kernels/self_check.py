@@ -10,7 +10,7 @@ does, the first layers are tried by themselves as well.
 
 import inspect
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,13 +102,15 @@ class SelfCheck:
         self.labels = self._labels(max(2 * HEAD_ROWS, MOST_LOGITS // self.vocabulary))
         least = LEAST.get(narrow, LEAST[torch.bfloat16])
         self.references: list[Reference] = []
-        for layers in _depths(model):
-            try:
-                noise = self._refer_to(layers, least)
-            except FAILURES as error:  # training will say what is wrong
-                raise Refused(f"the model does not run: {_first_line(error)}") from None
-            if noise <= QUIET:
-                break
+        whole, *first = _depths(model)
+        try:
+            noise = self._refer_to(whole, least)
+        except FAILURES as error:  # training will say what is wrong
+            raise Refused(f"the model does not run: {_first_line(error)}") from None
+        if noise > QUIET:
+            with suppress(*FAILURES):  # Gemma 3n, say, has inputs for all its layers at once
+                for layers in first:
+                    noise = self._refer_to(layers, least)
         if not self.references:
             raise Refused(f"rounding alone changes the model's gradient by {noise:.1e} of its size")
 
