@@ -27,7 +27,7 @@ from train.evaluation.generate import context_of
 from train.evaluation.judge import judge_answers, sources
 from train.evaluation.judged_rows import trained_rows
 from train.evaluation.markers import marker_table
-from train.evaluation.sampling import BATCH, ask_model, base_answers, held_out_prompts, that_fit
+from train.evaluation.sampling import BATCH, Prompt, ask_model, base_answers, held_out_prompts, that_fit
 from train.evaluation.style import Answer, position, two_sample
 from train.models.load import load_tuned
 
@@ -69,27 +69,28 @@ def main(run: Path, draws: int, plays: Path | None, speakers: tuple[str, ...], c
         started = time.process_time()
         judge_answers(trained, real_answers(held_out), tuned, tuned, 1)
         print(f"all measures on {len(tuned)} ready answers a side: {time.process_time() - started:.1f} s of one core")
-        speeds = [sampling_speed(opened) for _ in range(3)]
+        speeds = sampling_speeds(opened, 3)
         ratio = statistics.median(batched / alone for batched, alone in speeds)
         each = ", ".join(f"{batched:.0f} and {alone:.0f}" for batched, alone in speeds)
         print(f"sampled in batches and one at a time, tokens a second: {each}; median ratio {ratio:.1f}")
 
 
-def sampling_speed(run: Run) -> tuple[float, float]:
-    """Tokens a second, by the clock, of BATCH held-out prompts together, and of each by itself."""
+def sampling_speeds(run: Run, rounds: int) -> list[tuple[float, float]]:
+    """Tokens a second, by the clock, of BATCH held-out prompts together and of each by itself, `rounds` times."""
     model, tokenizer = load_tuned(run)
     config = run.config()
     ask = ask_model(model, tokenizer, config.generation, run.end_of_turn(), config.training.seed)
     fitting = that_fit(held_out_prompts(held_out_rows(run)), tokenizer, context_of(model), config.generation)
     prompts = fitting[:BATCH]
     ask(prompts[:1], 0)  # the first call warms up
-    speeds = []
-    for batches in ([prompts], [[prompt] for prompt in prompts]):
+
+    def speed(batches: Sequence[Sequence[Prompt]]) -> float:
         started = time.perf_counter()
         texts = [text for batch in batches for text in ask(batch, 0)]
         tokens = sum(map(len, tokenizer(texts)["input_ids"]))
-        speeds.append(tokens / (time.perf_counter() - started))
-    return speeds[0], speeds[1]
+        return tokens / (time.perf_counter() - started)
+
+    return [(speed([prompts]), speed([[prompt] for prompt in prompts])) for _ in range(rounds)]
 
 
 def rank_correlation(run: Run) -> float:

@@ -184,7 +184,7 @@ class TestTwoSample:
             far += abs(found.auc - 0.5) > 2 * found.spread
             covered += found.low <= 0.5 <= found.high
             assert found.low < found.auc < found.high < found.low + 0.25
-        assert far <= 2 and covered >= 9  # 94 of 100, by scripts/bench_eval.py
+        assert far <= 2 and covered >= 11  # 91 to 97 of 100, by scripts/bench_eval.py
 
     @pytest.mark.parametrize("edit", EDITS)
     def test_planted_edits(self, edit, natasha):

@@ -35,12 +35,12 @@ def small(dtype=torch.float32, window=None, head_dim=16, folder=None, layers=2, 
 # The faults: each takes pytest's monkeypatch
 
 
-def a_gradient_too_large(patch):
+def a_gradient_too_large(patch, times=7):
     good = lora.Layer.backward
 
     def bad(*arguments):
         da, db, dx = good(*arguments)
-        return None if da is None else da * 7, db, dx
+        return None if da is None else da * times, db, dx
 
     patch.setattr(lora.Layer, "backward", bad)
 
@@ -292,16 +292,6 @@ def test_a_model_that_overflows_is_left_alone(capsys):
     assert "rounding alone changes the model's gradient by nan" in capsys.readouterr().err
 
 
-def a_gradient_slightly_too_large(patch):
-    good = lora.Layer.backward
-
-    def bad(*arguments):
-        da, db, dx = good(*arguments)
-        return None if da is None else da * 1.3, db, dx
-
-    patch.setattr(lora.Layer, "backward", bad)
-
-
 NOISY = {"layers": 24, "initializer_range": 0.3}
 """Rounding to bfloat16 changes the gradient of such a model by a third, that of its first two layers by a twentieth."""
 
@@ -310,14 +300,14 @@ NOISY = {"layers": 24, "initializer_range": 0.3}
 def test_where_depth_amplifies_rounding_the_first_layers_are_tried(noisy, monkeypatch, capsys):
     assert switch_on(small(torch.bfloat16, **noisy), KERNELS, autocast=torch.bfloat16) == set(KERNELS)
     assert capsys.readouterr().err == ""
-    a_gradient_slightly_too_large(monkeypatch)
+    a_gradient_too_large(monkeypatch, times=1.3)
     assert switch_on(small(torch.bfloat16, **noisy), LORA, autocast=torch.bfloat16) == set()
 
 
 def test_a_small_fault_hides_in_the_rounding_of_a_whole_model(monkeypatch):
     """Why the first layers are tried by themselves."""
     monkeypatch.setattr(self_check, "_depths", lambda model: [NOISY["layers"]])
-    a_gradient_slightly_too_large(monkeypatch)
+    a_gradient_too_large(monkeypatch, times=1.3)
     assert switch_on(small(torch.bfloat16, **NOISY), ["lora_mlp"], autocast=torch.bfloat16) == {"lora_mlp"}
 
 

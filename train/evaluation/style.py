@@ -263,7 +263,7 @@ def _auc(predictions: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.n
 
 
 def _drawn_auc(predictions: np.ndarray, labels: np.ndarray, folds: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The same of one column where each answer counts as often as it was drawn, `drawn`: [resample, answer]."""
+    """The AUC of one column where each answer counts as often as it was drawn; `drawn`: [resample, answer]."""
     won = pairs = np.zeros(len(drawn))
     for fold in range(FOLDS):
         ones, zeros = (np.flatnonzero((folds == fold) & (labels == label)) for label in (1, 0))
